@@ -1,0 +1,23 @@
+"""The errors a user can cause or meet; str() of each is one sentence that says what to do.
+
+CarfilterError
++-- MediaError      cannot open, decode, encode or mux
++-- WeightsError    missing, foreign or damaged checkpoint
++-- DeviceError     no such device, or out of memory
+"""
+
+
+class CarfilterError(Exception):
+    """Say in one sentence what failed, on which file, and what to do about it."""
+
+
+class MediaError(CarfilterError):
+    """A file, pipe or stream cannot be opened, decoded, encoded or muxed."""
+
+
+class WeightsError(CarfilterError):
+    """A checkpoint is missing, foreign or damaged."""
+
+
+class DeviceError(CarfilterError):
+    """A device does not exist or its memory does not suffice."""

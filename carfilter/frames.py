@@ -1,0 +1,120 @@
+"""The luma plane of a decoded frame: view it, copy it out, put it back; QP maps.
+
+The decoded frame is the envelope: it goes through the filter with its chroma, pts, colour tags and
+side data inside, and only its luma is exchanged. Nothing here converts a pixel format or a range.
+"""
+
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from carfilter.errors import MediaError
+
+Luma = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+QpMap = npt.NDArray[np.int16]
+
+_MACROBLOCK = 16
+# AVVideoBlockParams: five 32-bit integers, https://ffmpeg.org/doxygen/trunk/video__enc__params_8h.html
+_BLOCK = np.dtype([("x", "i4"), ("y", "i4"), ("w", "i4"), ("h", "i4"), ("delta_qp", "i4")])
+_NO_QP = -100  # below any QP at any depth
+_HIGH_BITS = ("p010", "p012", "p210", "p212", "p410", "p412")  # sample in the upper bits of 16
+
+
+def bit_depth(pix_fmt: av.VideoFormat) -> int:
+    """Return the bits of a luma sample: 8, 9, 10, 12, 14 or 16."""
+    return int(pix_fmt.components[0].bits)
+
+
+def check_pix_fmt(pix_fmt: av.VideoFormat, source: str) -> None:
+    """Refuse pixel formats whose luma is not a plane of its own, with the remedy.
+
+    Raises:
+        MediaError: RGB, palette, packed YUV, hardware or floating point formats.
+    """
+    components = pix_fmt.components
+    first_plane = [c for c in components if c.plane == 0]
+    if (
+        pix_fmt.is_rgb
+        or pix_fmt.has_palette
+        or pix_fmt.is_bit_stream
+        or len(first_plane) != 1
+        or not components[0].is_luma
+        or not 8 <= components[0].bits <= 16
+        or pix_fmt.name.startswith(("bayer", "xyz", "ya"))
+    ):
+        raise MediaError(
+            f"{source}: pixel format {pix_fmt.name} has no luma plane of its own;"
+            f" convert it first, for example: ffmpeg -i INPUT -pix_fmt yuv444p -c:v ffv1 OUT.mkv"
+        )
+
+
+def _shift(pix_fmt: av.VideoFormat) -> int:
+    return 16 - bit_depth(pix_fmt) if pix_fmt.name.startswith(_HIGH_BITS) else 0
+
+
+def luma_view(frame: av.VideoFrame) -> Luma:
+    """Return plane 0 as stored, uint8 or uint16 [H, W], a view without the padding.
+
+    It is valid as long as the frame is and until its next make_writable(). Never write to it
+    before make_writable(): the decoder may still predict later frames from this buffer.
+    """
+    plane = frame.planes[0]
+    if plane.line_size <= 0:  # https://github.com/PyAV-Org/PyAV/issues/2213
+        raise MediaError("a frame is stored bottom-up, which cannot be read; re-encode it first")
+    name = frame.format.name
+    wide = np.dtype(">u2" if name.endswith("be") else "<u2")
+    dtype = np.dtype(np.uint8) if bit_depth(frame.format) == 8 else wide
+    rows = np.frombuffer(plane, dtype).reshape(-1, plane.line_size // dtype.itemsize)
+    return rows[: frame.height, : frame.width]
+
+
+def copy_luma(frame: av.VideoFrame, out: Luma | None = None) -> Luma:
+    """Return the luma samples, uint8 or uint16 [H, W] in 0 .. 2^depth - 1, in the file's own range.
+
+    Args:
+        out: [H, W] of that dtype, filled instead of a new array.
+    """
+    view, shift = luma_view(frame), _shift(frame.format)
+    if out is None:
+        out = np.empty(view.shape, np.uint8 if view.itemsize == 1 else np.uint16)
+    if shift:
+        np.right_shift(view, shift, out=out)
+    else:
+        np.copyto(out, view)
+    return out
+
+
+def replace_luma(frame: av.VideoFrame, luma: Luma) -> None:
+    """Exchange the luma of a frame for `luma` [H, W]; chroma, pts, tags and side data stay.
+
+    Side data objects taken from the frame before are invalid afterwards: read_qp() comes first.
+    """
+    frame.make_writable()
+    view, shift = luma_view(frame), _shift(frame.format)
+    if shift:
+        np.left_shift(luma, shift, out=view)
+    else:
+        np.copyto(view, luma)
+
+
+def read_qp(frame: av.VideoFrame) -> QpMap | None:
+    """Return the QP of each macroblock, int16 [ceil(H/16), ceil(W/16)], in 0..51 whatever the depth.
+
+    None where the decoder exports none (only FFmpeg's software H.264 decoder does), or where its
+    blocks are not whole macroblocks of this picture. Call it before replace_luma().
+    """
+    params: Any = frame.side_data.get("VIDEO_ENC_PARAMS")
+    if params is None or not params.nb_blocks or params.block_size != _BLOCK.itemsize:
+        return None
+    blocks = np.frombuffer(
+        memoryview(params), _BLOCK, count=params.nb_blocks, offset=params.blocks_offset
+    )
+    rows, columns = -(-frame.height // _MACROBLOCK), -(-frame.width // _MACROBLOCK)
+    row, column = blocks["y"] // _MACROBLOCK, blocks["x"] // _MACROBLOCK
+    shown = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+    qp = np.full((rows, columns), _NO_QP, np.int16)
+    depth_offset = 6 * (bit_depth(frame.format) - 8)
+    qp[row[shown], column[shown]] = params.qp + blocks["delta_qp"][shown] - depth_offset
+    return None if (qp == _NO_QP).any() else qp.clip(0, 51)

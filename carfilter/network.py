@@ -1,0 +1,181 @@
+"""The networks, as functions of their config alone (torch only; no files, no devices).
+
+Every network maps luma in [-1, 1] and, where it is QP-aware, a QP plane to the *correction* that is
+added to the luma. The caller adds it, so that the sum never passes through half precision:
+
+    restored = luma + network(luma, qp)
+
+Shapes are float [N, 1, H, W] throughout, of any H and W.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+QP_UNKNOWN = -1.0
+"""Value of the QP plane where the decoder exported no QP; known ones lie in 0..1 (QP / 51)."""
+
+
+@dataclass(frozen=True)
+class CarConfig:
+    """Shape of the network of Aqqa & Shah, CAR-CNN, VISAPP 2020, section 3.1 and figure 2."""
+
+    channels: int = 64
+    blocks: int = 15
+    slope: float = 0.2  # of the LeakyReLU
+
+
+@dataclass(frozen=True)
+class FastConfig:
+    """Shape of `fast`; channels are a multiple of 16 for the vector units of int8 kernels."""
+
+    channels: int = 48
+    body: int = 6  # convolutions between head and tail
+    factor: int = 2  # space-to-depth
+
+
+def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+    """Build a 3x3 convolution that keeps the picture's size, initialised after He et al. 2015."""
+    layer = nn.Conv2d(inputs, outputs, 3, padding=1)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _scale_weight(layer: nn.Conv2d, factor: float) -> nn.Conv2d:
+    with torch.no_grad():
+        layer.weight.mul_(factor)
+    return layer
+
+
+class ResidualBlock(nn.Module):
+    """x + act(conv(act(conv(x)))), which starts as the identity: its second conv is zero."""
+
+    def __init__(self, channels: int, slope: float) -> None:
+        super().__init__()
+        self.first = conv3x3(channels, channels)
+        self.second = _scale_weight(conv3x3(channels, channels), 0.0)
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = F.leaky_relu(self.first(x), self.slope)
+        return x + F.leaky_relu(self.second(inner), self.slope)
+
+
+class Car(nn.Module):
+    """The paper's network: 34 convolutions, blind, receptive field 34 pixels to each side.
+
+    head 1->64; 15 residual blocks; one 64->64 closing the trunk before the long skip from the head;
+    one more 64->64; tail 64->1 with tanh. LeakyReLU after every convolution but the last.
+    The paper leaves open where the two convolutions beyond head, blocks and tail sit.
+    """
+
+    name = "car"
+    uses_qp = False
+
+    def __init__(self, config: CarConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or CarConfig()
+        self.head = conv3x3(1, config.channels)
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(config.channels, config.slope) for _ in range(config.blocks))
+        )
+        self.close = conv3x3(config.channels, config.channels)
+        self.last = conv3x3(config.channels, config.channels)
+        # Small enough that the untrained network stays within one grey level of its input.
+        self.tail = _scale_weight(conv3x3(config.channels, 1), 1e-3)
+        self.slope = config.slope
+
+    @property
+    def halo(self) -> int:
+        """Pixels to each side that a restored pixel depends on."""
+        return 2 * self.config.blocks + 4
+
+    def forward(self, luma: Tensor, qp: Tensor | None = None) -> Tensor:  # noqa: ARG002 (blind)
+        head = F.leaky_relu(self.head(luma), self.slope)
+        trunk = F.leaky_relu(self.close(self.blocks(head)), self.slope) + head
+        return torch.tanh(self.tail(F.leaky_relu(self.last(trunk), self.slope)))
+
+
+class Fast(nn.Module):
+    """The QP-aware network for CPUs: works on a quarter of the positions, with plain ReLU.
+
+    space-to-depth 2 -> conv 5->48 -> 6 x conv 48->48 with one long skip -> conv 48->4 ->
+    depth-to-space 2. The fifth input is the QP plane. ReLU because int8 kernels fuse it.
+    """
+
+    name = "fast"
+    uses_qp = True
+
+    def __init__(self, config: FastConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or FastConfig()
+        cells = config.factor**2
+        self.head = conv3x3(cells + 1, config.channels)
+        self.body = nn.ModuleList(
+            conv3x3(config.channels, config.channels) for _ in range(config.body)
+        )
+        self.tail = _scale_weight(conv3x3(config.channels, cells), 1e-3)
+
+    @property
+    def halo(self) -> int:
+        """Pixels to each side that a restored pixel depends on."""
+        return self.config.factor * (self.config.body + 2) + self.config.factor - 1
+
+    def forward(self, luma: Tensor, qp: Tensor | None = None) -> Tensor:
+        """QP plane: float [N, 1, H, W], constant over each 16x16 block; None is unknown."""
+        factor, (height, width) = self.config.factor, luma.shape[-2:]
+        cells = F.pixel_unshuffle(_pad_to_multiple(luma, factor), factor)
+        if qp is None:
+            plane = torch.full_like(cells[:, :1], QP_UNKNOWN)
+        else:
+            plane = _pad_to_multiple(qp, factor)[..., ::factor, ::factor]
+        head = F.relu(self.head(torch.cat((cells, plane), 1)))
+        x = head
+        for layer in self.body[:-1]:
+            x = F.relu(layer(x))
+        x = F.relu(self.body[-1](x) + head)
+        return F.pixel_shuffle(self.tail(x), factor)[..., :height, :width]
+
+
+def _pad_to_multiple(plane: Tensor, factor: int) -> Tensor:
+    bottom, right = -plane.shape[-2] % factor, -plane.shape[-1] % factor
+    return F.pad(plane, (0, right, 0, bottom), mode="replicate") if bottom or right else plane
+
+
+Network = Car | Fast
+_NETWORKS: dict[str, tuple[type[Car] | type[Fast], type[CarConfig] | type[FastConfig]]] = {
+    "car": (Car, CarConfig),
+    "fast": (Fast, FastConfig),
+}
+
+
+def build_network(name: str, config: dict[str, Any] | None = None) -> Network:
+    """Build an untrained network by name; `config` overrides fields of its config.
+
+    Raises:
+        KeyError: there is no such network. TypeError: there is no such field.
+    """
+    network, fields = _NETWORKS[name]
+    return network(fields(**(config or {})))  # type: ignore[arg-type]
+
+
+def config_of(network: Network) -> dict[str, Any]:
+    """Return the plain dictionary from which build_network() builds the same shape."""
+    return asdict(network.config)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Return the number of trained values."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def mac_per_pixel(network: Network) -> float:
+    """Return multiply-accumulates of all convolutions per luma pixel."""
+    cells = 1 if isinstance(network, Car) else network.config.factor**2
+    weights = sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Conv2d))
+    return weights / cells
