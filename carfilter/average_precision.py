@@ -1,0 +1,195 @@
+"""Mean average precision of detections at IoU 0.50, through pycocotools, with its uncertainty.
+
+The truth is what the same detector finds on the clean clip, so a value says how much of that
+survives compression and filtering, not how good the detector is.
+"""
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from carfilter.detection import Boxes
+from carfilter.errors import CarfilterError
+
+_IOU = 0.5
+_RECALLS = np.linspace(0, 1, 101)  # COCO's interpolation points
+_MAX_BOXES = 100  # of a class in a frame, as in COCO
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Average precision of one class and how many boxes it rests on."""
+
+    precision: float
+    truths: int
+    found: int
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Mean over the classes that occur in the truth; NaN where none does."""
+
+    mean: float
+    classes: dict[str, ClassScore]
+
+    @property
+    def truths(self) -> int:
+        """Boxes in the truth."""
+        return sum(score.truths for score in self.classes.values())
+
+
+@dataclass(frozen=True)
+class _Matches:
+    """The detections of one class in all frames, best first."""
+
+    frames: npt.NDArray[np.int64]  # [M]
+    correct: npt.NDArray[np.bool_]  # [M]
+    truths: npt.NDArray[np.int64]  # [frames]: boxes of the truth in each frame
+
+
+def truth_of(detected: Sequence[Boxes], score: float) -> list[Boxes]:
+    """Return the boxes of each frame that are sure enough to count as truth."""
+    return [boxes.select(boxes.scores >= score) for boxes in detected]
+
+
+def average_precision(
+    truth: Sequence[Boxes], test: Sequence[Boxes], names: Mapping[int, str]
+) -> Precision:
+    """Return the mean average precision of `test` against `truth`, one `Boxes` per frame each.
+
+    Args:
+        names: class index to name, of the classes that count.
+    """
+    result = _evaluate(truth, test, names)
+    with contextlib.redirect_stdout(io.StringIO()):
+        result.accumulate()
+    curves = result.eval["precision"][0, :, :, 0, 0]  # [recalls, classes]
+    classes = {}
+    for column, (index, name) in enumerate(names.items()):
+        truths = sum(int((boxes.classes == index).sum()) for boxes in truth)
+        found = sum(int((boxes.classes == index).sum()) for boxes in test)
+        value = float(curves[:, column].mean()) if truths else float("nan")
+        classes[name] = ClassScore(value, truths, found)
+    values = [score.precision for score in classes.values() if score.truths]
+    return Precision(float(np.mean(values)) if values else float("nan"), classes)
+
+
+def difference_interval(
+    truth: Sequence[Boxes],
+    first: Sequence[Boxes],
+    second: Sequence[Boxes],
+    names: Mapping[int, str],
+    replicates: int = 500,
+) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of mAP(first) - mAP(second) over the frames.
+
+    Frames are drawn with replacement, the same for both (Efron & Tibshirani, An Introduction to the
+    Bootstrap, 1993, chapter 13, percentile method). Frames of a video resemble each other, so the
+    interval is rather too narrow.
+    """
+    matches = [_matches(truth, test, names) for test in (first, second)]
+    rng = np.random.default_rng(0)
+    differences = []
+    for _ in range(replicates):
+        weights = np.bincount(rng.integers(0, len(truth), len(truth)), minlength=len(truth))
+        one, two = (_weighted_mean(side, weights) for side in matches)
+        differences.append(one - two)
+    low, high = np.nanpercentile(differences, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _evaluate(truth: Sequence[Boxes], test: Sequence[Boxes], names: Mapping[int, str]) -> Any:
+    """Return pycocotools' evaluation object after its matching."""
+    try:
+        from pycocotools.coco import COCO  # type: ignore[import-untyped]
+        from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise CarfilterError(
+            "mean average precision needs pycocotools; pip install carfilter[eval]"
+        ) from error
+    sides = []
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its timings
+        for boxes in (truth, test):
+            side = COCO()
+            side.dataset = {
+                "images": [{"id": index} for index in range(len(truth))],
+                "categories": [{"id": index, "name": name} for index, name in names.items()],
+                "annotations": _annotations(boxes, names),
+            }
+            side.createIndex()
+            sides.append(side)
+        result = COCOeval(*sides, "bbox")
+        result.params.iouThrs = np.array([_IOU])
+        result.params.maxDets = [_MAX_BOXES]
+        result.params.areaRng, result.params.areaRngLbl = [[0, 1e10]], ["all"]
+        result.params.catIds = list(names)
+        result.evaluate()
+    return result
+
+
+def _annotations(frames: Sequence[Boxes], names: Mapping[int, str]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for image, boxes in enumerate(frames):
+        for corners, score, kind in zip(boxes.corners, boxes.scores, boxes.classes, strict=True):
+            if int(kind) in names:
+                left, top, right, bottom = (float(side) for side in corners)
+                size = (right - left, bottom - top)
+                rows.append(
+                    {
+                        "id": len(rows) + 1,  # pycocotools takes 0 for "not matched"
+                        "image_id": image,
+                        "category_id": int(kind),
+                        "bbox": [left, top, *size],
+                        "area": size[0] * size[1],
+                        "score": float(score),
+                        "iscrowd": 0,
+                    }
+                )
+    return rows
+
+
+def _matches(
+    truth: Sequence[Boxes], test: Sequence[Boxes], names: Mapping[int, str]
+) -> list[_Matches]:
+    """Return the matching per class, so that resampled frames need none of their own."""
+    result = _evaluate(truth, test, names)
+    images = len(truth)
+    out = []
+    for column, index in enumerate(names):
+        per_image = result.evalImgs[column * images : (column + 1) * images]
+        scores, frames, correct = [np.zeros(0)], [np.zeros(0, int)], [np.zeros(0, bool)]
+        for image, row in enumerate(per_image):
+            if row is not None:
+                scores.append(np.asarray(row["dtScores"], float))
+                correct.append(np.asarray(row["dtMatches"])[0] > 0)
+                frames.append(np.full(len(row["dtScores"]), image))
+        order = np.argsort(-np.concatenate(scores), kind="stable")
+        truths = np.array([int((boxes.classes == index).sum()) for boxes in truth])
+        out.append(_Matches(np.concatenate(frames)[order], np.concatenate(correct)[order], truths))
+    return out
+
+
+def _weighted_mean(matches: Sequence[_Matches], weights: npt.NDArray[np.int64]) -> float:
+    """Return the mAP where frame i occurs weights[i] times, as pycocotools' accumulate() counts."""
+    values = []
+    for side in matches:
+        truths = int((weights * side.truths).sum())
+        if truths:
+            values.append(_area(side, weights[side.frames], truths))
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _area(side: _Matches, weights: npt.NDArray[np.int64], truths: int) -> float:
+    correct = np.cumsum(weights * side.correct)
+    wrong = np.cumsum(weights * ~side.correct)
+    if not len(correct):
+        return 0.0
+    recall, precision = correct / truths, correct / np.maximum(correct + wrong, 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    at = np.searchsorted(recall, _RECALLS, side="left")
+    return float(np.where(at < len(recall), envelope[np.minimum(at, len(recall) - 1)], 0.0).mean())
