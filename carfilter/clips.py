@@ -1,0 +1,203 @@
+"""Whole short clips in memory: decode with QP maps and frame types, encode with libx264, photos.
+
+For clips of seconds that train or score a network; the filter itself streams (source, target).
+Luma travels as plane 0 of yuv420p, since swscale takes `gray` as full range and would rescale it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.reformatter import ColorRange
+
+from carfilter.errors import MediaError
+from carfilter.frames import copy_luma, luma_view, read_qp
+
+Planes = npt.NDArray[np.uint8]
+
+FRAME_TYPES = {1: "I", 2: "P", 3: "B"}
+_PLAIN = ("yuv420p", "yuvj420p")  # the same layout; yuvj420p only says "full range" once more
+_FULL = int(ColorRange.JPEG)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames of one size in presentation order, 8 bits, 4:2:0, even sides."""
+
+    luma: Planes  # [T, H, W] in the file's own range
+    chroma: Planes  # [T, 2, H/2, W/2]
+    fps: Fraction
+    full_range: bool = False
+    types: Planes | None = None  # [T], 1 I, 2 P, 3 B, 0 unknown; None before any encode
+    qp: npt.NDArray[np.int8] | None = None  # [T, ceil(H/16), ceil(W/16)] in 0..51
+    packet_bytes: tuple[int, ...] = ()  # of each coded picture in decoding order
+
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds at the constant rate that clips are given."""
+        return float(len(self.luma) / self.fps)
+
+
+def read_clip(path: Path, max_frames: int | None = None) -> Clip:
+    """Decode the first video stream of a file, at most `max_frames` of it.
+
+    Other 8-bit layouts and deeper ones become 8-bit 4:2:0 in the same range; 8-bit luma that lies
+    in a plane of its own is untouched. A last odd row or column is cut off.
+
+    Raises:
+        MediaError: the file cannot be opened or decoded, or its picture size changes.
+    """
+    frames: list[tuple[Planes, Planes]] = []
+    qp: list[Any] = []
+    types: list[int] = []
+    sizes: list[int] = []
+    fps, full_range = Fraction(25), False
+    for frame, rate, packets in _decode(path):
+        fps, sizes = rate, packets
+        full_range = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
+        qp.append(read_qp(frame))
+        types.append(int(frame.pict_type))
+        frames.append(_planes(frame, path))
+        if frames[-1][0].shape != frames[0][0].shape:
+            raise MediaError(
+                f"{path}: the picture size changes within the clip; cut it there first"
+            )
+        if len(frames) == max_frames:
+            break
+    if not frames:
+        raise MediaError(f"{path}: no video frame could be decoded; check the file")
+    return Clip(
+        luma=np.stack([luma for luma, _ in frames]),
+        chroma=np.stack([chroma for _, chroma in frames]),
+        fps=fps,
+        full_range=full_range,
+        types=np.array(types, np.uint8),
+        qp=None if any(q is None for q in qp) else np.stack(qp).astype(np.int8),
+        packet_bytes=tuple(sizes),
+    )
+
+
+def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, Fraction, list[int]]]:
+    """Yield each frame, the rate, and the sizes so far of the packets in decoding order."""
+    sizes: list[int] = []
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise MediaError(f"{path}: holds no video; give a video file")
+            stream = container.streams.video[0]
+            stream.codec_context.options = {"export_side_data": "venc_params"}
+            rate = stream.average_rate
+            fps = Fraction(rate.numerator, rate.denominator) if rate else Fraction(25)
+            for packet in container.demux(stream):
+                if packet.size:
+                    sizes.append(packet.size)
+                for frame in packet.decode():
+                    yield frame, fps, sizes
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(f"{path}: cannot be decoded ({error.strerror}); check the file") from error
+
+
+def _planes(frame: av.VideoFrame, path: Path) -> tuple[Planes, Planes]:
+    """Return luma [H, W] and chroma [2, H/2, W/2] of the frame with even sides."""
+    if frame.format.name not in _PLAIN:
+        if frame.format.is_rgb or frame.format.has_palette:
+            raise MediaError(f"{path}: {frame.format.name} frames have no luma; convert to yuv420p")
+        frame = _reformat(frame, frame.width, frame.height)
+    height, width = frame.height // 2 * 2, frame.width // 2 * 2
+    if not height or not width:
+        raise MediaError(f"{path}: pictures of {frame.width}x{frame.height} are too small")
+    luma = np.asarray(copy_luma(frame)[:height, :width], np.uint8)
+    chroma = np.empty((2, height // 2, width // 2), np.uint8)
+    for index in (0, 1):
+        plane = frame.planes[index + 1]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        chroma[index] = rows[: height // 2, : width // 2]
+    return luma, chroma
+
+
+def _reformat(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+    """Scale bicubically to yuv420p without touching the range (equal on both sides)."""
+    bounds = "jpeg" if frame.color_range == _FULL else "mpeg"
+    return frame.reformat(
+        width, height, "yuv420p", "itu709", "itu709", "BICUBIC", bounds.upper(), bounds.upper()
+    )
+
+
+def scale_clip(clip: Clip, width: int, height: int) -> Clip:
+    """Return the clip at another even size, its own range kept; QP maps no longer apply (None)."""
+    if clip.luma.shape[1:] == (height, width):
+        return clip
+    pairs = [
+        _planes(_reformat(frame, width, height), Path("scaling"))
+        for frame in _frames(clip, clip.full_range)
+    ]
+    luma, chroma = (np.stack(planes) for planes in zip(*pairs, strict=True))
+    return replace(clip, luma=luma, chroma=chroma, qp=None)
+
+
+def _frames(clip: Clip, full_range: bool) -> Iterator[av.VideoFrame]:
+    height, width = clip.luma.shape[1:]
+    for index, (luma, chroma) in enumerate(zip(clip.luma, clip.chroma, strict=True)):
+        frame = av.VideoFrame(width, height, "yuv420p")
+        frame.color_range = _FULL if full_range else int(ColorRange.MPEG)
+        np.copyto(luma_view(frame), luma)
+        for plane, samples in zip(frame.planes[1:], chroma, strict=True):
+            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+            rows[: height // 2, : width // 2] = samples
+        frame.pts, frame.time_base = index, 1 / clip.fps
+        yield frame
+
+
+def write_clip(path: Path, clip: Clip, options: Mapping[str, str], threads: int = 1) -> None:
+    """Encode with libx264, whose private and general `options` are strings as FFmpeg takes them.
+
+    One thread by default: with VBV the result depends on their number. The file appears under its
+    name only when it is complete.
+
+    Raises:
+        MediaError: an option is refused, or the file cannot be written.
+    """
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    height, width = clip.luma.shape[1:]
+    try:
+        with av.open(str(part), "w") as container:
+            stream = container.add_stream("libx264", rate=clip.fps, options=dict(options))
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.time_base = 1 / clip.fps
+            stream.codec_context.thread_count = threads
+            stream.codec_context.color_range = _FULL if clip.full_range else int(ColorRange.MPEG)
+            for frame in _frames(clip, clip.full_range):
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        part.unlink(missing_ok=True)
+        raise MediaError(f"{path}: cannot be encoded ({error}); check the options") from error
+    part.replace(path)
+
+
+def read_photo(path: Path) -> Planes:
+    """Return the luma of a picture file, uint8 [H, W], in full range 0..255.
+
+    Gray pictures keep their values whatever layout the decoder gives them (gray WebP arrives as
+    argb); colour ones in RGB are weighted after BT.601 as JPEG does.
+
+    Raises:
+        MediaError: no picture in there.
+    """
+    try:
+        with av.open(str(path)) as container:
+            frame = next(container.decode(video=0))
+    except (av.FFmpegError, OSError, StopIteration, IndexError) as error:
+        raise MediaError(f"{path}: cannot be read as a picture; check the file") from error
+    if frame.format.is_rgb or frame.format.has_palette:
+        rgb = frame.to_ndarray(format="rgb24").astype(np.float32)
+        return np.rint(rgb @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)
+    luma = copy_luma(frame)
+    if luma.dtype != np.uint8:
+        raise MediaError(f"{path}: deeper than 8 bits; convert the picture to 8 bits first")
+    return np.asarray(luma, np.uint8)

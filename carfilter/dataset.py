@@ -1,0 +1,202 @@
+"""Clean and degraded crops for training, drawn from packs that lie wholly in memory.
+
+All planes are one flat tensor on the training device, and a crop is a gather from it: the same
+few lines serve a CPU and a GPU, there is no loader process, and the neighbours in time of a crop
+are an offset away.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from carfilter.errors import MediaError
+from carfilter.network import QP_UNKNOWN
+from carfilter.packs import Twin, list_packs, load_clean, load_twin
+
+_GRID = 16  # macroblocks; a multiple of the space-to-depth factor and of every transform size
+_LEVELS = 128.0
+
+# Where the planes of one twin begin in the flat tensors, and its shape.
+_SHOT = np.dtype(
+    [(name, "i8") for name in ("clean", "degraded", "qp", "frame", "frames", "height", "width")]
+)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Every twin of a set of packs; see _SHOT for the table `shots`."""
+
+    luma: Tensor  # uint8 [pixels], clean and degraded planes
+    qp: Tensor  # int8 [macroblocks], 0..51 or negative for unknown
+    error: Tensor  # float32 [degraded frames], mean squared error in squared grey levels
+    shots: npt.NDArray[Any]
+    about: tuple[dict[str, Any], ...]  # of each shot, as its pack says
+
+    @property
+    def frames(self) -> int:
+        """Number of degraded frames."""
+        return int(self.shots["frames"].sum())
+
+    def to(self, device: torch.device) -> "Pairs":
+        """Return the set with its tensors on a device."""
+        moved = [tensor.to(device) for tensor in (self.luma, self.qp, self.error)]
+        return Pairs(moved[0], moved[1], moved[2], self.shots, self.about)
+
+
+@dataclass(frozen=True)
+class Crops:
+    """A batch for training."""
+
+    clean: Tensor  # float32 [N, 1, S, S], (Y - 128) / 128
+    degraded: Tensor  # the same of the compressed twin
+    qp: Tensor  # float32 [N, 1, S, S], QP / 51 or QP_UNKNOWN
+    error: Tensor  # float32 [N], error of the whole frame before restoration, squared grey levels
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How crops are drawn."""
+
+    crop: int = 64  # pixels, a multiple of 16
+    hard: float = 0.5  # share of crops that are the worse of two places in the same frame
+    qp_dropout: float = 0.2  # share of crops whose QP map is withheld
+    transpose: bool = True  # turn by quarters and flip both ways, instead of left and right only
+
+
+def load_pairs(folder: Path, threads: int = 4) -> Pairs:
+    """Load every pack below a folder.
+
+    Raises:
+        MediaError: none there, or one is missing its other half, damaged or foreign.
+    """
+    packs = list_packs(folder)
+    with ThreadPoolExecutor(threads) as pool:  # inflating releases the interpreter lock
+        clips = list(pool.map(_load_clip, packs.items()))
+    planes: list[npt.NDArray[np.uint8]] = []
+    maps: list[npt.NDArray[np.int8]] = []
+    errors: list[npt.NDArray[np.float32]] = []
+    rows, about = [], []
+    pixels = blocks = frames = 0
+    for clean, twins in clips:
+        planes.append(clean.ravel())
+        start, pixels = pixels, pixels + clean.size
+        for twin, error in twins:
+            rows.append((start, pixels, blocks, frames, *clean.shape))
+            about.append(twin.about)
+            planes.append(twin.luma.ravel())
+            maps.append(twin.qp.ravel())
+            errors.append(error)
+            pixels, blocks = pixels + clean.size, blocks + twin.qp.size
+            frames += len(error)
+    return Pairs(
+        luma=torch.from_numpy(np.concatenate(planes)),
+        qp=torch.from_numpy(np.concatenate(maps)),
+        error=torch.from_numpy(np.concatenate(errors)),
+        shots=np.array(rows, _SHOT),
+        about=tuple(about),
+    )
+
+
+_Loaded = tuple[npt.NDArray[np.uint8], list[tuple[Twin, npt.NDArray[np.float32]]]]
+
+
+def _load_clip(paths: tuple[Path, list[Path]]) -> _Loaded:
+    clean_path, twin_paths = paths
+    clean, _ = load_clean(clean_path)
+    twins = []
+    for path in twin_paths:
+        twin = load_twin(path, clean)
+        errors = [
+            np.square(c.astype(np.int16) - d, dtype=np.float32).mean()
+            for c, d in zip(clean, twin.luma, strict=True)
+        ]
+        twins.append((twin, np.array(errors, np.float32)))
+    return clean, twins
+
+
+def draw_crops(
+    pairs: Pairs, batch_size: int, sampling: Sampling, rng: np.random.Generator
+) -> Crops:
+    """Draw crops on the macroblock grid, every pixel of the set being about equally likely.
+
+    The same generator state gives the same crops on every device.
+
+    Raises:
+        MediaError: no clip is as large as a crop.
+    """
+    size, shots = sampling.crop, pairs.shots
+    if size % _GRID:
+        raise ValueError(f"a crop of {size} pixels does not end on the {_GRID}-pixel grid")
+    fits = (shots["height"] >= size) & (shots["width"] >= size)
+    if not fits.any():
+        raise MediaError(f"no clip is as large as a crop of {size}x{size}; train with smaller ones")
+    weights = (shots["frames"] * shots["height"] * shots["width"] * fits).astype(np.float64)
+    chosen = shots[rng.choice(len(shots), batch_size, p=weights / weights.sum())]
+    frame = rng.integers(0, chosen["frames"])
+    place, other = (_draw_places(chosen, size, rng) for _ in range(2))
+    turn = rng.integers(0, 2, (3, batch_size))
+    if not sampling.transpose:
+        turn[1:] = 0
+    hard = rng.random(batch_size) < sampling.hard
+    unknown = rng.random(batch_size) < sampling.qp_dropout
+    # One small table goes to the device; all work per pixel is done there.
+    fields = [chosen[name] for name in _SHOT.names or ()]
+    table = np.stack([*fields, frame, *place, *other, *turn, hard, unknown]).astype(np.int64)
+    on_device = torch.from_numpy(table).to(pairs.luma.device)
+    return _gather(pairs, on_device, size, mine=sampling.hard > 0)
+
+
+def _draw_places(
+    shots: npt.NDArray[Any], size: int, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Return int64 [2, N]: the top row and left column of a crop in each shot."""
+    sides = np.stack([shots["height"], shots["width"]])
+    return rng.integers(0, (sides - size) // _GRID + 1) * _GRID
+
+
+def _gather(pairs: Pairs, table: Tensor, size: int, *, mine: bool) -> Crops:
+    """Cut the crops that `table`, int64 [18, N], lists one to a column."""
+    clean_at, degraded_at, qp_at, frame_at, _, height, width = table[:7, :, None, None]
+    time, top, left, other_top, other_left, mirror, upset, swap, hard, unknown = table[
+        7:, :, None, None
+    ]
+    side = torch.arange(size, device=table.device)
+    rows, columns = side[:, None], side[None]
+
+    def pixels(row: Tensor, column: Tensor) -> Tensor:
+        index: Tensor = (time * height + row) * width + column
+        return index
+
+    if mine:
+        squares = []
+        for row, column in ((top, left), (other_top, other_left)):
+            index = pixels(row + rows, column + columns)
+            difference = pairs.luma[index + clean_at].int() - pairs.luma[index + degraded_at].int()
+            squares.append(difference.square().sum((1, 2), keepdim=True))
+        # Integer sums, so that every device takes the same decision.
+        other = (hard != 0) & (squares[1] > squares[0])
+        top, left = torch.where(other, other_top, top), torch.where(other, other_left, left)
+    across = torch.where(mirror != 0, size - 1 - columns, columns)
+    down = torch.where(upset != 0, size - 1 - rows, rows)
+    row = top + torch.where(swap != 0, across.mT, down)
+    column = left + torch.where(swap != 0, down.mT, across)
+    pixel = pixels(row, column)
+    wide, high = (width + _GRID - 1) // _GRID, (height + _GRID - 1) // _GRID
+    block = (time * high + row // _GRID) * wide + column // _GRID
+    qp = pairs.qp[block + qp_at].float() / 51
+    return Crops(
+        clean=_scaled(pairs.luma[pixel + clean_at]),
+        degraded=_scaled(pairs.luma[pixel + degraded_at]),
+        qp=torch.where((unknown != 0) | (qp < 0), QP_UNKNOWN, qp)[:, None],
+        error=pairs.error[(frame_at + time)[:, 0, 0]],
+    )
+
+
+def _scaled(luma: Tensor) -> Tensor:
+    return ((luma.float() - _LEVELS) / _LEVELS)[:, None]
