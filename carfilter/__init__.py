@@ -1,3 +1,22 @@
-"""carfilter: remove compression artifacts from video and leave everything else alone."""
+"""carfilter: remove compression artifacts from video and leave everything else alone.
+
+filter_video() restores a file into another one; restored_frames() feeds the restored frames of a
+source to a detector. Both load torch and PyAV only when they are first asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from carfilter.pipeline import FilterOptions, Run, filter_video, restored_frames
+
+__all__ = ["FilterOptions", "Run", "__version__", "filter_video", "restored_frames"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from carfilter import pipeline
+
+    return getattr(pipeline, name)

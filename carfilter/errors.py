@@ -15,6 +15,10 @@ class MediaError(CarfilterError):
     """A file, pipe or stream cannot be opened, decoded, encoded or muxed."""
 
 
+class DownstreamClosedError(MediaError):
+    """The program that reads our output has closed the pipe: end quietly, it knows why."""
+
+
 class WeightsError(CarfilterError):
     """A checkpoint is missing, foreign or damaged."""
 

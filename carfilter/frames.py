@@ -66,8 +66,10 @@ def luma_view(frame: av.VideoFrame) -> Luma:
     name = frame.format.name
     wide = np.dtype(">u2" if name.endswith("be") else "<u2")
     dtype = np.dtype(np.uint8) if bit_depth(frame.format) == 8 else wide
-    rows = np.frombuffer(plane, dtype).reshape(-1, plane.line_size // dtype.itemsize)
-    return rows[: frame.height, : frame.width]
+    buffer: Any = plane  # PyAV's stubs do not declare its buffer protocol
+    rows: Any = np.frombuffer(buffer, dtype).reshape(-1, plane.line_size // dtype.itemsize)
+    luma: Luma = rows[: frame.height, : frame.width]
+    return luma
 
 
 def copy_luma(frame: av.VideoFrame, out: Luma | None = None) -> Luma:
@@ -100,7 +102,7 @@ def replace_luma(frame: av.VideoFrame, luma: Luma) -> None:
 
 
 def read_qp(frame: av.VideoFrame) -> QpMap | None:
-    """Return the QP of each macroblock, int16 [ceil(H/16), ceil(W/16)], in 0..51 whatever the depth.
+    """Return the QP of each macroblock, int16 [ceil(H/16), ceil(W/16)], 0..51 at any depth.
 
     None where the decoder exports none (only FFmpeg's software H.264 decoder does), or where its
     blocks are not whole macroblocks of this picture. Call it before replace_luma().
@@ -118,3 +120,43 @@ def read_qp(frame: av.VideoFrame) -> QpMap | None:
     depth_offset = 6 * (bit_depth(frame.format) - 8)
     qp[row[shown], column[shown]] = params.qp + blocks["delta_qp"][shown] - depth_offset
     return None if (qp == _NO_QP).any() else qp.clip(0, 51)
+
+
+def display_matrix(frame: av.VideoFrame) -> list[int] | None:
+    """Return the nine integers that tell a player how to turn or mirror the picture, if any."""
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return None
+    return [int(value) for value in np.frombuffer(memoryview(data), np.int32, count=9)]
+
+
+def side_by_side(frame: av.VideoFrame, left_luma: Luma) -> av.VideoFrame:
+    """Return a frame of twice the width: `left_luma` and the frame's chroma left, the frame right.
+
+    An odd last column is left out, so that the chroma of both halves has the same width.
+    """
+    width = frame.width // 2 * 2
+    pair = av.VideoFrame(2 * width, frame.height, frame.format.name)
+    left = _plane_rows(frame)
+    left[0] = np.empty_like(left[0])
+    left[0][:, : left_luma.shape[1]] = np.left_shift(left_luma, _shift(frame.format))
+    for half, right, out in zip(left, _plane_rows(frame), _plane_rows(pair), strict=True):
+        columns = out.shape[1] // 2
+        out[:, :columns], out[:, columns:] = half[:, :columns], right[:, :columns]
+    pair.pts, pair.time_base = frame.pts, frame.time_base
+    for tag in ("color_range", "colorspace", "color_trc", "color_primaries"):
+        setattr(pair, tag, getattr(frame, tag))
+    return pair
+
+
+def _plane_rows(frame: av.VideoFrame) -> list[Any]:
+    """Return every plane as stored samples [H, W]; interleaved chroma counts twice in W."""
+    itemsize = luma_view(frame).itemsize
+    planes = []
+    for plane in frame.planes:
+        buffer: Any = plane
+        rows = np.frombuffer(buffer, np.uint8 if itemsize == 1 else np.uint16)
+        samples = plane.width * (2 if len(frame.planes) == 2 and plane.index else 1)
+        rows = rows.reshape(-1, plane.line_size // itemsize)
+        planes.append(rows[: plane.height, :samples])
+    return planes

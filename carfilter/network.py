@@ -95,6 +95,11 @@ class Car(nn.Module):
         """Pixels to each side that a restored pixel depends on."""
         return 2 * self.config.blocks + 4
 
+    @property
+    def live_bytes(self) -> int:
+        """Bytes a luma pixel needs at the peak in fp32: head, sum, inner layer and its output."""
+        return 4 * 4 * self.config.channels
+
     def forward(self, luma: Tensor, qp: Tensor | None = None) -> Tensor:  # noqa: ARG002 (blind)
         head = F.leaky_relu(self.head(luma), self.slope)
         trunk = F.leaky_relu(self.close(self.blocks(head)), self.slope) + head
@@ -125,6 +130,11 @@ class Fast(nn.Module):
     def halo(self) -> int:
         """Pixels to each side that a restored pixel depends on."""
         return self.config.factor * (self.config.body + 2) + self.config.factor - 1
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes a luma pixel needs at the peak in fp32: head, a layer's input and its output."""
+        return 3 * 4 * self.config.channels // self.config.factor**2
 
     def forward(self, luma: Tensor, qp: Tensor | None = None) -> Tensor:
         """QP plane: float [N, 1, H, W], constant over each 16x16 block; None is unknown."""

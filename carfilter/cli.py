@@ -1,0 +1,313 @@
+"""The command `carfilter`: options, one call, exit code. Torch and PyAV load after --help."""
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from carfilter import __version__
+from carfilter.errors import CarfilterError, DownstreamClosedError
+
+if TYPE_CHECKING:
+    from carfilter.pipeline import FilterOptions, Run
+
+_LEVELS = {
+    "quiet": logging.CRITICAL + 1,
+    "error": logging.ERROR,
+    "warning": logging.WARNING,
+    "info": logging.INFO,
+    "verbose": logging.DEBUG,
+    "debug": logging.DEBUG,
+}
+_CLOCK = re.compile(r"^(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)(ms|us|s)?$")
+_UNITS = {None: 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
+
+
+class Seconds(click.ParamType[float]):
+    """A time as FFmpeg takes it: 12.5, 1:02.5, 01:00:00, 500ms."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        match = _CLOCK.match(value)
+        if not match:
+            self.fail(f"{value!r} is no time; write seconds (12.5) or HH:MM:SS.m", param, ctx)
+        hours, minutes, seconds, unit = match.groups()
+        return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds) * _UNITS[unit]
+
+
+class Pair(click.ParamType[tuple[str, str]]):
+    """KEY=VALUE."""
+
+    name = "key=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, content = value.partition("=")
+        if not key or not equals:
+            self.fail(f"{value!r} is not of the form key=value", param, ctx)
+        return key, content
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_restore_options = _options(
+    click.option("--weights", metavar="NAME|FILE", help="Shipped model or checkpoint."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N."),
+    click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16, bf16."),
+    click.option("--batch", type=click.IntRange(1), default=None, help="Frames per batch."),
+    click.option("--tile", type=click.IntRange(64), default=None, help="Tile size in pixels."),
+    click.option(
+        "--strength",
+        type=click.FloatRange(0, 1),
+        default=1.0,
+        show_default=True,
+        help="Blend with the decoded luma; 0 leaves it untouched.",
+    ),
+)
+_encode_options = _options(
+    click.option("-c:v", "video_codec", metavar="CODEC", help="Video encoder.  [default: libx264]"),
+    click.option("-c:a", "audio_codec", metavar="CODEC", help="Audio encoder.  [default: copy]"),
+    click.option("-c:s", "subtitle_codec", metavar="CODEC", help="Subtitles.  [default: copy]"),
+    click.option("-crf", metavar="N", help="Constant quality.  [default: 18 for libx264/libx265]"),
+    click.option("-preset", metavar="NAME", help="Speed of the encoder.  [default: medium]"),
+    click.option("-tune", metavar="NAME", help="Tuning of the encoder."),
+    click.option("-b:v", "bit_rate", metavar="RATE", help="Bit rate, such as 2M."),
+    click.option("-maxrate", metavar="RATE", help="Highest bit rate (VBV)."),
+    click.option("-bufsize", metavar="SIZE", help="VBV buffer."),
+    click.option("-g", "gop", metavar="N", help="Longest GOP in frames."),
+    click.option("-pix_fmt", metavar="FORMAT", help="Pixel format.  [default: the source's]"),
+    click.option(
+        "--enc-opt", type=Pair(), multiple=True, help="Any other option of the video encoder."
+    ),
+    click.option("-f", "format", metavar="FORMAT", help="Output container."),
+    click.option("-movflags", metavar="FLAGS", help="Flags of the MP4/MOV muxer."),
+    click.option("-metadata", type=Pair(), multiple=True, help="Add a tag."),
+    click.option(
+        "--drop-unsupported", is_flag=True, help="Leave out streams the container cannot hold."
+    ),
+)
+_read_options = _options(
+    click.option("-ss", "start", type=Seconds(), help="Start there."),
+    click.option("-t", "duration", type=Seconds(), help="Take that long."),
+    click.option("-to", "end", type=Seconds(), help="End there."),
+    click.option("-map", "maps", metavar="SPEC", multiple=True, help="Streams, as in FFmpeg."),
+    click.option("-an", "no_audio", is_flag=True, help="No audio."),
+    click.option("-sn", "no_subtitles", is_flag=True, help="No subtitles."),
+    click.option("-dn", "no_data", is_flag=True, help="No data streams."),
+    click.option("--input-format", metavar="FORMAT", help="Input container, for raw streams."),
+    click.option("-framerate", metavar="RATE", help="Frame rate of a raw input."),
+    click.option("-rtsp_transport", metavar="NAME", help="tcp or udp for RTSP input."),
+    click.option("-threads", type=click.IntRange(0), default=0, help="Codec threads."),
+    click.option("-xerror", is_flag=True, help="Fail at the first damaged frame."),
+)
+_report_options = _options(
+    click.option("-y", "overwrite", is_flag=True, help="Replace an existing output."),
+    click.option("-n", "never_overwrite", is_flag=True, help="Never replace one (the default)."),
+    click.option("--compare", is_flag=True, help="Write input left, restored right, to look at."),
+    click.option("--sidecar", is_flag=True, help="Write OUTPUT.json with checksums and settings."),
+    click.option("-progress", metavar="URL", help="key=value blocks to a file or pipe:N."),
+    click.option("-stats_period", type=Seconds(), default=None, help="Seconds between reports."),
+    click.option(
+        "-loglevel",
+        "-v",
+        type=click.Choice(list(_LEVELS)),
+        default="info",
+        show_default=True,
+        help="What to print on stderr.",
+    ),
+    click.option("-hide_banner", is_flag=True, help="Accepted; there is no banner."),
+    click.option("-nostdin", is_flag=True, help="Accepted; the keyboard is never read."),
+)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("source", metavar="INPUT")
+@click.argument("target", metavar="OUTPUT")
+@_restore_options
+@_encode_options
+@_read_options
+@_report_options
+@click.version_option(__version__, "-version", "--version")
+def carfilter(source: str, target: str, **given: Any) -> None:
+    """Remove compression artifacts from the luma of INPUT and write OUTPUT.
+
+    INPUT and OUTPUT are files, URLs, or "-" for stdin and stdout (NUT with raw video unless -f and
+    -c:v say otherwise). Chroma, timing, audio, subtitles and tags stay as they are.
+
+    Example: carfilter camera.mp4 clean.mp4
+    """
+    if given["overwrite"] and given["never_overwrite"]:
+        raise click.UsageError("-y and -n exclude each other")
+    if given["duration"] is not None and given["end"] is not None:
+        raise click.UsageError("-t and -to exclude each other")
+    sys.exit(_run(source, target, given))
+
+
+def main() -> None:
+    """Run the command; the one place where errors become exit codes."""
+    carfilter()
+
+
+def _run(source: str, target: str, given: dict[str, Any]) -> int:
+    from carfilter.display import RunDisplay, StderrLog, summary
+    from carfilter.progress import ProgressWriter
+
+    level = _LEVELS[given["loglevel"]]
+    display = RunDisplay(quiet=level > logging.INFO, period_seconds=given["stats_period"])
+    logger = logging.getLogger("carfilter")
+    logger.setLevel(level)
+    logger.addHandler(StderrLog(display.console))
+    try:
+        writer = None
+        if given["progress"]:
+            writer = ProgressWriter(
+                given["progress"], given["stats_period"] or 0.5, media_on_stdout=target == "-"
+            )
+
+        def report(run: "Run") -> None:
+            display(run)
+            if writer is not None:
+                writer(run)
+
+        with display:
+            run, received = _filter_with_signals(source, target, given, report)
+        if writer is not None:
+            writer.close(run)
+        logger.info("%s", summary(run))
+    except DownstreamClosedError:
+        _quiet_exit()
+        return 1
+    except CarfilterError as error:
+        logger.error("%s", error)
+        return 1
+    return 128 + received if run.interrupted and received else 0
+
+
+def _quiet_exit() -> None:
+    """Stop the interpreter from complaining about the closed pipe when it flushes stdout."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _filter_with_signals(
+    source: str, target: str, given: dict[str, Any], report: Callable[["Run"], None]
+) -> "tuple[Run, int]":
+    """Run the filter in a thread, since a read in C holds signals back in the main one.
+
+    The first SIGINT or SIGTERM ends the run with what is in flight; the second ends the process.
+    """
+    stop, received = threading.Event(), [0]
+    runs: list[Run] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            from carfilter.pipeline import filter_video
+
+            _set_ffmpeg_log(given["loglevel"])
+            options = _filter_options(given)
+            run = filter_video(
+                source, target, given["weights"], options, stop=stop, progress=report
+            )
+            runs.append(run)
+        except BaseException as error:  # noqa: BLE001 (raised again in the main thread)
+            errors.append(error)
+
+    def on_signal(number: int, _: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        received[0] = number
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    worker = threading.Thread(target=work, name="carfilter-run", daemon=True)
+    worker.start()
+    while worker.is_alive():
+        worker.join(0.1)
+    if errors:
+        raise errors[0]
+    return runs[0], received[0]
+
+
+def _set_ffmpeg_log(level: str) -> None:
+    """Let FFmpeg speak for itself at the chatty levels only; PyAV keeps it silent otherwise."""
+    if level not in ("verbose", "debug"):
+        return
+    from carfilter.source import log_ffmpeg
+
+    log_ffmpeg(everything=level == "debug")
+
+
+def _filter_options(given: dict[str, Any]) -> "FilterOptions":
+    from carfilter.pipeline import FilterOptions
+    from carfilter.restore import RestoreOptions
+    from carfilter.source import SourceOptions
+    from carfilter.target import TargetOptions
+
+    start, end = given["start"], given["end"]
+    if given["duration"] is not None:
+        end = (start or 0.0) + given["duration"]
+    named = {"crf": "crf", "preset": "preset", "tune": "tune", "bit_rate": "b", "gop": "g"}
+    named |= {"maxrate": "maxrate", "bufsize": "bufsize"}
+    encoder = [(name, given[key]) for key, name in named.items() if given[key] is not None]
+    inputs = [(key, given[key]) for key in ("framerate", "rtsp_transport") if given[key]]
+    return FilterOptions(
+        source=SourceOptions(
+            format=given["input_format"],
+            options=tuple(inputs),
+            start_seconds=start,
+            end_seconds=end,
+            maps=given["maps"],
+            audio=not given["no_audio"],
+            subtitles=not given["no_subtitles"],
+            data=not given["no_data"],
+            threads=given["threads"],
+            stop_on_error=given["xerror"],
+        ),
+        target=TargetOptions(
+            format=given["format"],
+            video_codec=given["video_codec"],
+            audio_codec=given["audio_codec"],
+            subtitle_codec=given["subtitle_codec"],
+            pix_fmt=given["pix_fmt"],
+            encoder=(*encoder, *given["enc_opt"]),
+            muxer=(("movflags", given["movflags"]),) if given["movflags"] else (),
+            metadata=given["metadata"],
+            threads=given["threads"],
+            overwrite=given["overwrite"],
+            drop_unsupported=given["drop_unsupported"],
+            verbose_encoder=given["loglevel"] in ("verbose", "debug"),
+        ),
+        restore=RestoreOptions(
+            device=given["device"],
+            precision=given["precision"],
+            batch_size=given["batch"] or 0,
+            tile=(given["tile"] or 0) // 16 * 16,
+            strength=given["strength"],
+        ),
+        compare=given["compare"],
+        sidecar=given["sidecar"],
+    )

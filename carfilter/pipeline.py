@@ -1,0 +1,385 @@
+"""The main job: decode, restore the luma in batches, encode; each stage in a thread of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from carfilter import __version__
+from carfilter.errors import CarfilterError, MediaError
+from carfilter.frames import bit_depth, copy_luma, replace_luma, side_by_side
+from carfilter.prefetch import Prefetch
+from carfilter.restore import Picture, RestoreOptions, Restorer
+from carfilter.source import (
+    Decoded,
+    Event,
+    Source,
+    SourceOptions,
+    display_name,
+    library_versions,
+    open_source,
+)
+from carfilter.target import Target, TargetOptions, add_provenance, open_target
+from carfilter.weights import Model, load_weights
+
+if TYPE_CHECKING:
+    import av
+
+logger = logging.getLogger("carfilter")
+
+_QUEUE_EVENTS = 32  # frames and packets between two stages
+_QUEUE_BYTES = 128 << 20
+
+
+@dataclass
+class Run:
+    """What a run has done so far, and at its end what it did."""
+
+    source: str
+    target: str
+    model: str = ""  # name and sha256 of the weights; empty where no network ran
+    engine: str = ""  # device, precision, batch
+    seconds_expected: float | None = None  # of video; None where the source does not say
+    frames: int = 0
+    video_seconds: float = 0.0  # of the last frame written
+    bytes_written: int = 0
+    damaged: int = 0
+    repaired: int = 0
+    qp_sum: float = 0.0
+    qp_frames: int = 0  # frames whose QP map the decoder gave
+    elapsed_seconds: float = 0.0
+    busy_seconds: dict[str, float] = field(default_factory=dict)  # by stage
+    interrupted: bool = False
+    partial: str = ""  # where the playable part of an interrupted run lies
+
+    @property
+    def fps(self) -> float:
+        """Frames written per second of running."""
+        return self.frames / self.elapsed_seconds if self.elapsed_seconds else 0.0
+
+    @property
+    def mean_qp(self) -> float | None:
+        """Mean QP of the source, where the decoder gave QP maps."""
+        return self.qp_sum / self.qp_frames if self.qp_frames else None
+
+    @property
+    def bottleneck(self) -> str:
+        """The stage that was busy longest: decode, network or encode."""
+        return max(self.busy_seconds, key=lambda stage: self.busy_seconds[stage], default="")
+
+
+@dataclass(frozen=True)
+class FilterOptions:
+    """All options of a run that are not the source, the target or the weights."""
+
+    source: SourceOptions = field(default_factory=SourceOptions)
+    target: TargetOptions = field(default_factory=TargetOptions)
+    restore: RestoreOptions = field(default_factory=RestoreOptions)
+    compare: bool = False  # write the decoded picture left and the restored one right
+    sidecar: bool = False
+
+
+def filter_video(
+    source: str | Path,
+    target: str | Path,
+    weights: str | Path | Model | None = None,
+    options: FilterOptions | None = None,
+    *,
+    stop: threading.Event | None = None,
+    progress: Callable[[Run], object] | None = None,
+) -> Run:
+    """Restore a file, pipe or stream into another one; everything but luma stays as it is.
+
+    Args:
+        source: a path, a URL, or "-" for stdin.
+        target: a path, a URL, or "-" for stdout.
+        weights: a path, a shipped model's name, a loaded model, or None for the default.
+        stop: set it to end early; what was written stays as NAME.partial.EXT.
+        progress: called after each frame, in this thread, with the run so far.
+
+    Raises:
+        CarfilterError: one sentence on what failed; nothing is left under the target's name.
+    """
+    options, stop = options or FilterOptions(), stop or threading.Event()
+    run = Run(display_name(source), "stdout" if str(target) == "-" else str(target))
+    # The model first: a wrong name must not cost the opening of a live source.
+    model = None if options.restore.strength == 0 else _as_model(weights)
+    opened = open_source(source, options.source)
+    try:
+        size = _target_size(opened, options)
+        sink = open_target(target, opened, options.target, size)
+    except BaseException:
+        opened.close()
+        raise
+    try:
+        restorer = None if model is None else _make_restorer(model, opened, options.restore)
+        _announce(run, opened, sink, model, restorer)
+        add_provenance(sink, _provenance(model, options.restore.strength))
+        _transfer(run, opened, sink, restorer, options, stop, progress)
+    except BaseException:
+        sink.abandon()
+        raise
+    _report(run)
+    if options.sidecar and sink.part is not None and not run.interrupted:
+        _write_sidecar(run, Path(source), Path(target), model, options)
+    return run
+
+
+def restored_frames(
+    source: str | Path,
+    weights: str | Path | Model | None = None,
+    options: FilterOptions | None = None,
+) -> Iterator[av.VideoFrame]:
+    """Yield the restored frames of a source, lazily and in order, for a detector or a display.
+
+    Each frame keeps its chroma, pts, time_base and colour tags. Decoding and restoring run ahead
+    in threads; leaving the loop early stops them.
+
+    Raises:
+        CarfilterError: at the first frame, or where the source or the device fails.
+    """
+    options = options or FilterOptions()
+    model = None if options.restore.strength == 0 else _as_model(weights)
+    opened = open_source(source, options.source)
+    restorer = None if model is None else _make_restorer(model, opened, options.restore)
+    with _Stages(opened, restorer, threading.Event(), Run(opened.name, "")) as events:
+        for event in events:
+            if isinstance(event, Decoded):
+                yield event.frame
+
+
+def _as_model(weights: str | Path | Model | None) -> Model:
+    return weights if isinstance(weights, Model) else load_weights(weights)
+
+
+def _make_restorer(model: Model, source: Source, options: RestoreOptions) -> Restorer:
+    decoder = source.video.codec_context
+    return Restorer(model.network, options, (decoder.height, decoder.width))
+
+
+def _transfer(
+    run: Run,
+    source: Source,
+    target: Target,
+    restorer: Restorer | None,
+    options: FilterOptions,
+    stop: threading.Event,
+    progress: Callable[[Run], object] | None,
+) -> None:
+    started, encoding = time.perf_counter(), 0.0
+    stages = _Stages(source, restorer, stop, run, keep_decoded=options.compare)
+    with stages as events:
+        for event in events:
+            begun = time.perf_counter()
+            if isinstance(event, Decoded):
+                target.write_frame(event.frame)
+                run.frames += 1
+                run.video_seconds = float((event.frame.pts or 0) * source.time_base)
+            else:
+                target.write_packet(event)
+            encoding += time.perf_counter() - begun
+            run.bytes_written = target.bytes
+            run.elapsed_seconds = time.perf_counter() - started
+            run.busy_seconds = {**stages.busy_seconds(), "encode": encoding}
+            if progress is not None and isinstance(event, Decoded):
+                progress(run)
+        run.damaged, run.repaired = source.report.damaged, source.report.repaired
+        begun = time.perf_counter()
+        _end(run, source, target, stop)
+        run.bytes_written = target.bytes
+        run.busy_seconds["encode"] += time.perf_counter() - begun
+        run.elapsed_seconds = time.perf_counter() - started
+
+
+def _end(run: Run, source: Source, target: Target, stop: threading.Event) -> None:
+    if stop.is_set():
+        run.interrupted = True
+        run.partial = str(target.keep_partial() or "")
+    elif not run.frames:
+        raise MediaError(
+            f"{source.name}: not one frame could be decoded; the file is damaged, or -ss lies"
+            " behind its end"
+        )
+    else:
+        target.finish(run.frames)
+
+
+class _Stages:
+    """The threads between source and target; entering starts them, leaving ends them."""
+
+    def __init__(
+        self,
+        source: Source,
+        restorer: Restorer | None,
+        stop: threading.Event,
+        run: Run,
+        *,
+        keep_decoded: bool = False,
+    ) -> None:
+        self.source, self.restorer, self.run = source, restorer, run
+        self.stop, self.keep_decoded = stop, keep_decoded
+        self._stages: dict[str, Prefetch[Event]] = {}
+
+    def __enter__(self) -> Iterable[Event]:
+        decode = Prefetch(self._decoded(), _QUEUE_EVENTS, _QUEUE_BYTES, _event_bytes)
+        self._stages["decode"] = decode
+        if self.restorer is None and not self.keep_decoded:
+            return decode
+        restored = _restored(decode, self.restorer, keep_decoded=self.keep_decoded)
+        network = Prefetch(restored, _QUEUE_EVENTS, _QUEUE_BYTES, _event_bytes, decode)
+        self._stages["network"] = network
+        return network
+
+    def __exit__(self, *exc: object) -> None:
+        ended = [stage.close() for stage in reversed(self._stages.values())]
+        if all(ended):  # closing under a thread that still reads would crash the process
+            self.source.close()
+
+    def busy_seconds(self) -> dict[str, float]:
+        return {name: stage.busy_seconds for name, stage in self._stages.items()}
+
+    def _decoded(self) -> Iterator[Event]:
+        for event in self.source.events():
+            if self.stop.is_set():
+                return
+            if isinstance(event, Decoded) and event.qp is not None:
+                self.run.qp_sum += float(event.qp.mean())
+                self.run.qp_frames += 1
+            yield event
+
+
+def _event_bytes(event: Event) -> int:
+    if isinstance(event, Decoded):
+        # 4:2:0 is 1.5, 4:4:4 is 3 samples a pixel; half way is near enough for a bound.
+        return event.frame.width * event.frame.height * (bit_depth(event.frame.format) + 7) // 4
+    return event.size
+
+
+def _restored(
+    events: Iterable[Event], restorer: Restorer | None, *, keep_decoded: bool
+) -> Iterator[Event]:
+    """Yield the events with the luma of their frames exchanged, packets in their old places."""
+    waiting: deque[Event] = deque()
+    decoded_luma: deque[Any] = deque()
+
+    def pictures() -> Iterator[Picture]:
+        for event in events:
+            waiting.append(event)
+            if isinstance(event, Decoded):
+                picture = _picture(event)
+                if keep_decoded:
+                    decoded_luma.append(picture.luma)
+                yield picture
+
+    lumas = (
+        (picture.luma for picture in pictures())
+        if restorer is None
+        else restorer.restore(pictures())
+    )
+    for luma in lumas:
+        while not isinstance(event := waiting.popleft(), Decoded):
+            yield event
+        replace_luma(event.frame, luma)
+        if keep_decoded:
+            pair = side_by_side(event.frame, decoded_luma.popleft())
+            yield Decoded(pair, event.qp, event.frame_type)
+        else:
+            yield event
+        del event
+    yield from waiting
+
+
+def _picture(event: Decoded) -> Picture:
+    frame = event.frame
+    return Picture(
+        luma=copy_luma(frame),
+        depth=bit_depth(frame.format),
+        qp=event.qp,
+        frame_type=event.frame_type,
+        interlaced=frame.interlaced_frame,
+    )
+
+
+def _target_size(source: Source, options: FilterOptions) -> tuple[int, int] | None:
+    decoder = source.video.codec_context
+    return (decoder.width // 2 * 4, decoder.height) if options.compare else None
+
+
+def _announce(
+    run: Run, source: Source, target: Target, model: Model | None, restorer: Restorer | None
+) -> None:
+    """Say before the work which streams go where, and which model runs on what."""
+    decoder = source.video.codec_context
+    run.seconds_expected = source.seconds
+    logger.info(
+        "#%d video (%s, %dx%d %s) -> restore, encode with %s",
+        source.video.index,
+        decoder.name,
+        decoder.width,
+        decoder.height,
+        decoder.pix_fmt,
+        target.encoder,
+    )
+    for route in target.routes:
+        logger.info("%s", route)
+    if model is None or restorer is None:
+        logger.info("strength 0: no network, the picture passes through unchanged")
+        return
+    run.model = f"{model.name} (sha256 {model.sha256[:12]})"
+    run.engine = restorer.describe()
+    logger.info("model %s on %s", run.model, run.engine)
+
+
+def _report(run: Run) -> None:
+    if run.repaired:
+        logger.warning(
+            "%d frames had a missing or repeated timestamp; it was set just after the one before",
+            run.repaired,
+        )
+    if run.damaged:
+        logger.warning("%d damaged frames or packets; they were concealed", run.damaged)
+
+
+def _provenance(model: Model | None, strength: float) -> str:
+    which = "no network" if model is None else f"model {model.name} sha256 {model.sha256}"
+    return f"restored by carfilter {__version__}; {which}; strength {strength:g}"
+
+
+def _write_sidecar(
+    run: Run, source: Path, target: Path, model: Model | None, options: FilterOptions
+) -> None:
+    """Write TARGET.json: checksums and settings by which the result can be repeated."""
+    record = {
+        "carfilter": __version__,
+        "libraries": library_versions(),
+        "torch": torch.__version__,
+        "source": {"name": source.name, "sha256": _sha256(source) if source.is_file() else None},
+        "target": {"name": target.name, "sha256": _sha256(target)},
+        "weights": None if model is None else {"name": model.name, "sha256": model.sha256},
+        "engine": run.engine,
+        "frames": run.frames,
+        "damaged": run.damaged,
+        "repaired_timestamps": run.repaired,
+        "mean_qp": run.mean_qp,
+        "options": asdict(options),
+    }
+    path = target.with_name(f"{target.name}.json")
+    try:
+        path.write_text(json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise CarfilterError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,94 @@
+"""Progress for programs: FFmpeg's key=value blocks, and the two keys that are ours."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from carfilter.errors import CarfilterError
+
+if TYPE_CHECKING:
+    from carfilter.pipeline import Run
+
+
+class ProgressWriter:
+    """Write a block each `period_seconds` and one at the end, as `ffmpeg -progress` does.
+
+    Args:
+        where: a file, "-" or "pipe:1" for stdout, "pipe:N" for an inherited descriptor.
+        media_on_stdout: refuse stdout, since the video goes there.
+
+    Raises:
+        CarfilterError: it cannot be opened, or stdout is taken.
+    """
+
+    def __init__(self, where: str, period_seconds: float, *, media_on_stdout: bool) -> None:
+        if media_on_stdout and where in ("-", "pipe:1", "pipe:"):
+            raise CarfilterError(
+                f"-progress {where}: stdout carries the video; use pipe:2 or a file"
+            )
+        self._file = _open(where)
+        self._period = period_seconds
+        self._next = 0.0
+
+    def __call__(self, run: "Run") -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self._period
+            self._write(run, "continue")
+
+    def close(self, run: "Run") -> None:
+        """Write the last block and let go of the file."""
+        self._write(run, "end")
+        if self._file not in (sys.stdout, sys.stderr):
+            self._file.close()
+
+    def _write(self, run: "Run", state: str) -> None:
+        seconds = max(run.video_seconds, 0.0)
+        microseconds = round(seconds * 1e6)
+        speed = seconds / run.elapsed_seconds if run.elapsed_seconds else 0.0
+        infer = run.busy_seconds.get("network")
+        bitrate = run.bytes_written * 8 / seconds / 1000 if seconds else 0.0
+        minutes, rest = divmod(seconds, 60)
+        pairs = {
+            "frame": run.frames,
+            "fps": f"{run.fps:.2f}",
+            "bitrate": f"{bitrate:.1f}kbits/s",
+            "total_size": run.bytes_written,
+            "out_time_us": microseconds,
+            "out_time_ms": microseconds,  # FFmpeg's key of this name holds microseconds, too
+            "out_time": f"{int(minutes // 60):02d}:{int(minutes % 60):02d}:{rest:09.6f}",
+            "dup_frames": 0,
+            "drop_frames": 0,
+            "speed": f"{speed:.3g}x",
+            "infer_fps": f"{run.frames / infer:.2f}" if infer else "N/A",
+            "eta_s": "N/A" if (left := eta_seconds(run)) is None else f"{left:.0f}",
+            "progress": state,
+        }
+        try:
+            self._file.write("".join(f"{key}={value}\n" for key, value in pairs.items()))
+            self._file.flush()
+        except (OSError, ValueError):
+            self._next = float("inf")  # its reader has gone; the video matters more
+
+
+def eta_seconds(run: "Run") -> float | None:
+    """Estimate the seconds left from the video time done; None where the length is unknown."""
+    if not run.seconds_expected or run.video_seconds <= 0:
+        return None
+    left = max(run.seconds_expected - run.video_seconds, 0.0)
+    return left * run.elapsed_seconds / run.video_seconds
+
+
+def _open(where: str) -> TextIO:
+    if where in ("-", "pipe:1", "pipe:"):
+        return sys.stdout
+    if where == "pipe:2":
+        return sys.stderr
+    try:
+        if where.startswith("pipe:"):
+            return os.fdopen(int(where[5:]), "w")
+        return Path(where.removeprefix("file:")).open("w")
+    except (OSError, ValueError) as error:
+        raise CarfilterError(f"-progress {where}: cannot be written ({error})") from error

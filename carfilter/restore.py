@@ -1,0 +1,405 @@
+"""The Restorer: luma in presentation order in, restored luma in the same order out.
+
+Devices, precision, batches, pinned slots, tiles and what happens when memory runs out live here;
+video does not: this module knows arrays only and runs without PyAV.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from carfilter.errors import DeviceError
+from carfilter.network import QP_UNKNOWN
+
+Luma = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+QpMap = npt.NDArray[np.int16]
+
+_MACROBLOCK = 16
+_MAX_QP = 51.0
+_CPU_BATCH_PIXELS = 912 * 512  # one 512p frame fills two cores; smaller ones go in batches
+_CUDA_BATCH_PIXELS = 8 * 912 * 512
+_CPU_LIVE_BYTES = 1 << 30  # above it a frame is cut into tiles, before the system swaps
+_SMALLEST_TILE = 64
+_PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture's luma [H, W] (uint8, or uint16 above 8 bits) and what the decoder knew of it."""
+
+    luma: Luma
+    depth: int = 8  # bits of a sample
+    qp: QpMap | None = None  # [ceil(H/16), ceil(W/16)] in 0..51
+    frame_type: int = 0  # 1, 2, 3 are I, P, B; 0 is unknown
+    interlaced: bool = False
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """How to restore; 0 and "auto" leave the choice to the Restorer."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int = 0
+    tile: int = 0
+    strength: float = 1.0
+
+
+class LumaNetwork(Protocol):
+    """What the Restorer asks of a network; see carfilter.network."""
+
+    uses_qp: bool
+    halo: int
+    live_bytes: int
+
+    def __call__(self, luma: Tensor, qp: Tensor | None = None) -> Tensor: ...
+
+
+class Restorer:
+    """Restore a stream of pictures; results come at most `lookahead` pictures late, plus batching.
+
+    Args:
+        network: maps luma in [-1, 1] to the correction that is added, see carfilter.network.
+        size: height and width that the default batch and tile are chosen for.
+    """
+
+    lookahead = 0
+
+    def __init__(
+        self,
+        network: nn.Module,
+        options: RestoreOptions | None = None,
+        size: tuple[int, int] = (1080, 1920),
+    ) -> None:
+        options = options or RestoreOptions()
+        self.device = choose_device(options.device)
+        self.precision = _choose_precision(self.device, options.precision)
+        self.strength = options.strength
+        self.batch_size = options.batch_size or _default_batch(self.device, size)
+        moved: Any = network.to(self.device, _PRECISIONS[self.precision]).eval()
+        self._network: LumaNetwork = moved.to(memory_format=torch.channels_last)
+        self.tile = options.tile or self._default_tile(size)
+        self.busy_seconds = 0.0
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+
+    def describe(self) -> str:
+        """Say in a few words on what and how the network runs."""
+        if self.device.type == "cuda":
+            where = f"{torch.cuda.get_device_name(self.device)}"
+        else:
+            where = f"CPU ({torch.get_num_threads()} threads)"
+        tiles = f", tiles of {self.tile}" if self.tile else ""
+        return f"{where}, {self.precision}, batch {self.batch_size}{tiles}"
+
+    def restore(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
+        """Yield the restored luma of each picture, same dtype and shape, in order.
+
+        Interlaced pictures are restored field by field: their lines belong to two moments.
+
+        Raises:
+            DeviceError: not even one small tile fits into memory.
+        """
+        field_counts: deque[int] = deque()
+        planes = self._restore_planes(_split_fields(pictures, field_counts))
+        for plane in planes:
+            if field_counts.popleft() == 1:
+                yield plane
+            else:
+                yield _weave(plane, next(planes))
+
+    def _restore_planes(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
+        slots: deque[_Slot] = deque()
+        free: list[_Slot] = []
+        for batch in _batches(pictures, self):
+            slot = next((s for s in free if s.fits(batch)), None)
+            if slot is None:
+                free, slot = [], _Slot(self.device, batch, self.batch_size)
+            else:
+                free.remove(slot)
+            slots.append(slot)
+            self._submit(slot, batch)
+            if len(slots) > slot.depth:
+                free.append(slots.popleft())
+                yield from self._collect(free[-1])
+        while slots:
+            yield from self._collect(slots.popleft())
+
+    def _submit(self, slot: "_Slot", batch: list[Picture]) -> None:
+        """Start a batch; on CUDA this returns while the GPU still works on it."""
+        started = time.perf_counter()
+        slot.fill(batch, with_qp=self._network.uses_qp)
+        depth = batch[0].depth
+        if self.device.type == "cuda":
+            slot.upload()
+            with torch.cuda.stream(slot.compute_stream):
+                slot.compute_stream.wait_event(slot.uploaded)
+                slot.store(self._restore_batch(slot.luma(), slot.qp(), depth))
+                slot.computed.record(slot.compute_stream)
+            slot.download()
+        else:
+            slot.store(self._restore_batch(slot.luma(), slot.qp(), depth))
+        self.busy_seconds += time.perf_counter() - started
+
+    def _collect(self, slot: "_Slot") -> Iterator[Luma]:
+        started = time.perf_counter()
+        slot.wait()
+        self.busy_seconds += time.perf_counter() - started
+        yield from slot.results()
+
+    @torch.inference_mode()
+    def _restore_batch(self, luma: Tensor, qp: Tensor | None, depth: int) -> Tensor:
+        """uint8 or int16 [N, H, W] in and out; smaller batches, then tiles, if memory runs out."""
+        while True:
+            try:
+                parts = [
+                    self._restore_tiled(
+                        luma[i : i + self.batch_size],
+                        None if qp is None else qp[i : i + self.batch_size],
+                        depth,
+                    )
+                    for i in range(0, len(luma), self.batch_size)
+                ]
+                return torch.cat(parts) if len(parts) > 1 else parts[0]
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._shrink(luma.shape[1], luma.shape[2], error)
+
+    def _shrink(self, height: int, width: int, error: BaseException) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.batch_size > 1:
+            self.batch_size //= 2
+            return
+        tile = _round_to_macroblock((self.tile or max(height, width)) // 2)
+        if tile < _SMALLEST_TILE:
+            raise DeviceError(
+                f"out of memory on {self.device} even for one tile of {self.tile or 'one frame'}"
+                f" of {width}x{height}; free memory there, or use --device cpu"
+            ) from error
+        self.tile = tile
+
+    def _restore_tiled(self, luma: Tensor, qp: Tensor | None, depth: int) -> Tensor:
+        height, width = luma.shape[1:]
+        plane = _expand_qp(qp, height, width)
+        tile = self.tile
+        if not tile or (tile >= height and tile >= width):
+            return self._forward(luma, plane, depth)
+        # Tiles start on the macroblock grid, so that space-to-depth meets the same phase.
+        halo = _round_to_macroblock(self._network.halo + _MACROBLOCK - 1)
+        out = torch.empty_like(luma)
+        for top in range(0, height, tile):
+            for left in range(0, width, tile):
+                y, x = max(top - halo, 0), max(left - halo, 0)
+                rows, columns = slice(y, top + tile + halo), slice(x, left + tile + halo)
+                part = None if plane is None else plane[..., rows, columns]
+                restored = self._forward(luma[:, rows, columns], part, depth)
+                inner = restored[:, top - y : top - y + tile, left - x : left - x + tile]
+                out[:, top : top + tile, left : left + tile] = inner
+        return out
+
+    def _forward(self, luma: Tensor, qp: Tensor | None, depth: int) -> Tensor:
+        centre = float(1 << (depth - 1))
+        # int16 carries uint16 samples bit by bit: torch computes with few unsigned types.
+        stored = luma if luma.dtype == torch.uint8 else luma.to(torch.int32) & 0xFFFF
+        decoded = stored[:, None].to(torch.float32)
+        dtype = _PRECISIONS[self.precision]
+        # (Y - 128) / 128 is exact in half precision, and so is the QP's place in it.
+        x = ((decoded - centre) / centre).to(dtype)
+        correction = self._network(x, None if qp is None else qp.to(dtype))
+        restored = decoded + correction.to(torch.float32) * (centre * self.strength)
+        restored = restored.round_().clamp_(0.0, 2 * centre - 1)[:, 0]
+        if luma.dtype == torch.uint8:
+            return restored.to(torch.uint8)
+        return restored.to(torch.int32).to(torch.int16)
+
+    def _default_tile(self, size: tuple[int, int]) -> int:
+        live = self._network.live_bytes * size[0] * size[1] * self.batch_size
+        if self.device.type == "cuda" or live <= _CPU_LIVE_BYTES:
+            return 0
+        share = _CPU_LIVE_BYTES / (self._network.live_bytes * self.batch_size)
+        return max(_round_to_macroblock(int(share**0.5)), _SMALLEST_TILE)
+
+
+class _Slot:
+    """The buffers of one batch in flight: on CUDA pinned on the host, and their twins there."""
+
+    def __init__(self, device: torch.device, batch: list[Picture], batch_size: int) -> None:
+        first = batch[0].luma
+        self.cuda = device.type == "cuda"
+        self.depth = 1 if self.cuda else 0  # batches in flight beside the one being filled
+        self.dtype = torch.uint8 if first.dtype == np.uint8 else torch.int16
+        shape = (batch_size, *first.shape)
+        qp_shape = (batch_size, -(-shape[1] // _MACROBLOCK), -(-shape[2] // _MACROBLOCK))
+        self.count = 0
+        self.knows_qp = False
+        self.host = torch.empty(shape, dtype=self.dtype, pin_memory=self.cuda)
+        self.host_qp = torch.empty(qp_shape, dtype=torch.int8, pin_memory=self.cuda)
+        self.host_out = torch.empty(shape, dtype=self.dtype, pin_memory=self.cuda)
+        if self.cuda:
+            self.device_luma = torch.empty(shape, dtype=self.dtype, device=device)
+            self.device_qp = torch.empty(qp_shape, dtype=torch.int8, device=device)
+            self.device_out = torch.empty(shape, dtype=self.dtype, device=device)
+            self.upload_stream, self.compute_stream, self.download_stream = _streams(device)
+            new_event: Any = torch.cuda.Event  # torch does not type its constructor
+            self.uploaded, self.computed, self.downloaded = new_event(), new_event(), new_event()
+
+    def fits(self, batch: list[Picture]) -> bool:
+        luma = batch[0].luma
+        same_type = (luma.dtype == np.uint8) == (self.dtype == torch.uint8)
+        return same_type and luma.shape == self.host.shape[1:] and len(batch) <= len(self.host)
+
+    def fill(self, batch: list[Picture], *, with_qp: bool) -> None:
+        self.count = len(batch)
+        self.knows_qp = with_qp and any(picture.qp is not None for picture in batch)
+        luma, qp = self.host.numpy(), self.host_qp.numpy()
+        for i, picture in enumerate(batch):
+            np.copyto(luma[i], picture.luma.view(luma.dtype))
+            if self.knows_qp:
+                qp[i] = QP_UNKNOWN if picture.qp is None else picture.qp
+
+    def luma(self) -> Tensor:
+        return (self.device_luma if self.cuda else self.host)[: self.count]
+
+    def qp(self) -> Tensor | None:
+        if not self.knows_qp:
+            return None
+        return (self.device_qp if self.cuda else self.host_qp)[: self.count]
+
+    def store(self, restored: Tensor) -> None:
+        (self.device_out if self.cuda else self.host_out)[: self.count].copy_(restored)
+
+    def upload(self) -> None:
+        n = self.count
+        with torch.cuda.stream(self.upload_stream):
+            self.device_luma[:n].copy_(self.host[:n], non_blocking=True)
+            if self.knows_qp:
+                self.device_qp[:n].copy_(self.host_qp[:n], non_blocking=True)
+            self.uploaded.record(self.upload_stream)
+
+    def download(self) -> None:
+        n = self.count
+        with torch.cuda.stream(self.download_stream):
+            self.download_stream.wait_event(self.computed)
+            self.host_out[:n].copy_(self.device_out[:n], non_blocking=True)
+            self.downloaded.record(self.download_stream)
+
+    def wait(self) -> None:
+        if self.cuda:
+            self.downloaded.synchronize()
+
+    def results(self) -> Iterator[Luma]:
+        """Yield copies: the slot is filled again while the caller still holds them."""
+        kind = np.uint8 if self.dtype == torch.uint8 else np.uint16
+        for i in range(self.count):
+            luma: Any = self.host_out[i].numpy().view(kind).copy()
+            yield luma
+
+
+_device_streams: dict[torch.device, tuple[Any, Any, Any]] = {}
+
+
+def _streams(device: torch.device) -> tuple[Any, Any, Any]:
+    """Return the upload, compute and download streams, the same for all slots of a device."""
+    if device not in _device_streams:
+        make = torch.cuda.Stream
+        _device_streams[device] = (make(device), make(device), make(device))
+    return _device_streams[device]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device for "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        DeviceError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"--device {name}: unknown; give auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"--device {name}: not supported; give auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise DeviceError(f"--device {name}: {found} CUDA devices are here; use --device cpu")
+    return device
+
+
+def _choose_precision(device: torch.device, name: str) -> str:
+    if name == "auto":
+        return "fp16" if device.type == "cuda" else "fp32"
+    if name not in _PRECISIONS:
+        raise DeviceError(f"--precision {name}: unknown; give auto, {', '.join(_PRECISIONS)}")
+    if device.type == "cpu" and name != "fp32":
+        raise DeviceError(f"--precision {name}: needs a CUDA device; use fp32 on a CPU")
+    return name
+
+
+def _default_batch(device: torch.device, size: tuple[int, int]) -> int:
+    pixels = _CUDA_BATCH_PIXELS if device.type == "cuda" else _CPU_BATCH_PIXELS
+    most = 32 if device.type == "cuda" else 8
+    return max(1, min(most, pixels // (size[0] * size[1])))
+
+
+def _round_to_macroblock(value: int) -> int:
+    return value // _MACROBLOCK * _MACROBLOCK
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        "allocate memory" in str(error)  # how torch says it for a CPU
+    )
+
+
+def _expand_qp(qp: Tensor | None, height: int, width: int) -> Tensor | None:
+    """int8 [N, h, w] per macroblock to float [N, 1, H, W]: QP / 51, or QP_UNKNOWN."""
+    if qp is None:
+        return None
+    values = qp[:, None].to(torch.float32)
+    values = torch.where(values < 0, QP_UNKNOWN, values / _MAX_QP)
+    return F.interpolate(values, scale_factor=_MACROBLOCK)[..., :height, :width]
+
+
+def _batches(pictures: Iterable[Picture], restorer: Restorer) -> Iterator[list[Picture]]:
+    """Group pictures of one size and depth, as many as the Restorer takes at the time."""
+    batch: list[Picture] = []
+    for picture in pictures:
+        if batch and (picture.luma.shape != batch[0].luma.shape or picture.depth != batch[0].depth):
+            yield batch
+            batch = []
+        batch.append(picture)
+        if len(batch) >= restorer.batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _split_fields(pictures: Iterable[Picture], counts: deque[int]) -> Iterator[Picture]:
+    for picture in pictures:
+        if picture.interlaced and picture.luma.shape[0] % 2 == 0:
+            counts.append(2)
+            for parity in (0, 1):
+                # Blocks of an interlaced frame mix its fields: no QP belongs to one of them.
+                field: Any = np.ascontiguousarray(picture.luma[parity::2])
+                yield replace(picture, luma=field, qp=None, interlaced=False)
+        else:
+            counts.append(1)
+            yield picture
+
+
+def _weave(upper: Luma, lower: Luma) -> Luma:
+    woven = np.empty((upper.shape[0] * 2, upper.shape[1]), upper.dtype)
+    woven[0::2], woven[1::2] = upper, lower
+    return woven

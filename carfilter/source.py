@@ -1,0 +1,396 @@
+"""Open a file, pipe or stream; demux it; decode the video that is to be restored.
+
+One thread owns a Source: PyAV's containers are not thread-safe, only frames and packets may cross
+to others. What comes out is ordered as in the file: decoded frames, and the packets to be copied.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import av
+import av.error
+from av.stream import Disposition
+
+from carfilter.errors import MediaError
+from carfilter.frames import QpMap, check_pix_fmt, read_qp
+
+_LIVE = re.compile(r"^(rtsp|rtsps|rtmp|rtmps|rtp|udp|tcp|srt|http|https|mmsh|mmst)://", re.I)
+_SPEC = re.compile(r"^(-)?0(?::([vasdt]))?(?::(\d+))?(\?)?$")
+_TYPES = {"v": "video", "a": "audio", "s": "subtitle", "d": "data", "t": "attachment"}
+_OPEN_TIMEOUT, _READ_TIMEOUT = 15.0, 30.0  # seconds; for network sources only
+_MAX_FAILURES = 200  # consecutive packets that cannot be read or decoded
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How to read a source; times are seconds from the start of the source."""
+
+    format: str | None = None
+    options: tuple[tuple[str, str], ...] = ()  # of the demuxer or protocol
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+    maps: tuple[str, ...] = ()  # FFmpeg's -map specifiers; none takes every stream
+    audio: bool = True
+    subtitles: bool = True
+    data: bool = True
+    threads: int = 0  # of the decoder; 0 takes the cores
+    stop_on_error: bool = False
+
+
+@dataclass
+class DecodeReport:
+    """What the decoder met; filled while the events are read."""
+
+    frames: int = 0
+    damaged: int = 0  # frames with concealed errors, and packets that gave none
+    repaired: int = 0  # frames whose timestamp was missing or did not increase
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A decoded frame with what must be read before its luma is exchanged."""
+
+    frame: av.VideoFrame
+    qp: QpMap | None
+    frame_type: int  # 1, 2, 3 are I, P, B; 0 is unknown
+
+
+Event: TypeAlias = "Decoded | av.Packet[Any]"
+
+
+def is_url(source: str | Path) -> bool:
+    """Say whether a source is on the network."""
+    return bool(_LIVE.match(str(source)))
+
+
+def display_name(source: str | Path) -> str:
+    """Return the source as messages call it."""
+    return "stdin" if str(source) == "-" else str(source)
+
+
+@dataclass
+class Source:
+    """An opened source; iterate events() once, then close()."""
+
+    name: str
+    container: av.container.InputContainer
+    video: av.VideoStream
+    copied: list[av.stream.Stream]
+    options: SourceOptions
+    report: DecodeReport = field(default_factory=DecodeReport)
+    _last_pts: int | None = None
+
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds of a tick of the video's timestamps."""
+        base = self.video.time_base
+        return Fraction(base.numerator, base.denominator) if base else Fraction(1, 90000)
+
+    @property
+    def rate(self) -> Fraction | None:
+        """Frames per second as the container says, a hint only; None where it does not say."""
+        for rate in (self.video.average_rate, self.video.guessed_rate):
+            if rate:
+                return Fraction(rate.numerator, rate.denominator)
+        return None
+
+    @property
+    def seconds(self) -> float | None:
+        """Estimate of the seconds to be read; None for pipes and live streams."""
+        duration = self.container.duration
+        if not duration or duration < 0:
+            return None
+        end = min(duration / 1e6, self.options.end_seconds or float("inf"))
+        return max(end - (self.options.start_seconds or 0.0), 0.0)
+
+    def events(self) -> Iterator[Event]:
+        """Yield decoded frames and packets to copy, in the order of the file, timestamps shifted
+        so that -ss becomes zero.
+
+        Raises:
+            MediaError: the source ends in errors, or its first error under stop_on_error.
+        """
+        limit = _Limits(self)
+        limit.seek()
+        wanted = [self.video, *(s for s in self.copied if s.type != "attachment")]
+        for packet in self._packets(wanted):
+            if packet.stream_index == self.video.index:
+                for decoded in self._decode(packet):
+                    if limit.keeps_frame(decoded.frame):
+                        self._repair_pts(decoded.frame)
+                        yield decoded
+            elif packet.size and limit.keeps_packet(packet):
+                yield packet
+            if limit.is_past(packet):
+                break
+
+    def close(self) -> None:
+        """Close the container; no more packets of it may be muxed afterwards."""
+        self.container.close()
+
+    def _packets(self, streams: list[av.stream.Stream]) -> Iterator[av.Packet[Any]]:
+        """Demux through errors: a generator of PyAV ends with its first one, so start another."""
+        failures, finished = 0, False
+        while not finished:
+            try:
+                for packet in self.container.demux(*streams):
+                    failures = 0
+                    finished = finished or packet.size == 0
+                    yield packet
+                finished = True
+            except av.error.FFmpegError as error:
+                failures += 1
+                self._count_damage(error)
+                if failures >= _MAX_FAILURES or is_url(self.name):
+                    break
+        if failures:  # ended without the empty packets that drain the decoder
+            yield av.Packet(0)
+
+    def _decode(self, packet: av.Packet[Any]) -> Iterator[Decoded]:
+        try:
+            frames = self.video.codec_context.decode(packet if packet.size else None)
+        except EOFError:
+            return
+        except av.error.FFmpegError as error:
+            self._count_damage(error)
+            return
+        for frame in frames:
+            self.report.damaged += frame.is_corrupt
+            if frame.is_corrupt and self.options.stop_on_error:
+                raise MediaError(f"{self.name}: damaged frame; leave out -xerror to go on past it")
+            yield Decoded(frame, read_qp(frame), int(frame.pict_type))
+
+    def _count_damage(self, error: av.error.FFmpegError) -> None:
+        self.report.damaged += 1
+        if self.options.stop_on_error:
+            raise MediaError(
+                f"{self.name}: damaged ({error.strerror}); leave out -xerror to go on past it"
+            ) from error
+
+    def _repair_pts(self, frame: av.VideoFrame) -> None:
+        """Give every frame a pts above the last one: NUT aborts the process without."""
+        self.report.frames += 1
+        last = self._last_pts
+        if frame.pts is None:
+            step = max(round(1 / ((self.rate or Fraction(25)) * self.time_base)), 1)
+            frame.pts = 0 if last is None else last + step
+            self.report.repaired += 1
+        elif last is not None and frame.pts <= last:
+            frame.pts = last + 1
+            self.report.repaired += 1
+        frame.time_base = self.time_base
+        self._last_pts = frame.pts
+
+
+class _Limits:
+    """-ss, -t and -to: which frames and packets lie inside, and their shift."""
+
+    def __init__(self, source: Source) -> None:
+        options, container = source.options, source.container
+        self.source = source
+        first = Fraction(container.start_time or 0, 1_000_000)
+        begin, end = options.start_seconds, options.end_seconds
+        self.begin = None if begin is None else first + Fraction(begin).limit_denominator(10**6)
+        self.end = None if end is None else first + Fraction(end).limit_denominator(10**6)
+        self.video_ended = False
+
+    def seek(self) -> None:
+        """Go to the key frame before the start where the source can seek."""
+        if self.begin is None:
+            return
+        try:
+            self.source.container.seek(int(self.begin * 1_000_000), backward=True)
+        except av.error.FFmpegError:
+            return  # a pipe: decode from its beginning and drop
+        self.source.video.codec_context.flush_buffers()
+
+    def keeps_frame(self, frame: av.VideoFrame) -> bool:
+        if frame.pts is None or (self.begin is None and self.end is None):
+            return not self.video_ended
+        at = frame.pts * self.source.time_base
+        if self.end is not None and at >= self.end:
+            self.video_ended = True
+            return False
+        if self.begin is not None:
+            if at < self.begin:
+                return False
+            frame.pts -= round(self.begin / self.source.time_base)
+        return True
+
+    def keeps_packet(self, packet: av.Packet[Any]) -> bool:
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        if stamp is None or not packet.time_base or (self.begin is None and self.end is None):
+            return True
+        base = Fraction(packet.time_base.numerator, packet.time_base.denominator)
+        if self.end is not None and stamp * base >= self.end:
+            return False
+        if self.begin is not None:
+            if stamp * base < self.begin and not is_picture(packet.stream):
+                return False
+            shift = round(self.begin / base)
+            packet.pts = None if packet.pts is None else max(packet.pts - shift, 0)
+            packet.dts = None if packet.dts is None else packet.dts - shift
+        return True
+
+    def is_past(self, packet: av.Packet[Any]) -> bool:
+        """Stop reading once the video has ended and the file is well past the end."""
+        if self.end is None or not self.video_ended:
+            return False
+        if not any(s.type == "audio" for s in self.source.copied):
+            return True
+        stamp = packet.dts if packet.dts is not None else packet.pts
+        base = packet.time_base
+        # Interleaving of up to a second is common; later packets belong to what was cut off.
+        return stamp is not None and bool(base) and stamp * float(base) > float(self.end) + 1.0
+
+
+def open_source(source: str | Path, options: SourceOptions | None = None) -> Source:
+    """Open a path, a URL or "-" (stdin) and choose the video to restore and the streams to copy.
+
+    Raises:
+        MediaError: it cannot be opened, holds no video, or its pixel format has no luma plane.
+    """
+    options, name = options or SourceOptions(), display_name(source)
+    container = _open_container(source, options)
+    try:
+        video = _main_video(container, options, name)
+        copied = [s for s in _mapped(container, options, name) if s.index != video.index]
+        _prepare_decoder(video, options, name)
+    except BaseException:
+        container.close()
+        raise
+    return Source(name, container, video, copied, options)
+
+
+def _open_container(source: str | Path, options: SourceOptions) -> av.container.InputContainer:
+    name = display_name(source)
+    path = "pipe:0" if name == "stdin" else str(source)
+    if not is_url(source) and name != "stdin":
+        _check_file(Path(source))
+        path = f"file:{path}"  # a name such as "a:b.mp4" is a file, not a protocol
+    try:
+        return av.open(
+            path,
+            "r",
+            format=options.format,
+            options=dict(options.options),
+            metadata_errors="replace",
+            timeout=(_OPEN_TIMEOUT, _READ_TIMEOUT) if is_url(source) else None,
+        )
+    except (av.error.FFmpegError, ValueError) as error:
+        raise MediaError(_why_not_opened(name, error, options.format)) from error
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise MediaError(f"{path}: no such file; check the path")
+    if path.is_dir():
+        raise MediaError(f"{path}: is a folder; give one file (carfilter takes one at a time)")
+    if not os.access(path, os.R_OK):
+        raise MediaError(f"{path}: cannot be read; check its permissions")
+    if path.is_file() and path.stat().st_size == 0:
+        raise MediaError(f"{path}: is empty; nothing was recorded into it")
+
+
+def _why_not_opened(name: str, error: Exception, wanted: str | None) -> str:
+    if wanted and "no container format" in str(error).lower():
+        return f"{name}: there is no input format {wanted!r}; see ffmpeg -formats"
+    if name == "stdin":
+        return (
+            "stdin: not a video that can be read from a pipe; an MP4 needs -movflags +faststart"
+            " (or send -f nut or -f matroska), raw streams need -f with their format"
+        )
+    if isinstance(error, av.error.InvalidDataError):
+        return (
+            f"{name}: not a video file, or its header is damaged or cut off;"
+            " try -f with its format, or recover it with the recorder's own tool"
+        )
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"{name}: cannot be opened ({reason}); check the name and that the source is up"
+
+
+def is_picture(stream: av.stream.Stream) -> bool:
+    """Say whether a stream is cover art: one attached picture and not a video."""
+    return stream.type == "video" and bool(stream.disposition & Disposition.attached_pic)
+
+
+def _main_video(
+    container: av.container.InputContainer, options: SourceOptions, name: str
+) -> av.VideoStream:
+    mapped = {s.index for s in _mapped(container, options, name)}
+    videos = [s for s in container.streams.video if not is_picture(s) and s.index in mapped]
+    if not videos:
+        raise MediaError(f"{name}: holds no video stream to restore; check the file (or -map)")
+    best = container.streams.best("video")
+    chosen = next((s for s in videos if best is not None and s.index == best.index), videos[0])
+    if not chosen.codec_context:
+        raise MediaError(f"{name}: no decoder for its video; convert it first")
+    return chosen
+
+
+def _prepare_decoder(video: av.VideoStream, options: SourceOptions, name: str) -> None:
+    context = video.codec_context
+    if context.pix_fmt is None:
+        raise MediaError(
+            f"{name}: no frame of its video can be decoded; it is damaged or holds no picture yet"
+        )
+    assert context.format is not None
+    check_pix_fmt(context.format, name)
+    context.options = {**context.options, "export_side_data": "venc_params"}
+    context.thread_type = "AUTO"
+    # Fixed, since with 0 some decoders take a thread per core of the host and not of the container.
+    context.thread_count = options.threads or len(os.sched_getaffinity(0))
+
+
+def _mapped(
+    container: av.container.InputContainer, options: SourceOptions, name: str
+) -> list[av.stream.Stream]:
+    """Return the streams that -map, -an, -sn and -dn leave, in the order of the file."""
+    streams = list(container.streams)
+    chosen = set() if any(not m.startswith("-") for m in options.maps) else {*range(len(streams))}
+    for spec in options.maps:
+        match = _SPEC.match(spec)
+        if not match:
+            raise MediaError(
+                f"-map {spec}: not understood; use forms such as 0, 0:v, 0:a:1, 0:3, -0:s"
+            )
+        minus, kind, number, optional = match.groups()
+        found = [s for s in streams if kind is None or s.type == _TYPES[kind]]
+        if number is not None:
+            found = [found[int(number)]] if int(number) < len(found) else []
+        if not found and not optional and not minus:
+            raise MediaError(f"-map {spec}: {name} has no such stream; list them with ffprobe")
+        indices = {s.index for s in found}
+        chosen = chosen - indices if minus else chosen | indices
+    dropped = {
+        kind
+        for kind, kept in (
+            ("audio", options.audio),
+            ("subtitle", options.subtitles),
+            ("data", options.data),
+        )
+        if not kept
+    }
+    return [s for s in streams if s.index in chosen and s.type not in dropped]
+
+
+def log_ffmpeg(*, everything: bool) -> None:
+    """Let FFmpeg print its warnings, or everything, to stderr by itself.
+
+    Not through Python's logging, which deadlocks: https://github.com/PyAV-Org/PyAV/issues/751
+    """
+    av.logging.restore_default_callback()
+    av.logging.set_libav_level(av.logging.INFO if everything else av.logging.WARNING)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of PyAV and of the FFmpeg libraries inside it."""
+    libraries = {name: ".".join(map(str, v)) for name, v in av.library_versions.items()}
+    return {"pyav": av.__version__, **libraries}
