@@ -1,0 +1,124 @@
+"""What is measured of a restored clip against the clean one: plain values per frame, for the cache.
+
+Each measure has a key that names everything its values depend on besides the two clips.
+"""
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from carfilter import baselines, metrics
+from carfilter.clips import Clip, Planes
+from carfilter.detection import Boxes, Detector, bgr_from_yuv
+
+IDENTICAL_PSNR = 100.0
+"""dB that stand for identical frames, whose PSNR is infinite and would swallow every mean."""
+_SSIM_PIXELS = 1 << 20  # of a batch: its ten float planes stay within a cache of tens of megabytes
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A function of (clean, test) with the name its results are kept under."""
+
+    key: str
+    run: Callable[[Clip, Clip], dict[str, Any]]
+    of_clean: bool = False  # also wanted of the clean clip itself
+
+
+def psnr_per_frame(clean: Planes, test: Planes) -> list[float]:
+    """Return the PSNR in dB of each frame, uint8 [N, H, W]; identical ones count as 100 dB."""
+    pairs = zip(clean, test, strict=True)
+    return [min(metrics.psnr(truth, frame), IDENTICAL_PSNR) for truth, frame in pairs]
+
+
+def ssim_per_frame(clean: Planes, test: Planes) -> list[float]:
+    """Return the SSIM (Wang 2004, see metrics.ssim) of each frame, computed in float32."""
+    step = max(1, _SSIM_PIXELS // clean[0].size)
+    values: list[float] = []
+    with torch.inference_mode():
+        for start in range(0, len(clean), step):
+            pair = [
+                torch.from_numpy(planes[start : start + step]).to(torch.float32)[:, None]
+                for planes in (clean, test)
+            ]
+            values += metrics.ssim_of_batch(pair[0], pair[1], 255.0).tolist()
+    return values
+
+
+def _quality(clean: Clip, test: Clip) -> dict[str, Any]:
+    flicker = metrics.static_flicker(clean.luma, test.luma)
+    return {
+        "psnr": psnr_per_frame(clean.luma, test.luma),
+        "ssim": ssim_per_frame(clean.luma, test.luma),
+        "flicker": [None if np.isnan(value) else float(value) for value in flicker],
+    }
+
+
+def quality() -> Measure:
+    """Measure PSNR, SSIM and flicker of each frame."""
+    return Measure("quality-1", _quality)
+
+
+def vmaf(threads: int = 2) -> Measure:
+    """Measure VMAF and VMAF NEG of each frame."""
+    key = f"vmaf-1-{baselines.ffmpeg_version()}"
+    return Measure(key, lambda clean, test: baselines.vmaf(clean.luma, test.luma, threads))
+
+
+def boxes(detector: Detector, key: str, every: int = 1) -> Measure:
+    """Detect on every n-th frame, the first included.
+
+    Args:
+        key: checksum of the detector's file and its settings.
+    """
+
+    def run(_clean: Clip, test: Clip) -> dict[str, Any]:
+        found = (detector(bgr(test, index)) for index in range(0, len(test.luma), every))
+        return {"boxes": [_pack(frame) for frame in found]}
+
+    return Measure(f"boxes-1-{key}-{every}", run, of_clean=True)
+
+
+def bgr(clip: Clip, index: int) -> Planes:
+    """Return one frame as BGR, uint8 [H, W, 3]."""
+    return bgr_from_yuv(clip.luma[index], clip.chroma[index, 0], clip.chroma[index, 1])
+
+
+def _pack(found: Boxes) -> list[list[float]]:
+    table = np.concatenate((found.corners, found.scores[:, None], found.classes[:, None]), axis=1)
+    return [[round(float(value), 5) for value in row] for row in table]
+
+
+def unpack_boxes(rows: Sequence[Sequence[float]]) -> Boxes:
+    """Return the boxes of a frame from the plain lists that the cache holds."""
+    table = np.array(rows, np.float64).reshape(-1, 6)
+    return Boxes(
+        table[:, :4].astype(np.float32),
+        table[:, 4].astype(np.float32),
+        table[:, 5].astype(np.int64),
+    )
+
+
+def picture(every: int = 1) -> Measure:
+    """Keep the frame in the middle of the clip (of those a detector saw) for the report."""
+
+    def run(_clean: Clip, test: Clip) -> dict[str, Any]:
+        from PIL import Image
+
+        index = shown_frame(len(test.luma), every)
+        stored = io.BytesIO()
+        rgb = np.ascontiguousarray(bgr(test, index)[..., ::-1])
+        Image.fromarray(rgb).save(stored, "WEBP", lossless=True, method=4)
+        return {"picture": base64.b64encode(stored.getvalue()).decode()}
+
+    return Measure(f"picture-1-{every}", run, of_clean=True)
+
+
+def shown_frame(frames: int, every: int = 1) -> int:
+    """Return the index of the frame that the report shows."""
+    return frames // 2 // every * every

@@ -1,0 +1,110 @@
+"""The rows of an evaluation: nothing done, spp as the paper had it and at its best, networks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from carfilter import baselines
+from carfilter.clips import Clip
+from carfilter.restore import Picture, RestoreOptions, Restorer
+from carfilter.weights import Model
+
+_B_FRAME = 3  # of Clip.types
+_TYPICAL_QP = 34.0  # for spp where a decoder exports no QP
+
+
+@dataclass(frozen=True)
+class Method:
+    """What makes a restored clip of a decoded one; the clean one is for tuned baselines only."""
+
+    name: str
+    key: str  # everything the result depends on besides the clips
+    restore: Callable[[Clip, Clip], Clip]
+    about: str
+    is_model: bool = False
+    sha256: str = ""
+
+
+def decode() -> Method:
+    """Do nothing: the compressed video as it is."""
+    return Method("decode", "decode", lambda coded, _clean: coded, "the decoded video, untouched")
+
+
+def given(name: str, clip: Clip) -> Method:
+    """Show what somebody else restored."""
+    return Method(name, f"given-{name}", lambda _coded, _clean: clip, "as given", is_model=True)
+
+
+def spp_rows() -> list[Method]:
+    """Return FFmpeg's spp filter at QP/4, as in the paper's time, and at its best strength."""
+    tool = baselines.ffmpeg_version()
+
+    def as_paper(coded: Clip, _clean: Clip) -> Clip:
+        return _with_spp(coded, baselines.paper_strength(_reference_qp(coded)))
+
+    def tuned(coded: Clip, clean: Clip) -> Clip:
+        return _with_spp(coded, baselines.tuned_strength(clean.luma, coded.luma))
+
+    return [
+        Method(
+            "spp (QP/4)",
+            f"spp-quarter-1-{tool}",
+            as_paper,
+            "FFmpeg's spp, strength forced to a quarter of the mean QP of I and P frames",
+        ),
+        Method(
+            "spp (tuned)",
+            f"spp-tuned-1-{tool}",
+            tuned,
+            "FFmpeg's spp at the strength of the best PSNR for each clip and column, for which"
+            " it was shown the clean clip",
+        ),
+    ]
+
+
+def _with_spp(coded: Clip, strength: int) -> Clip:
+    return replace(coded, luma=baselines.spp(coded.luma, strength))
+
+
+def _reference_qp(coded: Clip) -> float:
+    if coded.qp is None:
+        return _TYPICAL_QP
+    if coded.types is None:
+        return float(coded.qp.mean())
+    return float(coded.qp[coded.types != _B_FRAME].mean())
+
+
+def network(model: Model, options: RestoreOptions | None = None, *, blind: bool = False) -> Method:
+    """Run a checkpoint, with the QP maps of the decoder or without them (`blind`)."""
+    options = options or RestoreOptions(precision="fp32")
+
+    def restore(coded: Clip, _clean: Clip) -> Clip:
+        height, width = coded.luma.shape[1:]
+        restorer = Restorer(model.network, options, (height, width))
+        restored = restorer.restore(_pictures(coded, blind=blind))
+        return replace(coded, luma=np.stack(list(restored)).astype(np.uint8, copy=False))
+
+    # The batch is part of no key: it changes results by rounding at most.
+    key = f"network-1-{model.sha256}-{options.device}-{options.precision}-{options.strength}"
+    uses_qp = model.network.uses_qp and not blind
+    return Method(
+        f"{model.name} (QP unknown)" if blind else model.name,
+        f"{key}-{'blind' if blind else 'qp'}",
+        restore,
+        f"network {model.network.name}, {'with' if uses_qp else 'without'} QP maps",
+        is_model=True,
+        sha256=model.sha256,
+    )
+
+
+def _pictures(coded: Clip, *, blind: bool) -> list[Picture]:
+    maps = None if blind or coded.qp is None else coded.qp.astype(np.int16)
+    return [
+        Picture(
+            luma,
+            qp=None if maps is None else maps[index],
+            frame_type=0 if coded.types is None else int(coded.types[index]),
+        )
+        for index, luma in enumerate(coded.luma)
+    ]

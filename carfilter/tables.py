@@ -1,0 +1,308 @@
+"""Tables of an evaluation: means over frames and clips, gains over the decode, the best marked.
+
+One structure for the terminal, Markdown, CSV, JSON and the report.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from carfilter import metrics
+from carfilter.bd_rate import bd_rate
+from carfilter.evaluate import ClipResult, Evaluation, Result
+
+Column = tuple[int | None, tuple[int | None, ...]]
+DECODE = "decode"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value, its distance from the decode's, or a text instead of both."""
+
+    value: float | None
+    gain: float | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under columns; `higher` says which end is better, None that neither is."""
+
+    key: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    digits: int = 3
+    higher: bool | None = True
+    notes: tuple[str, ...] = ()
+    corner: str = "row"
+
+    def best(self, column: int) -> float | None:
+        """Return the best value of a column, rounded as shown; None where none is better."""
+        shown = [cells[column].value for _, cells in self.rows]
+        values = [
+            round(value, self.digits)
+            for value in shown
+            if value is not None and not math.isnan(value)
+        ]
+        if self.higher is None or len(values) < 2:
+            return None
+        return max(values) if self.higher else min(values)
+
+    def is_best(self, cell: Cell, column: int) -> bool:
+        """Say whether a cell is the best of its column, ties included."""
+        best = self.best(column)
+        return (
+            best is not None and cell.value is not None and round(cell.value, self.digits) == best
+        )
+
+    def text(self, cell: Cell) -> str:
+        """Return the value of a cell as it is shown."""
+        if cell.text is not None:
+            return cell.text
+        if cell.value is None or math.isnan(cell.value):
+            return "-"
+        return f"{cell.value:.{self.digits}f}"
+
+    def gain_text(self, cell: Cell) -> str:
+        """Return the signed gain of a cell as it is shown, or nothing."""
+        if cell.gain is None or math.isnan(cell.gain):
+            return ""
+        return f"{cell.gain:+.{self.digits}f}"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number per clip and column: how it is called and computed."""
+
+    key: str
+    title: str
+    reduce: Callable[[Result, dict[str, list[float]]], float | None]
+    digits: int
+    higher: bool | None
+    notes: tuple[str, ...] = ()
+
+
+def _mean_of(name: str) -> Callable[[Result, dict[str, list[float]]], float | None]:
+    return lambda _result, row: float(np.mean(row[name])) if row.get(name) else None
+
+
+def _swing(_result: Result, row: dict[str, list[float]]) -> float | None:
+    return metrics.psnr_swing(row["psnr"])[0]
+
+
+def _peaks(_result: Result, row: dict[str, list[float]]) -> float | None:
+    return metrics.psnr_swing(row["psnr"])[1]
+
+
+def _flicker(_result: Result, row: dict[str, list[float]]) -> float | None:
+    known = [value for value in row["flicker"] if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _pop(result: Result, row: dict[str, list[float]]) -> float | None:
+    steps = [row["flicker"][frame - 1] for frame in result.key_frames if frame]
+    known = [value for value in steps if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+VALUES = (
+    Value("psnr", "Luma PSNR, dB", _mean_of("psnr"), 2, True),
+    Value("ssim", "Luma SSIM", _mean_of("ssim"), 4, True),
+    Value("vmaf", "VMAF (v0.6.1)", _mean_of("vmaf"), 2, True),
+    Value("vmaf_neg", "VMAF NEG (v0.6.1neg)", _mean_of("vmaf_neg"), 2, True),
+    Value(
+        "psnr_sd",
+        "Fluctuation: standard deviation of the PSNR over time, dB",
+        _swing,
+        3,
+        False,
+    ),
+    Value("psnr_peaks", "Fluctuation: peak to valley of the PSNR, dB", _peaks, 3, False),
+    Value(
+        "flicker",
+        "Flicker of still areas, grey levels",
+        _flicker,
+        3,
+        False,
+        ("Mean |change of the row - change of the clean clip| where the clean one keeps still.",),
+    ),
+    Value(
+        "flicker_key",
+        "Flicker of still areas at key frames (pop), grey levels",
+        _pop,
+        3,
+        False,
+        ("Over the key frames after a clip's first frame; clips without one are left out.",),
+    ),
+)
+
+
+def megabits(cap: int | None) -> str:
+    """Return a cap as FFmpeg spells it: 1.5M."""
+    return "no cap" if cap is None else f"{cap / 1e6:g}M"
+
+
+def column_label(column: Column, columns: Sequence[Column]) -> str:
+    """Return what stands over a column; the cap only where a CRF has several columns."""
+    crf, caps = column
+    if crf is None:
+        return "the pair"
+    if sum(other == crf for other, _ in columns) == 1:
+        return f"CRF {crf}"
+    return f"CRF {crf}, {'/'.join(megabits(cap) for cap in caps)}"
+
+
+def row_names(evaluation: Evaluation) -> list[str]:
+    """Return the rows in their order."""
+    first = next((result for clip in evaluation.clips for result in clip.results), None)
+    return list(first.rows) if first else []
+
+
+def find_result(clip: ClipResult, column: Column) -> Result | None:
+    """Return a clip's result in a column, None if it has no such variant."""
+    crf, caps = column
+    wanted = (r for r in clip.results if r.variant.crf == crf and r.variant.cap == caps[0])
+    return next(wanted, None)
+
+
+def value_of(clip: ClipResult, column: Column, row: str, value: Value) -> float | None:
+    """Return one number of a clip: mean over its frames, or what the value's name says."""
+    result = find_result(clip, column)
+    return value.reduce(result, result.rows[row]) if result and row in result.rows else None
+
+
+def mean_of_clips(evaluation: Evaluation, column: Column, row: str, value: Value) -> float | None:
+    """Return the mean over the clips, each counted once whatever its length."""
+    numbers = [value_of(clip, column, row, value) for clip in evaluation.clips]
+    known = [number for number in numbers if number is not None]
+    return float(np.mean(known)) if known else None
+
+
+def value_table(evaluation: Evaluation, value: Value) -> Table | None:
+    """Return the table of one value; None if it was not measured anywhere."""
+    rows = []
+    for name in row_names(evaluation):
+        cells = []
+        for column in evaluation.columns:
+            number = mean_of_clips(evaluation, column, name, value)
+            base = mean_of_clips(evaluation, column, DECODE, value)
+            known = number is not None and base is not None and name != DECODE
+            cells.append(Cell(number, number - base if known else None))  # type: ignore[operator]
+        rows.append((name, tuple(cells)))
+    if all(cell.value is None for _, cells in rows for cell in cells):
+        return None
+    labels = tuple(column_label(column, evaluation.columns) for column in evaluation.columns)
+    return Table(
+        value.key, value.title, labels, tuple(rows), value.digits, value.higher, value.notes
+    )
+
+
+def variants_table(evaluation: Evaluation) -> Table:
+    """Return what the variants cost: mean bitrate and QP, and how often a cap was felt."""
+    lines: dict[str, list[Cell]] = {
+        "bitrate, kb/s": [],
+        "mean QP": [],
+        "pictures at the cap, %": [],
+    }
+    for column in evaluation.columns:
+        found = [find_result(clip, column) for clip in evaluation.clips]
+        variants = [result.variant for result in found if result]
+        shares = [100 * v.cap_share for v in variants if v.cap_share is not None]
+        for cells, numbers in zip(
+            lines.values(),
+            ([v.kbps for v in variants], [v.mean_qp for v in variants if v.mean_qp], shares),
+            strict=True,
+        ):
+            cells.append(Cell(float(np.mean(numbers)) if numbers else None))
+    labels = tuple(column_label(column, evaluation.columns) for column in evaluation.columns)
+    rows = tuple((name, tuple(cells)) for name, cells in lines.items())
+    notes = []
+    joined = [column for column in evaluation.columns if len(column[1]) > 1]
+    if joined:
+        caps = ", ".join(megabits(cap) for cap in joined[0][1])
+        notes.append(
+            f"Columns of a CRF whose caps ({caps}) no clip came near are printed once, measured at"
+            f" the first; the decodes of such twins differ by at most {evaluation.spread:.3f} dB."
+        )
+    return Table("variants", "The compressed variants", labels, rows, 1, None, tuple(notes), "mean")
+
+
+def bd_rate_table(evaluation: Evaluation) -> Table | None:
+    """Return the bitrate saved at equal quality against the decode, in per cent."""
+    series = _rate_series(evaluation.columns)
+    qualities = [value for value in VALUES if value.key in ("psnr", "ssim", "vmaf_neg")]
+    rows = []
+    for name in row_names(evaluation):
+        if name != DECODE:
+            cells = [
+                Cell(_mean_bd_rate(evaluation, columns, name, quality))
+                for quality in qualities
+                for columns in series.values()
+            ]
+            rows.append((name, tuple(cells)))
+    if all(cell.value is None for _, cells in rows for cell in cells):
+        return None
+    labels = tuple(
+        f"{quality.key.upper().replace('_', ' ')}{f', {caps}' if len(series) > 1 else ''}"
+        for quality in qualities
+        for caps in series
+    )
+    notes = (
+        "Bitrate of the compressed video at equal quality after the filter, mean over the clips;"
+        " negative saves bits. Clips whose curves share no quality are left out.",
+    )
+    return Table("bd_rate", "BD-rate against the decode, %", labels, tuple(rows), 1, False, notes)
+
+
+def _rate_series(columns: Sequence[Column]) -> dict[str, list[Column]]:
+    """Return the columns of each cap over all CRFs, caps with the same columns joined."""
+    caps = list(dict.fromkeys(cap for _, group in columns for cap in group))
+    joined: dict[tuple[Column, ...], list[int | None]] = {}
+    for cap in caps:
+        joined.setdefault(tuple(c for c in columns if cap in c[1]), []).append(cap)
+    return {
+        "/".join(megabits(cap) for cap in group): list(series) for series, group in joined.items()
+    }
+
+
+def _mean_bd_rate(
+    evaluation: Evaluation, columns: Sequence[Column], row: str, value: Value
+) -> float | None:
+    found = []
+    for clip in evaluation.clips:
+        points = []
+        for column in columns:
+            result = find_result(clip, column)
+            base, test = (value_of(clip, column, name, value) for name in (DECODE, row))
+            if result and base is not None and test is not None:
+                points.append((result.variant.kbps, base, test))
+        rates, reference, filtered = ([p[i] for p in points] for i in range(3))
+        rate = bd_rate(rates, reference, rates, filtered) if len(points) > 1 else None
+        if rate is not None:
+            found.append(rate)
+    return float(np.mean(found)) if found else None
+
+
+def quality_tables(evaluation: Evaluation) -> list[Table]:
+    """Return every table but the detector's, the paper's two first."""
+    tables = [value_table(evaluation, value) for value in VALUES]
+    known = [table for table in tables if table is not None]
+    rate = bd_rate_table(evaluation)
+    return [*known, *([rate] if rate else []), variants_table(evaluation)]
+
+
+def clip_table(evaluation: Evaluation, row: str, value: Value) -> Table:
+    """Return one row's gain over the decode clip by clip."""
+    rows = []
+    for clip in evaluation.clips:
+        cells = []
+        for column in evaluation.columns:
+            number, base = (value_of(clip, column, name, value) for name in (row, DECODE))
+            cells.append(Cell(None if number is None or base is None else number - base))
+        rows.append((clip.name, tuple(cells)))
+    labels = tuple(column_label(column, evaluation.columns) for column in evaluation.columns)
+    title = f"{row} minus decode, clip by clip: {value.title}"
+    return Table(f"clips_{value.key}", title, labels, tuple(rows), value.digits, None, (), "clip")
