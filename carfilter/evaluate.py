@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from carfilter.clips import Clip, read_clip
+from carfilter.degrade import PAPER_CRFS, degrade
 from carfilter.degrade import Settings as DegradeSettings
-from carfilter.degrade import degrade
 from carfilter.errors import CarfilterError, MediaError
 from carfilter.measures import Measure, psnr_per_frame
 from carfilter.methods import Method
@@ -27,7 +27,7 @@ from carfilter.methods import Method
 _DEGRADE_VERSION = 1  # raise it when what a cached variant means changes
 _KEY_FRAME = 1  # of Clip.types
 
-OnStep = Callable[[str], object]
+OnStep = Callable[[str, int], object]  # what is done, and how many steps there will be
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def evaluate(
     methods: Sequence[Method],
     measures: Sequence[Measure],
     settings: Settings,
-    on_step: OnStep = lambda _text: None,
+    on_step: OnStep = lambda _text, _total: None,
 ) -> Evaluation:
     """Degrade all clips, then measure every row on every column; a bad clip stops no other.
 
@@ -125,22 +125,28 @@ def evaluate(
         on_step: told each step as it ends: one per clip degraded, one per row of a variant.
     """
     done = Evaluation()
+    total = len(sources) * (1 + len(methods) * len(PAPER_CRFS))  # caps seldom bind
 
     def prepare_one(name: str) -> Prepared:
         prepared = prepare(name, sources[name], settings)
-        on_step(f"{name}: compressed")
+        on_step(f"{name}: compressed", total)
         return prepared
 
     prepared = dict(_survivors(sources, prepare_one, settings.jobs, done.failures))
     done.columns = find_columns(list(prepared.values()), every=settings.every_variant)
     done.spread = _spread(list(prepared.values()), done.columns)
     chosen = {(crf, caps[0]) for crf, caps in done.columns}
+    total = len(sources) + len(prepared) * len(chosen) * len(methods)
 
     def measure_one(name: str) -> ClipResult:
         clip = prepared[name]
         kept = tuple(v for v in clip.variants if (v.crf, v.cap) in chosen)
         return measure_clip(
-            replace(clip, variants=kept), methods, measures, settings.cache, on_step
+            replace(clip, variants=kept),
+            methods,
+            measures,
+            settings.cache,
+            lambda text: on_step(text, total),
         )
 
     measured = dict(_survivors(prepared, measure_one, settings.jobs, done.failures))
@@ -152,6 +158,13 @@ def _survivors(
     names: Any, work: Callable[[str], Any], jobs: int, failures: dict[str, str]
 ) -> Iterator[tuple[str, Any]]:
     """Yield (name, result) of those that work; the sentences of the others go into `failures`."""
+    if jobs == 1:  # in this thread, so that Ctrl-C is felt at once
+        for name in names:
+            try:
+                yield name, work(name)
+            except CarfilterError as error:
+                failures[name] = str(error)
+        return
     with ThreadPoolExecutor(jobs) as pool:
         tasks = {pool.submit(work, name): name for name in names}
         try:
@@ -257,7 +270,7 @@ def measure_clip(
     methods: Sequence[Method],
     measures: Sequence[Measure],
     cache: Path,
-    on_step: OnStep = lambda _text: None,
+    on_row: Callable[[str], object] = lambda _text: None,
 ) -> ClipResult:
     """Measure every row on every variant of one clip.
 
@@ -276,7 +289,8 @@ def measure_clip(
         for method in methods:
             key = (clean_key, coded_key, method.key)
             rows[method.name] = _measure(key, method, coded, clean, measures, cache)
-            on_step(f"{clip.name}: {method.name} at {variant.crf or 'pair'}")
+            where = "" if variant.crf is None else f", CRF {variant.crf}"
+            on_row(f"{clip.name}{where}: {method.name}")
         types = coded.types if coded.types is not None else np.zeros(frames, np.uint8)
         keys = tuple(int(i) for i in np.flatnonzero(types == _KEY_FRAME))
         results.append(Result(variant, keys, rows))

@@ -70,9 +70,9 @@ def evaluate_pair(
     measures: Sequence[Measure],
     cache: Path,
     rows: Sequence[methods.Method] = (),
-    on_step: OnStep = lambda _text: None,
-) -> Evaluation:
-    """Measure decode and restored, and any further rows, of one pair.
+    on_step: OnStep = lambda _text, _total: None,
+) -> tuple[Evaluation, methods.Method]:
+    """Measure decode and restored, and any further rows, of one pair; return the restored's row.
 
     Raises:
         MediaError: a file cannot be decoded or does not fit the reference.
@@ -96,5 +96,8 @@ def evaluate_pair(
     shown = methods.given(restored.name, result)
     shown = replace(shown, key=f"given-{sums[restored]}", sha256=sums[restored])
     prepared = Prepared(reference.stem, sums[reference], reference, (variant,))
-    done = measure_clip(prepared, [methods.decode(), shown, *rows], measures, cache, on_step)
-    return Evaluation(clips=[done], columns=[(None, (None,))])
+    every_row = [methods.decode(), shown, *rows]
+    done = measure_clip(
+        prepared, every_row, measures, cache, lambda text: on_step(text, len(every_row))
+    )
+    return Evaluation(clips=[done], columns=[(None, (None,))]), shown

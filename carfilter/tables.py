@@ -39,6 +39,12 @@ class Table:
     notes: tuple[str, ...] = ()
     corner: str = "row"
 
+    @property
+    def has_gains(self) -> bool:
+        """Whether any cell is shown with a gain."""
+        cells = [cell for _, row in self.rows for cell in row]
+        return any(cell.gain is not None and cell.text is None for cell in cells)
+
     def best(self, column: int) -> float | None:
         """Return the best value of a column, rounded as shown; None where none is better."""
         shown = [cells[column].value for _, cells in self.rows]

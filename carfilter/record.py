@@ -1,0 +1,68 @@
+"""How an evaluation was made: command, versions, checksums, and what each row is."""
+
+import contextlib
+import platform
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from carfilter import __version__
+from carfilter.baselines import ffmpeg_version
+from carfilter.degrade import Settings as DegradeSettings
+from carfilter.errors import CarfilterError
+from carfilter.methods import Method
+
+_PACKAGES = ("av", "torch", "numpy", "onnxruntime", "pycocotools")
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything a reader needs to repeat a run; no path of this machine."""
+
+    command: str
+    versions: dict[str, str]
+    variants: str
+    rows: tuple[tuple[str, str, str], ...]  # name, what it is, sha256 of the weights or ""
+    detector: str = ""
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """Return the command with every path cut down to its last part."""
+    shown = [Path(argument).name if "/" in argument else argument for argument in arguments]
+    return shlex.join(["carfilter-eval", *shown])
+
+
+def versions() -> dict[str, str]:
+    """Return the version of everything that can change a value."""
+    found = {"carfilter": __version__, "Python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    with contextlib.suppress(CarfilterError):  # an optional package: its rows are missing as well
+        found["FFmpeg (spp, VMAF)"] = ffmpeg_version()
+    return found
+
+
+def describe_variants(settings: DegradeSettings) -> str:
+    """Return how the clips were compressed, in one sentence."""
+    size = "their own size" if settings.size is None else "{}x{}".format(*settings.size)
+    limit = "" if settings.max_frames is None else f" (their first {settings.max_frames} frames)"
+    gop = (
+        "x264's default key frames" if settings.gop is None else f"a key frame every {settings.gop}"
+    )
+    caps = "scaled to the picture" if settings.scale_caps else "as they are"
+    return (
+        f"libx264 -preset {settings.preset}, {gop}, one thread, CRF 29/35/41/47 with maxrate"
+        f" 2M/1.5M/1M {caps} and a buffer of {settings.bufsize_seconds:g} s, on clean clips at"
+        f" {size}{limit}."
+    )
+
+
+def describe_rows(methods: Sequence[Method]) -> tuple[tuple[str, str, str], ...]:
+    """Return name, description and checksum of each row."""
+    return tuple((method.name, method.about, method.sha256) for method in methods)

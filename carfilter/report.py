@@ -1,0 +1,201 @@
+"""One self-contained HTML page of an evaluation: tables, plots, pictures; it loads nothing.
+
+The template beside this module (report.html.j2) holds layout, style and the little script.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from carfilter.detection_tables import DetectionScores
+from carfilter.errors import CarfilterError
+from carfilter.evaluate import ClipResult, Evaluation, Result
+from carfilter.measures import shown_frame, unpack_boxes
+from carfilter.plots import quality_over_rate, quality_over_time
+from carfilter.record import Record
+from carfilter.tables import DECODE, Table, column_label, find_result, row_names
+from carfilter.verdicts import Verdict
+
+CLEAN = "clean"
+_BOX_SCORE = 0.25  # doubtful boxes would hide the picture
+_PATCH = 96  # pixels of a side; shown magnified
+_SHOWN_CLIPS = 8  # with pictures, so that the page stays within some ten megabytes
+
+Picture = npt.NDArray[np.uint8]
+
+
+def page(
+    tables: Sequence[Table],
+    evaluation: Evaluation,
+    record: Record,
+    verdicts: Sequence[Verdict],
+    found: DetectionScores | None,
+    every: int = 1,
+) -> str:
+    """Return the whole page as text.
+
+    Args:
+        every: on which frames the detector ran; the pictures show one of them.
+
+    Raises:
+        CarfilterError: jinja2 or matplotlib is missing.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise CarfilterError("--report needs jinja2; pip install carfilter[eval]") from error
+    text = files("carfilter").joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    shown = [clip for clip in evaluation.clips if "picture" in clip.clean][:_SHOWN_CLIPS]
+    return environment.from_string(text).render(
+        tables=[table for table in tables if not table.key.startswith("paper")],
+        paper_tables=[table for table in tables if table.key.startswith("paper")],
+        evaluation=evaluation,
+        frames=sum(clip.frames for clip in evaluation.clips),
+        record=record,
+        verdicts=verdicts,
+        over_rate=quality_over_rate(evaluation),
+        over_time=[
+            (clip.name, quality_over_time(clip, evaluation.columns)) for clip in evaluation.clips
+        ],
+        viewer=_json(_viewer(shown, evaluation, found, every)),
+        has_pictures=bool(shown),
+        patches=[_patches(clip, evaluation) for clip in shown],
+        rows=row_names(evaluation),
+    )
+
+
+def _json(value: Any) -> str:
+    """Return JSON that cannot end the script element it stands in."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def _viewer(
+    clips: Sequence[ClipResult],
+    evaluation: Evaluation,
+    found: DetectionScores | None,
+    every: int,
+) -> dict[str, Any]:
+    """Return what the slider's script needs: pictures as data URIs, boxes, names."""
+    content: dict[str, Any] = {"clips": [], "rows": [*row_names(evaluation), CLEAN]}
+    for clip in clips:
+        index = shown_frame(clip.frames, every)
+        views = []
+        for column in evaluation.columns:
+            result = find_result(clip, column)
+            if result is not None:
+                label = column_label(column, evaluation.columns)
+                views.append(_view(label, result, found, index, every))
+        content["clips"].append(
+            {
+                "name": clip.name,
+                "width": clip.width,
+                "height": clip.height,
+                "frame": index,
+                "clean": _uri(clip.clean["picture"]),
+                "cleanBoxes": _boxes(clip.clean, found, index, every),
+                "views": views,
+            }
+        )
+    return content
+
+
+def _view(
+    label: str,
+    result: Result,
+    found: DetectionScores | None,
+    index: int,
+    every: int,
+) -> dict[str, Any]:
+    sides = {
+        row: {
+            "uri": _uri(values["picture"]),
+            "boxes": _boxes(values, found, index, every),
+            "psnr": round(values["psnr"][index], 2),
+            "ssim": round(values["ssim"][index], 4),
+        }
+        for row, values in result.rows.items()
+    }
+    return {"label": label, "kbps": round(result.variant.kbps, 1), "rows": sides}
+
+
+def _uri(encoded: str) -> str:
+    return f"data:image/webp;base64,{encoded}"
+
+
+def _boxes(
+    values: dict[str, Any], found: DetectionScores | None, index: int, every: int
+) -> list[list[Any]]:
+    """Return [left, top, width, height, label] of the boxes that are sure enough to be drawn."""
+    if found is None or "boxes" not in values:
+        return []
+    boxes = unpack_boxes(values["boxes"][index // every])
+    boxes = boxes.select(boxes.scores >= _BOX_SCORE)
+    rows = []
+    for corners, score, kind in zip(boxes.corners, boxes.scores, boxes.classes, strict=True):
+        left, top, right, bottom = (round(float(side), 1) for side in corners)
+        label = f"{found.names.get(int(kind), '?')} {score:.2f}"
+        rows.append([left, top, round(right - left, 1), round(bottom - top, 1), label])
+    return rows
+
+
+def _patches(clip: ClipResult, evaluation: Evaluation) -> dict[str, Any]:
+    """Return one detail in all variants: where the worst decode is farthest from the clean frame.
+
+    Chosen by the decode alone, so that it favours no row.
+    """
+    clean = _decode(clip.clean["picture"])
+    results = [
+        (column_label(column, evaluation.columns), result)
+        for column in evaluation.columns
+        if (result := find_result(clip, column)) is not None
+    ]
+    worst = _decode(results[-1][1].rows[DECODE]["picture"])
+    top, left, size = _farthest(clean, worst)
+
+    def cut(picture: Picture) -> str:
+        return _encode(picture[top : top + size, left : left + size])
+
+    lines = [
+        (row, [cut(_decode(result.rows[row]["picture"])) for _, result in results])
+        for row in row_names(evaluation)
+    ]
+    return {
+        "name": clip.name,
+        "labels": [label for label, _ in results],
+        "lines": lines,
+        "clean": cut(clean),
+        "place": f"{size}x{size} pixels at {left},{top}",
+        "size": size,
+    }
+
+
+def _farthest(clean: Picture, worst: Picture) -> tuple[int, int, int]:
+    """Return top, left and size of the square with the largest summed difference."""
+    size = min(_PATCH, *clean.shape[:2])
+    error = np.abs(clean.astype(np.float64) - worst).sum(axis=2)
+    total = np.pad(error.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    sums = total[size:, size:] - total[:-size, size:] - total[size:, :-size] + total[:-size, :-size]
+    top, left = np.unravel_index(int(sums.argmax()), sums.shape)
+    return int(top), int(left), size
+
+
+def _decode(encoded: str) -> Picture:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _encode(picture: Picture) -> str:
+    from PIL import Image
+
+    stored = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(stored, "WEBP", lossless=True)
+    return _uri(base64.b64encode(stored.getvalue()).decode())
