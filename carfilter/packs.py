@@ -131,7 +131,8 @@ def _load(
     path: Path, kind: str, names: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     try:
-        with np.load(path, allow_pickle=False) as opened:
+        # Opened here, since NumPy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as opened:
             about = json.loads(opened["about"].tobytes())
             arrays = {name: opened[name] for name in names}
     except OSError as error:

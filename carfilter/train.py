@@ -39,16 +39,19 @@ class Recipe:
     model: str = "fast"
     loss: str = "mse"  # mse, ssim, both, charbonnier
     alpha: float = 0.79  # weight of the SSIM term in `both`
-    balance: float = 1.0  # weigh a sample by its frame's error to the power of minus this
+    balance: float = 0.7  # weigh a sample by its frame's error to the power of minus this
+    ramp: int = 3000  # steps in which `balance` grows from 0
+    wake: float = 50.0  # factor on the tail's first weights; too small ones let ReLU layers die
     batch: int = 16
     crop: int = 64
     late_crop: int | None = 96  # in the last third, with as many pixels to a batch
-    lr: float = 1e-3
+    lr: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.99)
     schedule: str = "cosine"  # or constant
     final_lr: float = 1e-6
-    warmup: int = 500  # steps
+    warmup: int = 1000  # steps
     clip: float | None = 0.5  # norm of the gradient
+    centre: bool = True  # see centre_gradients()
     average: float = 0.999  # decay of the averaged weights; 0 keeps the last ones
     hard: float = 0.5
     qp_dropout: float = 0.2
@@ -62,6 +65,8 @@ def paper_recipe(model: str = "car", loss: str = "both") -> Recipe:
         model=model,
         loss=loss,
         balance=0.0,
+        ramp=0,
+        wake=1.0,
         batch=128,
         late_crop=None,
         lr=1e-4,
@@ -69,6 +74,7 @@ def paper_recipe(model: str = "car", loss: str = "both") -> Recipe:
         schedule="constant",
         warmup=0,
         clip=None,
+        centre=False,
         average=0.0,
         hard=0.0,
         qp_dropout=0.0,
@@ -103,19 +109,16 @@ def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
     return warm * (recipe.final_lr + (recipe.lr - recipe.final_lr) * cosine)
 
 
-def loss_of(recipe: Recipe, restored: Tensor, crops: Crops) -> Tensor:
+def loss_of(recipe: Recipe, restored: Tensor, crops: Crops, step: int) -> Tensor:
     """Return the loss of a batch; luma is taken in 0..1 for every term.
 
     With `balance` b each sample counts (its frame's error)^-b, relative to the batch's mean for
     Charbonnier and SSIM. For MSE and b = 1 the loss is the restored error over the degraded one,
     whose slope is that of the mean PSNR: good frames matter as much as bad ones.
     """
-    error = crops.error + _FLOOR
-    weight = error**-recipe.balance
-    if recipe.loss == "mse" and recipe.balance == 1.0:
-        weight = weight * 255**2
-    else:
-        weight = weight / weight.mean()
+    balance = recipe.balance * (min(1.0, step / recipe.ramp) if recipe.ramp else 1.0)
+    weight = (crops.error + _FLOOR) ** -balance
+    weight = weight * 255 ** (2 * balance) if recipe.loss == "mse" else weight / weight.mean()
     # Luma in -1..1 spans 256 levels, in 0..1 it spans 255.
     difference = (restored - crops.clean) * (128 / 255)
     if recipe.loss == "charbonnier":
@@ -146,7 +149,12 @@ class State:
 def new_state(recipe: Recipe, device: torch.device, start: Network | None = None) -> State:
     """Build the network after the recipe's seed, or take a copy of `start` to fine-tune it."""
     torch.manual_seed(recipe.seed)
-    network = build_network(recipe.model) if start is None else deepcopy(start)
+    if start is None:
+        network = build_network(recipe.model)
+        with torch.no_grad():
+            network.tail.weight.mul_(recipe.wake)
+    else:
+        network = deepcopy(start)
     network = network.to(device, memory_format=torch.channels_last).train().requires_grad_(True)  # type: ignore[call-overload]
     average = deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(network.parameters(), recipe.lr, recipe.betas)
@@ -221,9 +229,11 @@ def train_step(state: State, recipe: Recipe, crops: Crops, lr: float, model: nn.
         group["lr"] = lr
     with torch.autocast(crops.degraded.device.type, torch.bfloat16, enabled=crops.degraded.is_cuda):
         correction = model(crops.degraded, crops.qp)
-    loss = loss_of(recipe, crops.degraded + correction.float(), crops)
+    loss = loss_of(recipe, crops.degraded + correction.float(), crops, state.step)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    if recipe.centre:
+        centre_gradients(state.network)
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip or math.inf)
     state.optimizer.step()
     # Early on the average follows quickly, so that the initialisation is soon forgotten.
@@ -234,6 +244,19 @@ def train_step(state: State, recipe: Recipe, crops: Crops, lr: float, model: nn.
         )
     state.step += 1
     return torch.stack((loss.detach(), norm))
+
+
+def centre_gradients(network: nn.Module) -> None:
+    """Take from each filter's gradient its mean over the inputs.
+
+    After ReLU all inputs of a filter are positive, so Adam's equal steps would shift its output as
+    a whole: within a few hundred noisy steps whole layers fell silent, for good. The idea is
+    gradient centralisation, Yong et al., ECCV 2020, https://arxiv.org/abs/2004.01461.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer.weight.grad is not None:
+            gradient = layer.weight.grad
+            gradient.sub_(gradient.mean((1, 2, 3), keepdim=True))
 
 
 def sampling_at(recipe: Recipe, progress: float) -> tuple[int, Sampling]:

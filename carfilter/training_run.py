@@ -23,7 +23,7 @@ def recipe_from(options: dict[str, Any]) -> Recipe:
     if options["recipe"] == "paper":
         recipe = paper_recipe(options["model"])
     else:
-        recipe = Recipe(model=options["model"])
+        recipe = Recipe(model=options["model"], wake=50.0 if options["model"] == "fast" else 1.0)
     given = {name: options[name] for name in asdict(recipe) if options.get(name) is not None}
     if given.get("late_crop") == 0:
         given["late_crop"] = None

@@ -1,0 +1,254 @@
+"""Compressed twins: real encodes of small clips, their packs and the manifest."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from carfilter.cli_train import degrade_main
+from carfilter.clips import Clip, read_clip, read_photo, scale_clip, write_clip
+from carfilter.degrade import Settings, degrade, find_sources, pan_and_zoom, plan_variants
+from carfilter.errors import MediaError
+from carfilter.packs import Twin, list_packs, load_clean, load_twin, save_clean, save_twin
+
+
+def moving_texture(
+    frames: int = 10, height: int = 64, width: int = 96, *, full_range: bool = False
+) -> Clip:
+    """Return a clip with a drifting texture over the whole range 0..255."""
+    rng = np.random.default_rng(3)
+    texture = rng.integers(0, 256, (height // 4, width // 4 + frames)).repeat(4, 0).repeat(4, 1)
+    luma = np.stack([texture[:, 2 * t : 2 * t + width] for t in range(frames)]).astype(np.uint8)
+    chroma = rng.integers(60, 200, (frames, 2, height // 2, width // 2)).astype(np.uint8)
+    return Clip(luma, chroma, Fraction(25), full_range=full_range)
+
+
+@pytest.fixture
+def clean_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "clean"
+    folder.mkdir()
+    write_clip(folder / "street.mkv", moving_texture(), {"qp": "0"})
+    return folder
+
+
+@pytest.mark.parametrize("full_range", [False, True])
+def test_lossless_clips_come_back_bit_by_bit_with_their_range(
+    tmp_path: Path, full_range: bool
+) -> None:
+    clip = moving_texture(full_range=full_range)
+    write_clip(tmp_path / "a.mkv", clip, {"qp": "0"})
+    again = read_clip(tmp_path / "a.mkv")
+    assert np.array_equal(again.luma, clip.luma)
+    assert np.array_equal(again.chroma, clip.chroma)
+    assert again.full_range == full_range
+    assert again.fps == 25
+
+
+def test_luma_keeps_its_range_through_scaling() -> None:
+    clip = moving_texture()
+    flat = Clip(np.full_like(clip.luma, 255), clip.chroma, clip.fps)
+    assert scale_clip(flat, 64, 48).luma.min() == 255
+    assert scale_clip(Clip(flat.luma * 0, clip.chroma, clip.fps), 64, 48).luma.max() == 0
+
+
+def test_gray_photographs_keep_their_values(tmp_path: Path) -> None:
+    from PIL import Image
+
+    ramp = np.arange(256, dtype=np.uint8).reshape(1, 256).repeat(32, 0)
+    for name in ("ramp.png", "ramp.webp"):
+        Image.fromarray(ramp).save(tmp_path / name, lossless=True)
+        assert np.array_equal(read_photo(tmp_path / name), ramp)
+
+
+def test_pan_and_zoom_moves_slowly_and_never_magnifies() -> None:
+    rows, columns = np.mgrid[:300, :500]
+    photo = (128 + 60 * np.sin(rows / 9) + 60 * np.sin(columns / 11)).astype(np.uint8)
+    clip = pan_and_zoom(photo, 6, np.random.default_rng(1))
+    assert clip.shape == (6, 240, 320)
+    steps = np.abs(np.diff(clip.astype(int), axis=0)).mean((1, 2))
+    assert 0 < steps.max() < 25
+    small = pan_and_zoom(photo[:70, :50], 2, np.random.default_rng(1))
+    assert small.shape == (2, 64, 48)
+
+
+def test_the_paper_has_twelve_variants_with_one_second_buffers() -> None:
+    variants = plan_variants(Settings(), "clip", 910 * 512 * 25, photo=False)
+    assert len(variants) == 12
+    assert {v.crf for v in variants} == {29, 35, 41, 47}
+    assert {v.maxrate for v in variants} == {2_000_000, 1_500_000, 1_000_000}
+    assert all(v.bufsize == v.maxrate for v in variants)
+    assert variants[0].options() == {
+        "crf": "29",
+        "preset": "medium",
+        "maxrate": "2000000",
+        "bufsize": "2000000",
+    }
+
+
+def test_scaled_caps_follow_the_pixel_rate() -> None:
+    half = plan_variants(Settings(scale_caps=True), "clip", 910 * 512 * 12.5, photo=False)
+    assert {v.maxrate for v in half} == {1_000_000, 750_000, 500_000}
+
+
+def test_mixed_variants_span_the_crfs_and_repeat_with_the_seed() -> None:
+    def plan(seed: int, clip: str) -> list[tuple[int, str, int | None]]:
+        settings = Settings(variants="mixed", per_clip=8, seed=seed)
+        variants = plan_variants(settings, clip, 2.5e6, photo=False)
+        assert all(v.gop == 250 or 12 <= (v.gop or 0) <= 60 for v in variants)
+        assert all(0 <= (v.bframes or 0) <= 3 for v in variants)
+        return [(v.crf, v.preset, v.maxrate) for v in variants]
+
+    assert plan(1, "a") == plan(1, "a") != plan(2, "a")
+    assert plan(1, "a") != plan(1, "b")
+    drawn = [crf for seed in range(60) for crf, _, _ in plan(seed, "a")]
+    assert min(drawn) == 18
+    assert max(drawn) == 51
+
+
+def test_degrade_leaves_videos_packs_and_a_manifest_that_agree(
+    clean_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    rows = degrade(find_sources([clean_folder]), out, Settings(variants="plain", crfs=(23, 41)))
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["variants"] == rows
+    assert [row["crf"] for row in rows] == [23, 41]
+    assert rows[0]["kbps"] > rows[1]["kbps"]
+    assert rows[0]["mean_qp"] < rows[1]["mean_qp"]
+    source = read_clip(clean_folder / "street.mkv")
+    clean, about = load_clean(out / "packs" / "street.clean.npz")
+    assert np.array_equal(clean, source.luma)
+    assert about["fps"] == "25"
+    for row in rows:
+        video = read_clip(out / row["video"])
+        twin = load_twin(out / row["pack"], clean)
+        assert np.array_equal(twin.luma, video.luma)
+        assert video.qp is not None
+        assert np.array_equal(twin.qp, video.qp)
+        assert np.array_equal(twin.types, video.types)
+        assert twin.types[0] == 1
+        assert not np.array_equal(video.chroma, np.full_like(video.chroma, 128))
+
+
+def test_a_felt_cap_is_reported_and_an_unfelt_one_is_not(
+    clean_folder: Path, tmp_path: Path
+) -> None:
+    # Noise costs about 200 kbit a frame at CRF 29, which 2 Mb/s does not carry and 50 Mb/s would.
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (30, 192, 256)).astype(np.uint8)
+    chroma = np.full((30, 2, 96, 128), 128, np.uint8)
+    write_clip(clean_folder / "noise.mkv", Clip(noise, chroma, Fraction(25)), {"qp": "0"})
+    rows = degrade(find_sources([clean_folder]), tmp_path / "out", Settings(), jobs=1)
+    felt = {(row["clip"], row["crf"], row["maxrate"]): row["cap_reached"] for row in rows}
+    assert felt["noise", 29, 1_000_000] is True
+    assert felt["street", 47, 2_000_000] is False
+
+
+def test_an_unfelt_cap_changes_nothing_about_the_pictures(tmp_path: Path) -> None:
+    clip = moving_texture()
+    options = {"crf": "41", "preset": "medium"}
+    write_clip(tmp_path / "free.mp4", clip, options)
+    write_clip(tmp_path / "cap.mp4", clip, {**options, "maxrate": "2000000", "bufsize": "2000000"})
+    free, capped = (read_clip(tmp_path / name) for name in ("free.mp4", "cap.mp4"))
+    assert np.array_equal(free.luma, capped.luma)
+
+
+def test_scaling_after_the_encoder_keeps_both_and_has_no_qp_map(
+    clean_folder: Path, tmp_path: Path
+) -> None:
+    settings = Settings(variants="plain", crfs=(35,), size=(64, 48), scale="after")
+    row = degrade(find_sources([clean_folder]), tmp_path / "out", settings)[0]
+    assert read_clip(tmp_path / "out" / row["video"]).luma.shape == (10, 64, 96)
+    scaled = read_clip(tmp_path / "out" / row["scaled"])
+    clean, _ = load_clean(tmp_path / "out/packs/street.clean.npz")
+    twin = load_twin(tmp_path / "out" / row["pack"], clean)
+    assert scaled.luma.shape == clean.shape == (10, 48, 64)
+    assert np.array_equal(twin.luma, scaled.luma)
+    assert (twin.qp < 0).all()
+
+
+def test_noise_is_part_of_the_clean_clip(clean_folder: Path, tmp_path: Path) -> None:
+    settings = Settings(variants="plain", crfs=(20,), noise=3.0)
+    degrade(find_sources([clean_folder]), tmp_path / "out", settings)
+    clean, _ = load_clean(tmp_path / "out/packs/street.clean.npz")
+    source = read_clip(clean_folder / "street.mkv").luma
+    inside = (source > 20) & (source < 235)
+    assert 2.5 < (clean.astype(float) - source)[inside].std() < 3.5
+
+
+def test_several_processes_make_the_same_files_as_one(clean_folder: Path, tmp_path: Path) -> None:
+    write_clip(clean_folder / "second.mkv", moving_texture(6), {"qp": "0"})
+    settings = Settings(variants="mixed", per_clip=2)
+    for jobs in (1, 2):
+        degrade(find_sources([clean_folder]), tmp_path / f"out{jobs}", settings, jobs)
+    rows = [json.loads((tmp_path / out / "manifest.json").read_text()) for out in ("out1", "out2")]
+    assert rows[0] == rows[1]
+    for clean_path, twins in list_packs(tmp_path / "out1").items():
+        clean, _ = load_clean(clean_path)
+        for path in twins:
+            other = load_twin(tmp_path / "out2/packs" / path.name, clean)
+            assert np.array_equal(load_twin(path, clean).luma, other.luma)
+
+
+def test_a_bad_clip_does_not_stop_the_others(clean_folder: Path, tmp_path: Path) -> None:
+    (clean_folder / "broken.mkv").write_bytes(b"no video at all")
+    out = tmp_path / "out"
+    arguments = [str(clean_folder), str(out), "--variants", "plain", "-crf", "35"]
+    result = CliRunner().invoke(degrade_main, arguments)
+    assert result.exit_code == 1
+    assert "1 of 2 clips failed, broken first" in result.stderr
+    assert (out / "packs/street.crf35.npz").exists()
+
+
+def test_results_are_not_overwritten_without_being_asked(
+    clean_folder: Path, tmp_path: Path
+) -> None:
+    arguments = [str(clean_folder), str(tmp_path / "out"), "--variants", "plain", "-crf", "35"]
+    assert CliRunner().invoke(degrade_main, arguments).exit_code == 0
+    refused = CliRunner().invoke(degrade_main, arguments)
+    assert refused.exit_code == 1
+    assert "give -y" in refused.stderr
+    assert CliRunner().invoke(degrade_main, [*arguments, "-y"]).exit_code == 0
+
+
+def test_packs_are_lossless_whichever_coding_is_smaller(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    clean = rng.integers(0, 256, (5, 32, 48)).astype(np.uint8)
+    near = clean + rng.integers(0, 2, clean.shape).astype(np.uint8)  # best coded against clean
+    still = np.repeat(clean[:1], 5, 0)  # best coded in time
+    qp, types = np.zeros((5, 2, 3), np.int8), np.ones(5, np.uint8)
+    save_clean(tmp_path, "clip", clean, {})
+    for name, luma in (("near", near), ("still", still)):
+        path = save_twin(tmp_path, "clip", clean, Twin(name, luma, qp, types, {"crf": 30}))
+        twin = load_twin(path, clean)
+        assert np.array_equal(twin.luma, luma)
+        assert twin.about["coding"] == ("clean" if name == "near" else "time")
+        assert path.stat().st_size < 0.7 * luma.nbytes
+
+
+def test_foreign_and_truncated_packs_are_refused_by_name(tmp_path: Path) -> None:
+    luma = np.zeros((2, 16, 16), np.uint8)
+    path = save_clean(tmp_path, "clip", luma, {})
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"\x80\x04N.", whole[:-200] + bytes(200)):
+        path.write_bytes(content)
+        with pytest.raises(MediaError, match=r"clip\.clean\.npz"):
+            load_clean(path)
+    np.savez(path, luma=luma)
+    with pytest.raises(MediaError, match="not a training pack"):
+        load_clean(path)
+
+
+def test_twins_of_another_clean_clip_are_refused(tmp_path: Path) -> None:
+    clean = np.zeros((2, 16, 16), np.uint8)
+    qp, types = np.zeros((2, 1, 1), np.int8), np.ones(2, np.uint8)
+    path = save_twin(tmp_path, "clip", clean, Twin("a", clean, qp, types, {}))
+    with pytest.raises(MediaError, match="another clean clip"):
+        load_twin(path, clean + np.uint8(1))
+    with pytest.raises(MediaError, match=r"clip\.clean\.npz is missing"):
+        list_packs(tmp_path)
+    with pytest.raises(MediaError, match="no training packs"):
+        list_packs(tmp_path / "elsewhere")
