@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -379,6 +379,51 @@ def _mapped(
         if not kept
     }
     return [s for s in streams if s.index in chosen and s.type not in dropped]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a finished file holds."""
+
+    streams: tuple[str, ...]  # their types
+    frames: int  # of the video
+    span_seconds: float  # from its first frame to its last
+    damaged: int  # frames that could not be decoded, where they were
+
+
+def read_contents(
+    path: Path, *, decode: bool = False, progress: Callable[[], object] | None = None
+) -> Contents:
+    """Read a file to its end and count the frames of its video, by its packets or by decoding.
+
+    Raises:
+        MediaError: it cannot be opened, or a packet cannot be read.
+    """
+    options = SourceOptions(audio=False, subtitles=False, data=False)
+    source = open_source(path, options)
+    first, last, frames = None, None, 0
+    try:
+        types = tuple(stream.type for stream in source.container.streams)
+        items = source.events() if decode else source.container.demux(source.video)
+        for item in items:
+            if isinstance(item, Decoded):
+                pts = item.frame.pts
+            elif item.stream_index == source.video.index and item.size:
+                pts = item.pts
+            else:
+                continue
+            frames += 1
+            if pts is not None:
+                first = pts if first is None else min(first, pts)
+                last = pts if last is None else max(last, pts)
+            if progress is not None:
+                progress()
+    except av.error.FFmpegError as error:
+        raise MediaError(f"{path}: cannot be read back ({error.strerror}); try again") from error
+    finally:
+        source.close()
+    span = float(((last or 0) - (first or 0)) * source.time_base)
+    return Contents(types, frames, span, source.report.damaged)
 
 
 def log_ffmpeg(*, everything: bool) -> None:
