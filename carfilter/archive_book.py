@@ -1,0 +1,219 @@
+"""Every step of a file through the archive, each one noted before it counts.
+
+    pending -> running -> verified -> done
+                  |  \\-> pending (another try)
+                  \\-> failed
+
+A result gets its name only after "verified" is on the disk, so that after a power cut a name with
+nothing noted about it is a stranger's file, and never half of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from carfilter.archive_plan import Found, text_of
+from carfilter.archive_state import DONE, FAILED, PENDING, RUNNING, VERIFIED, Row, State
+from carfilter.archive_worker import Outcome, sidecar_of
+from carfilter.errors import CarfilterError
+from carfilter.pipeline import FilterOptions
+
+# Our temporary names, and those that filter_video() makes of them; nothing else is swept.
+_TEMPORARY = re.compile(r"^\.{1,2}carfilter-[0-9a-f]{16}(\.part|\.partial)?\.\w{1,8}(\.json)?$")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a result depends on besides its source; a change of it is a reason to do it again."""
+
+    weights_sha256: str
+    options: str
+
+
+def describe_options(options: FilterOptions) -> str:
+    """Return the options as JSON, less those that do not change the result."""
+    values: dict[str, Any] = asdict(options)
+    del values["sidecar"]
+    for group, name in (
+        ("target", "overwrite"),
+        ("target", "verbose_encoder"),
+        ("restore", "batch_size"),
+        ("restore", "tile"),
+    ):
+        del values[group][name]
+    return json.dumps(values, sort_keys=True)
+
+
+class Book:
+    """The rows of the database and the only place where they change."""
+
+    def __init__(self, state: State, out_dir: Path, settings: Settings, *, overwrite: bool) -> None:
+        self.state, self.out_dir, self.settings = state, out_dir, settings
+        self.overwrite = overwrite
+        self.rows = state.rows()
+        self._run = os.urandom(8)  # so that an orphan of an earlier run writes to other names
+
+    def recover(self) -> int:
+        """Bring what an earlier run left to a defined state; returns how many files it was at."""
+        left = [row for row in self.rows.values() if row.status in (RUNNING, VERIFIED)]
+        for row in left:
+            if row.status == VERIFIED and self._is_placed(row):
+                row.status, row.finished_at = DONE, time.time()
+            else:
+                row.status, row.interrupted = PENDING, row.interrupted + 1
+        self.state.save(*left)
+        self.sweep()
+        return len(left)
+
+    def sweep(self) -> None:
+        """Remove the temporary files of this and earlier runs."""
+        for path in _temporary_files(self.out_dir):
+            path.unlink(missing_ok=True)
+
+    def is_finished(self, found: Found, *, retry_failed: bool) -> bool:
+        """Say whether a file needs no work: done, or failed for good, and nothing has changed."""
+        row = self.rows.get(found.key)
+        if row is None or not row.is_over or not self._is_same(row, found):
+            return False
+        if row.status == FAILED:
+            return not retry_failed
+        return self._size(found.target) == row.target_size
+
+    def begin(self, found: Found, video_seconds: float | None) -> Path:
+        """Note that work on a file starts; returns the temporary name of its result.
+
+        Raises:
+            CarfilterError: its name is taken by a file that is not ours, or leads out of OUT_DIR.
+        """
+        row = self.row(found)
+        self._check_target(found, row)
+        row.attempts += 1
+        token = hashlib.blake2b(
+            found.key.encode() + self._run + bytes([row.attempts % 256]), digest_size=8
+        ).hexdigest()
+        part = found.target.with_name(f".carfilter-{token}{found.target.suffix}")
+        self._describe(row, found)
+        row.video_seconds, row.part = video_seconds, os.fsdecode(os.fsencode(part.name))
+        row.status, row.verdict, row.error, row.frames = RUNNING, "", "", 0
+        self.state.save(row)
+        return part
+
+    def accept(self, found: Found, part: Path, outcome: Outcome) -> Row:
+        """Note a verified result, give it its name, and note that, in this order."""
+        row = self.row(found)
+        row.status, row.target_size = VERIFIED, outcome.target_size
+        row.content_sha256, row.frames, row.damaged = (
+            outcome.content_sha256,
+            outcome.frames,
+            outcome.damaged,
+        )
+        row.seconds, row.verdict = outcome.work_seconds, _verdict(outcome)
+        self.state.save(row)
+        place(part, found.target)
+        row.status, row.part, row.finished_at = DONE, "", time.time()
+        self.state.save(row)
+        return row
+
+    def blame(self, found: Found, reason: str, *, again: bool) -> Row:
+        """Note a failed attempt, and whether another one follows."""
+        row = self.row(found)
+        self._describe(row, found)
+        row.status = PENDING if again else FAILED
+        row.verdict, row.error, row.part = "" if again else "failed", reason, ""
+        row.finished_at = None if again else time.time()
+        self.state.save(row)
+        return row
+
+    def release(self, found: Found) -> None:
+        """Note that work on a file was broken off and the file is not to blame."""
+        row = self.row(found)
+        row.status, row.part = PENDING, ""
+        row.attempts, row.interrupted = max(row.attempts - 1, 0), row.interrupted + 1
+        self.state.save(row)
+
+    def row(self, found: Found) -> Row:
+        """Return the row of a file, a new one where there is none."""
+        return self.rows.setdefault(found.key, Row(path=found.key))
+
+    def progress(self, states: Mapping[str, tuple[int, float]]) -> None:
+        """Note frames and video seconds of the files in work."""
+        rows = []
+        for key, (frames, video_seconds) in states.items():
+            row = self.rows[key]
+            row.frames, row.verdict = frames, f"at {video_seconds:.0f} s"
+            rows.append(row)
+        self.state.beat(rows)
+
+    def _describe(self, row: Row, found: Found) -> None:
+        row.target = text_of(found.target.relative_to(self.out_dir))
+        row.size, row.mtime_ns = found.size, found.mtime_ns
+        row.weights_sha256, row.options = self.settings.weights_sha256, self.settings.options
+
+    def _is_same(self, row: Row, found: Found) -> bool:
+        now = Row(path=row.path)
+        self._describe(now, found)
+        names = ("target", "size", "mtime_ns", "weights_sha256", "options")
+        return all(getattr(row, name) == getattr(now, name) for name in names)
+
+    def _check_target(self, found: Found, row: Row) -> None:
+        """Make the target's folder, and see that neither it nor the name is somebody else's."""
+        found.target.parent.mkdir(parents=True, exist_ok=True)
+        inside = found.target.parent.resolve()
+        if inside != self.out_dir and self.out_dir not in inside.parents:
+            raise CarfilterError(f"{found.target.parent}: a link leads out of OUT_DIR; remove it")
+        size = self._size(found.target)
+        if size is not None and size != row.target_size and not self.overwrite:
+            raise CarfilterError(
+                f"{found.target}: exists already and was not made here; give -y to replace it"
+            )
+
+    def _is_placed(self, row: Row) -> bool:
+        """Finish what a cut between "verified" and "done" has left; False if nothing is there."""
+        target = self.out_dir / row.target
+        part = target.with_name(row.part)
+        if self._size(part) == row.target_size:
+            place(part, target)
+        return self._size(target) == row.target_size
+
+    @staticmethod
+    def _size(path: Path) -> int | None:
+        try:
+            return path.lstat().st_size
+        except OSError:
+            return None
+
+
+def place(part: Path, target: Path) -> None:
+    """Give a finished file its name; the folder goes to the disk, since a name lives there."""
+    if sidecar_of(part).exists():
+        sidecar_of(part).replace(sidecar_of(target))
+    part.replace(target)
+    descriptor = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary_files(folder: Path) -> Iterator[Path]:
+    for here, _, names in os.walk(folder):  # follows no links
+        for name in names:
+            if _TEMPORARY.match(name):
+                yield Path(here, name)
+
+
+def _verdict(outcome: Outcome) -> str:
+    notes = []
+    if outcome.damaged:
+        notes.append(f"{outcome.damaged} damaged frames or packets concealed")
+    if outcome.repaired:
+        notes.append(f"{outcome.repaired} timestamps repaired")
+    return "; ".join(["restored", *notes])

@@ -1,0 +1,207 @@
+"""What is known of each file of an archive, in an SQLite database that survives kill -9 and power.
+
+The rollback journal, since WAL needs memory shared between hosts and is unsafe on network file
+systems. One driver writes, holding a lock on the folder; anybody may read at any time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from carfilter.errors import CarfilterError
+
+STATE_NAME = "carfilter-batch.sqlite"
+_LOCK_NAME = ".carfilter-batch.lock"
+_VERSION = "1"
+_BUSY_SECONDS = 30.0  # a reader such as --status may hold the database for a moment
+
+PENDING, RUNNING, VERIFIED, DONE, FAILED = "pending", "running", "verified", "done", "failed"
+
+
+@dataclass
+class Row:
+    """One file: what it was when it was worked on, and what came of it."""
+
+    path: str  # relative to IN_DIR
+    target: str = ""  # relative to OUT_DIR
+    size: int = 0  # bytes of the input
+    mtime_ns: int = 0
+    video_seconds: float | None = None  # as the container says
+    content_sha256: str = ""
+    weights_sha256: str = ""  # empty at strength 0
+    options: str = ""  # JSON of all that can change the result
+    status: str = PENDING
+    attempts: int = 0  # ended by the file's own fault, or its worker's
+    interrupted: int = 0  # times a driver died or was stopped while this file was in work
+    verdict: str = ""
+    error: str = ""
+    frames: int = 0
+    damaged: int = 0
+    seconds: float = 0.0  # of work, of the attempt that counted
+    part: str = ""  # temporary name, relative to OUT_DIR
+    target_size: int | None = None  # bytes of the result we placed; None if we never did
+    finished_at: float | None = None  # seconds since 1970
+
+    @property
+    def is_over(self) -> bool:
+        """Done, or failed for good."""
+        return self.status in (DONE, FAILED)
+
+
+_COLUMNS = tuple(f.name for f in fields(Row))
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS files (
+  path TEXT PRIMARY KEY, {", ".join(_COLUMNS[1:])}
+) WITHOUT ROWID;
+"""
+
+
+@contextmanager
+def locked_folder(out_dir: Path) -> Iterator[None]:
+    """Hold the one writer's lock of OUT_DIR; the kernel lets go of it however the process ends.
+
+    Raises:
+        CarfilterError: another run holds it.
+    """
+    path = out_dir / _LOCK_NAME
+    try:
+        file = path.open("a+")
+    except OSError as error:
+        raise CarfilterError(
+            f"{out_dir}: cannot be written to ({error.strerror}); choose another OUT_DIR"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CarfilterError(
+                f"{out_dir}: another carfilter-batch ({file.read().strip() or 'just started'}) is"
+                " at work here; wait for it, or watch it with --status"
+            ) from None
+        except OSError as error:
+            raise CarfilterError(
+                f"{path}: cannot be locked ({error.strerror}); OUT_DIR needs a file system with"
+                " locks"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def is_locked(out_dir: Path) -> bool:
+    """Say whether a run is at work in OUT_DIR."""
+    try:
+        with (out_dir / _LOCK_NAME).open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+class State:
+    """The database; every method that changes something has it on the disk when it returns."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open it, and make it unless read_only.
+
+        Raises:
+            CarfilterError: it is missing, damaged, or not such a database.
+        """
+        self.path = path
+        if read_only and not path.is_file():
+            raise CarfilterError(f"{path}: no such database; nothing was run there yet")
+        try:
+            self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+            self._db.execute("PRAGMA query_only = 1" if read_only else "PRAGMA synchronous = FULL")
+            if not read_only:
+                self._db.execute("PRAGMA journal_mode = DELETE")
+                self._db.executescript(_SCHEMA)
+            version = self.about("version") or _VERSION
+        except sqlite3.Error as error:
+            raise CarfilterError(
+                f"{path}: cannot be used ({error}); move it away, or give another --state"
+            ) from error
+        if version != _VERSION:
+            raise CarfilterError(f"{path}: made by another version; give another --state")
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    def about(self, key: str) -> str:
+        """Return a note on the whole archive, or ""."""
+        found = self._db.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
+        return str(found[0]) if found else ""
+
+    def note(self, **notes: str) -> None:
+        """Write notes on the whole archive."""
+        with self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", notes.items())
+
+    def claim(self, in_dir: Path, out_dir: Path) -> None:
+        """Tie the database to its two folders.
+
+        Raises:
+            CarfilterError: it belongs to others; their results would be taken for these.
+        """
+        for key, folder in (("in_dir", in_dir), ("out_dir", out_dir)):
+            known = self.about(key)
+            if known and known != os.fsencode(folder).hex():
+                before = os.fsdecode(bytes.fromhex(known))
+                raise CarfilterError(
+                    f"{self.path}: keeps the state of {before}, not of {folder};"
+                    " give another OUT_DIR or another --state"
+                )
+        self.note(
+            version=_VERSION,
+            in_dir=os.fsencode(in_dir).hex(),  # hex, since a path need not be text
+            out_dir=os.fsencode(out_dir).hex(),
+        )
+
+    def rows(self) -> dict[str, Row]:
+        """Return every file by its path."""
+        found = self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM files ORDER BY path")
+        return {values[0]: Row(*values) for values in found}
+
+    def save(self, *rows: Row) -> None:
+        """Write rows, all or none."""
+        marks = ", ".join("?" * len(_COLUMNS))
+        with self._transaction():
+            self._db.executemany(
+                f"INSERT OR REPLACE INTO files ({', '.join(_COLUMNS)}) VALUES ({marks})",
+                [tuple(_plain(row, name) for name in _COLUMNS) for row in rows],
+            )
+
+    def beat(self, rows: Sequence[Row]) -> None:
+        """Note how far the files in work are, for --status; a few times a minute is enough."""
+        self.save(*rows)
+        self.note(heartbeat=str(time.time()))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield
+        except sqlite3.Error as error:
+            raise CarfilterError(
+                f"{self.path}: cannot be written ({error}); check the disk"
+            ) from error
+
+
+def _plain(row: Row, name: str) -> Any:
+    return getattr(row, name)

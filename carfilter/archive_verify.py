@@ -1,0 +1,74 @@
+"""Compare a finished result with its source before it gets its name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from carfilter.errors import MediaError
+from carfilter.pipeline import FilterOptions, Run
+from carfilter.source import open_source, read_contents
+
+_TOLERANCE_SECONDS = 0.025  # half a frame at 20 fps; Matroska rounds to a millisecond
+_COUNTED = ("video", "audio", "subtitle", "attachment")  # muxers add data streams of their own
+
+
+class VerificationError(MediaError):
+    """A result is not what was written."""
+
+
+def check_result(
+    part: Path,
+    source: Path,
+    options: FilterOptions,
+    run: Run,
+    first_seconds: float,
+    *,
+    decode: str,
+    report: Callable[[int, float], object],
+) -> None:
+    """Read a result back: frames, time from the first to the last, streams.
+
+    Args:
+        first_seconds: time of the first frame written; that of the last is in `run`.
+        decode: "full" decodes every frame, "fast" reads the packets, "none" looks at nothing.
+        report: called now and then, so that a watchdog sees life.
+
+    Raises:
+        VerificationError: it differs; the result is to be thrown away.
+    """
+    if decode == "none":
+        return
+
+    def alive() -> None:
+        report(run.frames, run.video_seconds)
+
+    contents = read_contents(part, decode=decode == "full", progress=alive)
+    wanted = _stream_types(source, options)
+    faults = []
+    if contents.frames != run.frames:
+        faults.append(f"{run.frames} frames were written and {contents.frames} are in it")
+    if contents.damaged:
+        faults.append(f"{contents.damaged} of its frames cannot be decoded")
+    span = run.video_seconds - first_seconds
+    if abs(contents.span_seconds - span) > _TOLERANCE_SECONDS:
+        faults.append(f"it lasts {contents.span_seconds:.3f} s instead of {span:.3f} s")
+    for kind in _COUNTED:
+        found = contents.streams.count(kind)
+        if found > wanted[kind] or (found < wanted[kind] and not options.target.drop_unsupported):
+            faults.append(f"it has {found} {kind} streams instead of {wanted[kind]}")
+    if faults:
+        part.unlink(missing_ok=True)
+        raise VerificationError(
+            f"{source}: its result was not as it should be ({'; '.join(faults)});"
+            " nothing was kept, look at it with carfilter alone"
+        )
+
+
+def _stream_types(source: Path, options: FilterOptions) -> Counter[str]:
+    opened = open_source(source, options.source)
+    try:
+        return Counter(stream.type for stream in (opened.video, *opened.copied))
+    finally:
+        opened.close()
