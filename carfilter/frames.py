@@ -18,6 +18,7 @@ QpMap = npt.NDArray[np.int16]
 _MACROBLOCK = 16
 # AVVideoBlockParams: five 32-bit integers, https://ffmpeg.org/doxygen/trunk/video__enc__params_8h.html
 _BLOCK = np.dtype([("x", "i4"), ("y", "i4"), ("w", "i4"), ("h", "i4"), ("delta_qp", "i4")])
+_H264_PARAMS = 1  # AV_VIDEO_ENC_PARAMS_H264
 _NO_QP = -100  # below any QP at any depth
 _HIGH_BITS = ("p010", "p012", "p210", "p212", "p410", "p412")  # sample in the upper bits of 16
 
@@ -104,12 +105,13 @@ def replace_luma(frame: av.VideoFrame, luma: Luma) -> None:
 def read_qp(frame: av.VideoFrame) -> QpMap | None:
     """Return the QP of each macroblock, int16 [ceil(H/16), ceil(W/16)], 0..51 at any depth.
 
-    None where the decoder exports none (only FFmpeg's software H.264 decoder does), or where its
-    blocks are not whole macroblocks of this picture. Call it before replace_luma().
+    None where the decoder exports no H.264 QP (only FFmpeg's software H.264 decoder does), or where
+    its blocks do not cover this picture. Call it before replace_luma().
     """
     params: Any = frame.side_data.get("VIDEO_ENC_PARAMS")
-    if params is None or not params.nb_blocks or params.block_size != _BLOCK.itemsize:
-        return None
+    if params is None or params.codec_type != _H264_PARAMS or not params.nb_blocks:
+        return None  # the MPEG-4 decoder exports a quantiser of another scale
+    assert params.block_size == _BLOCK.itemsize
     blocks = np.frombuffer(
         memoryview(params), _BLOCK, count=params.nb_blocks, offset=params.blocks_offset
     )

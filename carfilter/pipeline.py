@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +114,7 @@ def filter_video(
     run = Run(display_name(source), "stdout" if str(target) == "-" else str(target))
     # The model first: a wrong name must not cost the opening of a live source.
     model = None if options.restore.strength == 0 else _as_model(weights)
-    opened = open_source(source, options.source)
+    opened = open_source(source, replace(options.source, qp_maps=model is not None))
     try:
         size = _target_size(opened, options)
         sink = open_target(target, opened, options.target, size)
@@ -150,7 +150,7 @@ def restored_frames(
     """
     options = options or FilterOptions()
     model = None if options.restore.strength == 0 else _as_model(weights)
-    opened = open_source(source, options.source)
+    opened = open_source(source, replace(options.source, qp_maps=model is not None))
     restorer = None if model is None else _make_restorer(model, opened, options.restore)
     with _Stages(opened, restorer, threading.Event(), Run(opened.name, "")) as events:
         for event in events:

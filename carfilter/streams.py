@@ -21,6 +21,8 @@ from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 from carfilter.errors import MediaError
 
 _G711 = {"pcm_mulaw", "pcm_alaw"}
+_USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+_MOV_TEXT_GAP = b"\0\0"  # an empty text; the MP4 muxer writes one into each gap by itself
 # The MPEG-TS muxer takes anything and writes what it does not know as anonymous private data.
 _TS_HOLDS = {
     *("h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "av1"),
@@ -29,7 +31,8 @@ _TS_HOLDS = {
 }
 
 
-@dataclass(frozen=True)
+# No repr of the fields: that of a PyAV stream crashes once its container is closed.
+@dataclass(frozen=True, repr=False)
 class Route:
     """One stream's way into the target; `codec` is the encoder where it is converted."""
 
@@ -162,14 +165,33 @@ def add_attachment(
     return target.add_attachment(name, stream.mimetype or "application/octet-stream", stream.data)
 
 
+def check_encoder(codec: str, kind: str, option: str, example: str) -> None:
+    """Refuse an encoder that does not exist or encodes something else than `kind`."""
+    try:
+        found = av.Codec(codec, "w").type
+    except ValueError as error:
+        raise MediaError(
+            f"{option} {codec}: there is no such encoder; see ffmpeg -encoders"
+        ) from error
+    if found != kind:
+        raise MediaError(f"{option} {codec}: encodes {found}; give one such as {example}")
+
+
+def _cannot_hold(target: av.container.OutputContainer, option: str, codec: str) -> str:
+    return f"{option} {codec}: the {target.format.name} format cannot hold it; use an .mkv target"
+
+
 class Copy:
     """Hand packets on as they are."""
 
     def __init__(self, target: av.container.OutputContainer, stream: av.stream.Stream) -> None:
         self.stream = target.add_stream_from_template(stream, opaque=True)
         self._last_dts: int | None = None
+        self._is_mov_text = stream_codec(stream) == "mov_text"
 
     def convert(self, packet: av.Packet[Any]) -> Iterable[av.Packet[Any]]:
+        if self._is_mov_text and bytes(packet) == _MOV_TEXT_GAP:
+            return ()
         # Cameras and damaged files repeat or reverse a dts; a muxer would refuse the packet.
         if packet.dts is not None and self._last_dts is not None and packet.dts <= self._last_dts:
             packet.dts = self._last_dts + 1
@@ -190,15 +212,18 @@ class AudioConversion:
         self, target: av.container.OutputContainer, stream: av.AudioStream, codec: str
     ) -> None:
         self._decoder = stream.codec_context
-        rate, layout = self._decoder.sample_rate, self._decoder.layout.name
+        check_encoder(codec, "audio", "-c:a", "aac")
+        rate, layout = self._decoder.sample_rate, self._decoder.layout
         try:
-            self.stream = target.add_stream(codec, rate=rate, time_base=Fraction(1, rate))
+            added = target.add_stream(codec, rate=rate, time_base=Fraction(1, rate))
         except (av.error.FFmpegError, ValueError) as error:
-            raise MediaError(f"-c:a {codec}: {error}; see ffmpeg -encoders") from error
-        if not isinstance(self.stream, av.AudioStream):
-            raise MediaError(f"-c:a {codec}: is no audio encoder; give one such as aac")
+            raise MediaError(_cannot_hold(target, "-c:a", codec)) from error
+        assert isinstance(added, av.AudioStream)
+        self.stream = added
         self._encoder = self.stream.codec_context
-        self._encoder.layout = layout
+        # PCM names no layout but only a count, which encoders refuse.
+        usual = _USUAL_LAYOUTS.get(layout.nb_channels, layout.name)
+        self._encoder.layout = usual if layout.name.endswith("channels") else layout.name
         self._resampler: av.AudioResampler | None = None
 
     def convert(self, packet: av.Packet[Any]) -> Iterable[av.Packet[Any]]:
@@ -247,12 +272,13 @@ class SubtitleConversion:
         self._decoder = stream.codec_context
         if not self._decoder.is_open:
             self._decoder.open()
+        check_encoder(codec, "subtitle", "-c:s", "srt or mov_text")
         try:
-            self.stream = target.add_stream(codec)
+            added = target.add_stream(codec)
         except (av.error.FFmpegError, ValueError) as error:
-            raise MediaError(f"-c:s {codec}: {error}; see ffmpeg -encoders") from error
-        if not isinstance(self.stream, SubtitleStream):
-            raise MediaError(f"-c:s {codec}: is no subtitle encoder; give srt or mov_text")
+            raise MediaError(_cannot_hold(target, "-c:s", codec)) from error
+        assert isinstance(added, SubtitleStream)
+        self.stream = added
         self._encoder = self.stream.codec_context
         self._encoder.subtitle_header = self._decoder.subtitle_header
         self._encoder.time_base = Fraction(1, 1000)

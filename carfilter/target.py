@@ -23,7 +23,15 @@ import av.error
 from carfilter.errors import DownstreamClosedError, MediaError
 from carfilter.frames import display_matrix
 from carfilter.source import Source, is_url
-from carfilter.streams import Carrier, Route, add_attachment, copy_tags, make_carrier, plan_routes
+from carfilter.streams import (
+    Carrier,
+    Route,
+    add_attachment,
+    check_encoder,
+    copy_tags,
+    make_carrier,
+    plan_routes,
+)
 
 _RATE_CONTROL = {"crf", "qp", "b", "maxrate", "minrate", "bufsize", "cq", "rc", "global_quality"}
 _PARAMS = ("x264-params", "x264opts", "x265-params")
@@ -51,7 +59,8 @@ class TargetOptions:
     verbose_encoder: bool = False
 
 
-@dataclass
+# No repr of the fields: that of a PyAV stream crashes once its container is closed.
+@dataclass(repr=False)
 class Target:
     """An output that is being written; end it with finish(), keep_partial() or abandon()."""
 
@@ -81,7 +90,10 @@ class Target:
             if not context.is_open:
                 self._open_encoder(frame)
             if frame.format.name != context.pix_fmt:
-                frame = frame.reformat(format=context.pix_fmt)
+                # The same range on both sides, so that no sample is rescaled on the way.
+                frame = frame.reformat(
+                    format=context.pix_fmt, dst_color_range=int(frame.color_range)
+                )
             if (frame.width, frame.height) != (context.width, context.height):
                 raise MediaError(
                     f"{self.source.name}: the picture changes from {context.width}x"
@@ -305,14 +317,19 @@ def _add_video(
     decoder = source.video.codec_context
     pix_fmt = options.pix_fmt or decoder.pix_fmt or ""
     codec = options.video_codec or _default_codec(container, pix_fmt, is_pipe=is_pipe)
+    check_encoder(codec, "video", "-c:v", "libx264")
     try:
         stream = container.add_stream(codec, rate=source.rate or 25, time_base=source.time_base)
     except (av.error.FFmpegError, ValueError) as error:
-        raise MediaError(f"-c:v {codec}: {_lower(error)}; see ffmpeg -encoders") from error
-    if not isinstance(stream, av.VideoStream):
-        raise MediaError(f"-c:v {codec}: is no video encoder; give one such as libx264")
+        raise MediaError(
+            f"-c:v {codec}: the {container.format.name} format cannot hold it;"
+            " use an .mkv target or another -c:v"
+        ) from error
+    assert isinstance(stream, av.VideoStream)
     context = stream.codec_context
     formats = [f.name for f in context.codec.video_formats or ()]
+    if pix_fmt.startswith("yuvj") and pix_fmt not in formats and options.pix_fmt is None:
+        pix_fmt = pix_fmt.replace("yuvj", "yuv")  # the same samples; the range is a tag of its own
     if formats and pix_fmt not in formats:
         raise MediaError(
             f"-c:v {codec}: cannot encode pixel format {pix_fmt}; give -pix_fmt with one of"
@@ -422,8 +439,3 @@ def _why_not_written(path: str | Path, error: Exception) -> str:
         return f"{name}: the file would be larger than allowed here; write to another disk"
     reason = getattr(error, "strerror", None) or str(error)
     return f"{name}: cannot be written ({reason}); check the disk, the container and the settings"
-
-
-def _lower(error: Exception) -> str:
-    text = str(error)
-    return text[:1].lower() + text[1:]

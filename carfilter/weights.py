@@ -119,17 +119,31 @@ def load_weights(name: str | Path | None = None) -> Model:
 
 
 def _read_pt(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        magic = file.read(2)
+    if magic != b"PK":  # our files are zips; a bare pickle is an old format or a trap
+        if magic.startswith(b"\x80"):
+            raise WeightsError(_pickled(path))
+        raise WeightsError(f"{path}: not a checkpoint; give a .pt or .safetensors of carfilter")
     try:
         about = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path}: refused, since it holds pickled code or objects and not only weights;"
-            " use a carfilter checkpoint"
-        ) from error
+        raise WeightsError(_pickled(path)) from error
     except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
         raise WeightsError(
             f"{path}: damaged or not a checkpoint at all; fetch or train it again"
         ) from error
+    return _checked(path, about)
+
+
+def _pickled(path: Path) -> str:
+    return (
+        f"{path}: refused, since it holds pickled code or objects and not only weights;"
+        " use a carfilter checkpoint"
+    )
+
+
+def _checked(path: Path, about: Any) -> dict[str, Any]:
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
         raise WeightsError(
             f"{path}: not a carfilter checkpoint (another program's weights?);"
@@ -154,12 +168,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise WeightsError(
             f"{path}: damaged or not a safetensors file; fetch or train it again"
         ) from error
-    if not isinstance(about, dict) or about.get("format") != _FORMAT:
-        raise WeightsError(
-            f"{path}: not a carfilter checkpoint (another program's weights?);"
-            " use one made by carfilter-train or a shipped model"
-        )
-    return {**about, "weights": weights}
+    return {**_checked(path, about), "weights": weights}
 
 
 def _network_from(path: Path, about: dict[str, Any]) -> Network:

@@ -1,0 +1,46 @@
+"""Every test leaves no thread behind, and starts from the same random numbers."""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left_and_seeds_are_fixed() -> Iterator[None]:
+    torch.manual_seed(0)
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + 5
+    while (left := _stages(before)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not left, f"threads left behind: {left}"
+
+
+def _stages(before: set[threading.Thread]) -> list[threading.Thread]:
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread not in before and thread.name.startswith("carfilter")
+    ]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        if os.environ.get("CARFILTER_REQUIRE_CUDA") == "1":
+            pytest.fail("CARFILTER_REQUIRE_CUDA=1, but there is no CUDA device")
+        pytest.skip("needs a CUDA device")
+    if item.get_closest_marker("ffmpeg") and not shutil.which("ffmpeg"):
+        if os.environ.get("CI"):
+            pytest.fail("CI must have the ffmpeg program")
+        pytest.skip("needs the ffmpeg program (Debian: apt install ffmpeg)")

@@ -1,0 +1,68 @@
+"""The CUDA path against the CPU path: the same pictures within one grey level, nothing lost."""
+
+import numpy as np
+import pytest
+import torch
+
+from carfilter.network import build_network
+from carfilter.restore import Picture, RestoreOptions, Restorer
+
+pytestmark = pytest.mark.cuda
+
+
+def trained_like(name: str) -> torch.nn.Module:
+    torch.manual_seed(1)
+    network = build_network(name)
+    with torch.no_grad():
+        network.tail.weight.mul_(30)  # corrections of some grey levels, as after training
+    return network
+
+
+def clip(count: int, size: tuple[int, int], depth: int = 8) -> list[Picture]:
+    rng = np.random.default_rng(2)
+    kind = np.uint8 if depth == 8 else np.uint16
+    blocks = (-(-size[0] // 16), -(-size[1] // 16))
+    return [
+        Picture(
+            rng.integers(0, 1 << depth, size).astype(kind),
+            depth,
+            rng.integers(0, 52, blocks).astype(np.int16) if i % 2 else None,
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("name", ["fast", "car"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("depth", [8, 10])
+def test_cuda_equals_cpu_within_one_grey_level(name: str, precision: str, depth: int) -> None:
+    pictures = clip(7, (129, 190), depth)
+    cpu = list(Restorer(trained_like(name), RestoreOptions("cpu")).restore(pictures))
+    options = RestoreOptions("cuda", precision, batch_size=3)
+    cuda = list(Restorer(trained_like(name), options).restore(pictures))
+    level = 1 << (depth - 8)  # one grey level of 8 bits
+    for a, b in zip(cpu, cuda, strict=True):
+        assert np.abs(a.astype(int) - b).max() <= level
+
+
+def test_both_slots_in_flight_keep_the_order() -> None:
+    pictures = clip(41, (64, 64))
+    restorer = Restorer(trained_like("fast"), RestoreOptions("cuda", "fp32", batch_size=4))
+    together = list(restorer.restore(pictures))
+    alone = [next(restorer.restore([picture])) for picture in pictures]
+    for a, b in zip(together, alone, strict=True):
+        assert np.abs(a.astype(int) - b).max() <= 1
+
+
+def test_a_full_card_ends_in_smaller_batches_or_tiles_and_not_in_a_lost_frame() -> None:
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction(min(1.5e9, free) / total)
+    try:
+        pictures = clip(4, (1080, 1920))
+        restorer = Restorer(trained_like("car"), RestoreOptions("cuda", "fp16", batch_size=4))
+        restored = list(restorer.restore(pictures))
+        assert len(restored) == 4
+        assert restorer.batch_size < 4
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
