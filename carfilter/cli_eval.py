@@ -77,7 +77,17 @@ _file = click.Path(path_type=Path, dir_okay=False)
 _output = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 
 
-@click.command("carfilter-eval", context_settings={"show_default": True}, epilog=_EPILOG)
+class _Recorded(click.Command):
+    """A command that remembers its arguments, for the record of how a result was made."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["arguments"] = list(args)
+        return super().parse_args(ctx, args)
+
+
+@click.command(
+    "carfilter-eval", cls=_Recorded, context_settings={"show_default": True}, epilog=_EPILOG
+)
 @click.version_option(__version__, prog_name="carfilter-eval")
 @click.argument("clean", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--reference", type=_file, help="Clean video of a pair, instead of CLEAN.")
@@ -166,10 +176,10 @@ def _run(clean: tuple[Path, ...], options: dict[str, Any]) -> bool:
 def _clips(clean: tuple[Path, ...], options: dict[str, Any]) -> Outcome:
     """Degrade and measure clean clips."""
     from carfilter import display_eval, record
-    from carfilter.degrade import Settings as DegradeSettings
     from carfilter.degrade import find_sources
     from carfilter.evaluate import Settings, evaluate
     from carfilter.methods import decode, spp_rows
+    from carfilter.variants import Settings as DegradeSettings
 
     sources = find_sources(clean)
     jobs = options["jobs"] or max(1, (os.cpu_count() or 1) // 4)
@@ -303,7 +313,7 @@ def _outcome(
     if options["paper"]:
         shown += verdicts.paper_tables()
     made = record.Record(
-        command=record.command_line(sys.argv[1:]),
+        command=record.command_line(click.get_current_context().meta["arguments"]),
         versions=record.versions(),
         variants=variants,
         rows=record.describe_rows(rows),

@@ -268,6 +268,8 @@ def dynamic_shape(content: bytes) -> bytes:
         model = onnx.load_model_from_string(content)
     except DecodeError as error:
         raise ValueError("not an ONNX file") from error
+    if not model.graph.input or not model.graph.output:
+        raise ValueError("an ONNX file without a graph")
     dims = model.graph.input[0].type.tensor_type.shape.dim
     outputs = model.graph.output[0].type.tensor_type.shape.dim
     if len(dims) != 4 or not dims[2].dim_value or len(outputs) != 3:

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from carfilter.clips import Clip, read_clip
-from carfilter.degrade import PAPER_CRFS, degrade
-from carfilter.degrade import Settings as DegradeSettings
+from carfilter.degrade import degrade
 from carfilter.errors import CarfilterError, MediaError
 from carfilter.measures import Measure, psnr_per_frame
 from carfilter.methods import Method
+from carfilter.variants import PAPER_CRFS
+from carfilter.variants import Settings as DegradeSettings
 
 _DEGRADE_VERSION = 1  # raise it when what a cached variant means changes
 _KEY_FRAME = 1  # of Clip.types

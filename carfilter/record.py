@@ -10,9 +10,9 @@ from pathlib import Path
 
 from carfilter import __version__
 from carfilter.baselines import ffmpeg_version
-from carfilter.degrade import Settings as DegradeSettings
 from carfilter.errors import CarfilterError
 from carfilter.methods import Method
+from carfilter.variants import Settings as DegradeSettings
 
 _PACKAGES = ("av", "torch", "numpy", "onnxruntime", "pycocotools")
 

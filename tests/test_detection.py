@@ -1,0 +1,196 @@
+"""Boxes from ONNX files, their suppression, and mean average precision."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from detectors import SIDE, save_detector, yolox_output
+
+from carfilter.average_precision import (
+    _matches,
+    _weighted_mean,
+    average_precision,
+    difference_interval,
+    truth_of,
+)
+from carfilter.detection import (
+    Boxes,
+    DetectorSettings,
+    OnnxDetector,
+    bgr_from_yuv,
+    dynamic_shape,
+    overlaps,
+    suppress,
+)
+from carfilter.errors import CarfilterError
+
+AT_FILE_SIZE = DetectorSettings(at_frame_size=False)
+NAMES = {0: "person", 1: "car"}
+
+
+def boxes(*rows: tuple[float, float, float, float, float, int]) -> Boxes:
+    """Left, top, right, bottom, score, class."""
+    table = np.array(rows, np.float64).reshape(-1, 6)
+    return Boxes(
+        table[:, :4].astype(np.float32), table[:, 4].astype(np.float32), table[:, 5].astype(int)
+    )
+
+
+def random_frames(rng: np.random.Generator, frames: int, shift: float) -> list[Boxes]:
+    """Boxes on a grid, moved at random by up to `shift` pixels."""
+    found = []
+    for _ in range(frames):
+        count = int(rng.integers(1, 7))
+        corner = np.arange(count)[:, None] * 40 + rng.uniform(-shift, shift, (count, 2))
+        kind = np.arange(count) % 2
+        table = np.concatenate((corner, corner + 20), axis=1).astype(np.float32)
+        found.append(Boxes(table, rng.uniform(0.3, 1, count).astype(np.float32), kind))
+    return found
+
+
+def test_a_yolox_box_lands_where_its_grid_cell_says(tmp_path: Path) -> None:
+    # Anchor 2 * 8 + 3 is row 2, column 3 of the grid of stride 8.
+    output = yolox_output({19: [0.5, 0.25, math.log(2), math.log(3), 0.9, 0.1, 0.8, 0.0]})
+    detector = OnnxDetector(save_detector(tmp_path / "d.onnx", output), AT_FILE_SIZE)
+
+    found = detector(np.zeros((SIDE, SIDE, 3), np.uint8))
+
+    centre, half = np.array([3.5 * 8, 2.25 * 8]), np.array([8.0, 12.0])
+    np.testing.assert_allclose(found.corners, [[*(centre - half), *(centre + half)]], rtol=1e-5)
+    np.testing.assert_allclose(found.scores, [0.72], rtol=1e-5)
+    assert detector.class_names[found.classes[0]] == "car"
+
+
+def test_boxes_are_scaled_back_to_the_frame_and_cut_at_its_edge(tmp_path: Path) -> None:
+    output = yolox_output({19: [0.5, 0.25, math.log(2), math.log(9), 1, 1, 0, 0]})
+    detector = OnnxDetector(save_detector(tmp_path / "d.onnx", output), AT_FILE_SIZE)
+
+    found = detector(np.zeros((96, 128, 3), np.uint8))  # half size fits into 64x64
+
+    np.testing.assert_allclose(found.corners, [[40, 0, 72, 96]], rtol=1e-5)
+
+
+def test_a_yolov8_file_is_told_by_its_axes(tmp_path: Path) -> None:
+    output = np.zeros((1, 4 + 3, 84), np.float32)
+    output[0, :, 5] = [32, 16, 20, 10, 0.1, 0.6, 0.0]
+    detector = OnnxDetector(save_detector(tmp_path / "d.onnx", output), AT_FILE_SIZE)
+
+    found = detector(np.zeros((SIDE, SIDE, 3), np.uint8))
+
+    assert detector.layout == "yolov8"
+    np.testing.assert_allclose(found.corners, [[22, 11, 42, 21]])
+
+
+def test_classes_that_do_not_count_are_left_out(tmp_path: Path) -> None:
+    output = yolox_output({0: [0, 0, 0, 0, 1, 0, 0, 1], 1: [0, 0, 0, 0, 1, 1, 0, 0]})
+    detector = OnnxDetector(save_detector(tmp_path / "d.onnx", output), AT_FILE_SIZE)
+
+    found = detector(np.zeros((SIDE, SIDE, 3), np.uint8))
+
+    assert [detector.class_names[kind] for kind in found.classes] == ["person"]
+
+
+def test_a_fixed_yolox_graph_is_freed_to_take_any_size(tmp_path: Path) -> None:
+    path = save_detector(tmp_path / "d.onnx", yolox_output({}))
+
+    freed = onnx.load_model_from_string(dynamic_shape(path.read_bytes()))
+
+    dims = freed.graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_param for dim in dims[2:]] == ["height", "width"]
+
+
+def test_a_yolov8_graph_keeps_its_size(tmp_path: Path) -> None:
+    path = save_detector(tmp_path / "d.onnx", np.zeros((1, 7, 84)))
+    assert dynamic_shape(path.read_bytes()) == path.read_bytes()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a model at all"])
+def test_a_missing_or_damaged_detector_is_one_sentence(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "d.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CarfilterError, match=r"d\.onnx"):
+        OnnxDetector(path)
+
+
+def test_boxes_in_the_wrong_layout_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = save_detector(tmp_path / "d.onnx", np.ones((1, 10, 8)) * 0.5)
+    settings = DetectorSettings(at_frame_size=False, layout="yolox")
+    with pytest.raises(CarfilterError, match="--detector-layout"):
+        OnnxDetector(path, settings)(np.zeros((SIDE, SIDE, 3), np.uint8))
+
+
+def test_overlap_is_intersection_over_union() -> None:
+    one = boxes((0, 0, 10, 10, 1, 0)).corners
+    many = boxes((0, 0, 10, 10, 1, 0), (5, 0, 15, 10, 1, 0), (20, 20, 30, 30, 1, 0)).corners
+    np.testing.assert_allclose(overlaps(one, many), [[1, 1 / 3, 0]], atol=1e-6)
+
+
+def test_suppression_keeps_the_best_of_a_class_and_all_classes() -> None:
+    found = boxes((1, 0, 11, 10, 0.6, 0), (0, 0, 10, 10, 0.9, 0), (0, 0, 10, 10, 0.5, 1))
+    kept = suppress(found, 0.45)
+    np.testing.assert_allclose(kept.scores, [0.9, 0.5], rtol=1e-6)
+
+
+def test_gray_and_primary_colours_survive_the_conversion_for_the_detector() -> None:
+    y = np.array([[16, 235], [81, 81]], np.uint8).repeat(2, 0).repeat(2, 1)
+    u = np.array([[128, 128], [90, 90]], np.uint8)
+    v = np.array([[128, 128], [240, 240]], np.uint8)
+    bgr = bgr_from_yuv(y, u, v)
+    np.testing.assert_allclose(bgr[0, 0], [0, 0, 0], atol=1)
+    np.testing.assert_allclose(bgr[0, 3], [255, 255, 255], atol=1)
+    np.testing.assert_allclose(bgr[3, 0], [0, 0, 255], atol=2)  # BT.601's red
+
+
+def test_map_of_a_clip_with_itself_is_one(rng: np.random.Generator) -> None:
+    frames = random_frames(rng, 12, 5)
+    result = average_precision(truth_of(frames, 0.25), frames, NAMES)
+    assert result.mean == pytest.approx(1, abs=1e-12)
+
+
+def test_map_agrees_with_a_hand_computed_curve() -> None:
+    truth = [boxes((0, 0, 10, 10, 1, 0), (50, 0, 60, 10, 1, 0))]
+    test = [boxes((0, 0, 10, 10, 0.9, 0), (90, 90, 99, 99, 0.8, 0), (50, 0, 60, 10, 0.7, 0))]
+    result = average_precision(truth, test, {0: "person"})
+    # Precision 1 up to recall 1/2 (51 of COCO's 101 points), 2/3 beyond it.
+    assert result.mean == pytest.approx((51 + 50 * 2 / 3) / 101, abs=1e-6)
+    assert (result.classes["person"].truths, result.classes["person"].found) == (2, 3)
+
+
+def test_classes_without_truth_do_not_count() -> None:
+    frames = [boxes((0, 0, 10, 10, 0.9, 0))]
+    result = average_precision(frames, frames, NAMES)
+    assert result.mean == pytest.approx(1, abs=1e-12)
+    assert math.isnan(result.classes["car"].precision)
+
+
+def test_no_truth_at_all_is_not_a_number() -> None:
+    assert math.isnan(average_precision([boxes()], [boxes()], NAMES).mean)
+
+
+def test_resampling_counts_as_pycocotools_does(rng: np.random.Generator) -> None:
+    truth, test = random_frames(rng, 20, 5), random_frames(rng, 20, 9)
+    ours = _weighted_mean(_matches(truth, test, NAMES), np.ones(20, int))
+    assert ours == pytest.approx(average_precision(truth, test, NAMES).mean, abs=1e-9)
+    assert 0.05 < ours < 0.95  # the comparison is of something
+
+
+def test_a_frame_drawn_twice_counts_twice(rng: np.random.Generator) -> None:
+    truth, test = random_frames(rng, 6, 5), random_frames(rng, 6, 9)
+    drawn = [0, 0, 3, 5, 5, 5]
+    weights = np.bincount(drawn, minlength=6)
+    ours = _weighted_mean(_matches(truth, test, NAMES), weights)
+    theirs = average_precision([truth[i] for i in drawn], [test[i] for i in drawn], NAMES)
+    assert ours == pytest.approx(theirs.mean, abs=0.02)  # ties between twins may be ordered anew
+
+
+def test_the_bootstrap_sees_a_clear_loss_and_no_loss(rng: np.random.Generator) -> None:
+    truth = random_frames(rng, 20, 5)
+    worse = [boxes() if index % 2 else frame for index, frame in enumerate(truth)]
+    assert difference_interval(truth, truth, truth, NAMES, 100) == (0, 0)
+    low, high = difference_interval(truth, worse, truth, NAMES, 100)
+    assert low < high < -0.1
