@@ -18,7 +18,7 @@ from carfilter.errors import CarfilterError, DownstreamClosedError
 if TYPE_CHECKING:
     from carfilter.pipeline import FilterOptions, Run
 
-_LEVELS = {
+LEVELS = {
     "quiet": logging.CRITICAL + 1,
     "error": logging.ERROR,
     "warning": logging.WARNING,
@@ -72,7 +72,7 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-_restore_options = _options(
+restore_options = _options(
     click.option("--weights", metavar="NAME|FILE", help="Shipped model or checkpoint."),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N."),
     click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16, bf16."),
@@ -86,7 +86,7 @@ _restore_options = _options(
         help="Blend with the decoded luma; 0 leaves it untouched.",
     ),
 )
-_encode_options = _options(
+encode_options = _options(
     click.option("-c:v", "video_codec", metavar="CODEC", help="Video encoder.  [default: libx264]"),
     click.option("-c:a", "audio_codec", metavar="CODEC", help="Audio encoder.  [default: copy]"),
     click.option("-c:s", "subtitle_codec", metavar="CODEC", help="Subtitles.  [default: copy]"),
@@ -108,7 +108,7 @@ _encode_options = _options(
         "--drop-unsupported", is_flag=True, help="Leave out streams the container cannot hold."
     ),
 )
-_read_options = _options(
+read_options = _options(
     click.option("-ss", "start", type=Seconds(), help="Start there."),
     click.option("-t", "duration", type=Seconds(), help="Take that long."),
     click.option("-to", "end", type=Seconds(), help="End there."),
@@ -132,7 +132,7 @@ _report_options = _options(
     click.option(
         "-loglevel",
         "-v",
-        type=click.Choice(list(_LEVELS)),
+        type=click.Choice(list(LEVELS)),
         default="info",
         show_default=True,
         help="What to print on stderr.",
@@ -145,9 +145,9 @@ _report_options = _options(
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("source", metavar="INPUT")
 @click.argument("target", metavar="OUTPUT")
-@_restore_options
-@_encode_options
-@_read_options
+@restore_options
+@encode_options
+@read_options
 @_report_options
 @click.version_option(__version__, "-version", "--version")
 def carfilter(source: str, target: str, **given: Any) -> None:
@@ -174,7 +174,7 @@ def _run(source: str, target: str, given: dict[str, Any]) -> int:
     from carfilter.display import RunDisplay, StderrLog, summary
     from carfilter.progress import ProgressWriter
 
-    level = _LEVELS[given["loglevel"]]
+    level = LEVELS[given["loglevel"]]
     display = RunDisplay(quiet=level > logging.INFO, period_seconds=given["stats_period"])
     logger = logging.getLogger("carfilter")
     logger.setLevel(level)
@@ -227,7 +227,7 @@ def _filter_with_signals(
             from carfilter.pipeline import filter_video
 
             _set_ffmpeg_log(given["loglevel"])
-            options = _filter_options(given)
+            options = filter_options(given)
             run = filter_video(
                 source, target, given["weights"], options, stop=stop, progress=report
             )
@@ -261,7 +261,7 @@ def _set_ffmpeg_log(level: str) -> None:
     log_ffmpeg(everything=level == "debug")
 
 
-def _filter_options(given: dict[str, Any]) -> "FilterOptions":
+def filter_options(given: dict[str, Any]) -> "FilterOptions":
     from carfilter.pipeline import FilterOptions
     from carfilter.restore import RestoreOptions
     from carfilter.source import SourceOptions
