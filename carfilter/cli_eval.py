@@ -275,7 +275,7 @@ class _Detector:
         self.key = f"{sha256_of(path)}-{self.settings}"
         self.about = (
             f"{path.name} (sha256 {sha256_of(path)}), layout {self.model.layout}, at the size of"
-            f" the {options['detector_size']}, every {options['every']}. frame; truth from score"
+            f" the {options['detector_size']}, one frame in {options['every']}; truth from score"
             f" {self.settings.truth_score}, tests from {self.settings.score}, suppression at IoU"
             f" {self.settings.overlap}."
         )

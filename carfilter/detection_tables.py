@@ -15,7 +15,16 @@ from carfilter.average_precision import (
 from carfilter.detection import Boxes
 from carfilter.evaluate import Evaluation
 from carfilter.measures import unpack_boxes
-from carfilter.tables import DECODE, Cell, Column, Table, column_label, find_result, row_names
+from carfilter.tables import (
+    DECODE,
+    Cell,
+    Column,
+    Table,
+    column_label,
+    find_result,
+    row_names,
+    signed,
+)
 
 _DIGITS = 3
 
@@ -86,7 +95,8 @@ def detection_tables(evaluation: Evaluation, found: DetectionScores) -> list[Tab
             cells.append(Cell(score, gain))
             interval = found.intervals.get((name, column))
             if interval is not None and gain is not None:
-                text = f"{gain:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+                low, high = (signed(end, _DIGITS) for end in (interval.low, interval.high))
+                text = f"{signed(gain, _DIGITS)} [{low}, {high}]"
                 intervals.append(Cell(gain, text=text))
         rows.append((name, tuple(cells)))
         if intervals:

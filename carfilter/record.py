@@ -15,6 +15,7 @@ from carfilter.methods import Method
 from carfilter.variants import Settings as DegradeSettings
 
 _PACKAGES = ("av", "torch", "numpy", "onnxruntime", "pycocotools")
+_LINE = 60  # characters of the shown command after which the next option starts a new line
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,15 @@ class Record:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """Return the command with every path cut down to its last part."""
-    shown = [Path(argument).name if "/" in argument else argument for argument in arguments]
-    return shlex.join(["carfilter-eval", *shown])
+    """Return the command, every path cut down to its last part, a line for a few options each."""
+    lines = ["carfilter-eval"]
+    for argument in arguments:
+        shown = shlex.quote(Path(argument).name if "/" in argument else argument)
+        if argument.startswith("-") and len(lines[-1]) > _LINE:
+            lines.append(f"    {shown}")
+        else:
+            lines[-1] += f" {shown}"
+    return " \\\n".join(lines)
 
 
 def versions() -> dict[str, str]:

@@ -76,7 +76,12 @@ class Table:
         """Return the signed gain of a cell as it is shown, or nothing."""
         if cell.gain is None or math.isnan(cell.gain):
             return ""
-        return f"{cell.gain:+.{self.digits}f}"
+        return signed(cell.gain, self.digits)
+
+
+def signed(number: float, digits: int) -> str:
+    """Return a number with its sign, and what rounds to zero as +0."""
+    return f"{round(number, digits) + 0.0:+.{digits}f}"
 
 
 @dataclass(frozen=True)

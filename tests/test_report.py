@@ -74,7 +74,7 @@ def test_data_cannot_end_the_script_element() -> None:
 
 def test_the_page_says_how_it_was_made(page: Path) -> None:
     text = page.read_text()
-    assert re.search(r"carfilter-eval a\.mkv b\.mkv .*--report report\.html", text)
+    assert re.search(r"carfilter-eval a\.mkv b\.mkv (.|\n)*--report report\.html", text)
     assert len(set(re.findall(r"[0-9a-f]{64}", text))) >= 2 + 2 * 4 + 2  # clips, variants, models
 
 
