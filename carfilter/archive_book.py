@@ -27,7 +27,7 @@ from carfilter.errors import CarfilterError
 from carfilter.pipeline import FilterOptions
 
 # Our temporary names, and those that filter_video() makes of them; nothing else is swept.
-_TEMPORARY = re.compile(r"^\.{1,2}carfilter-[0-9a-f]{16}(\.part|\.partial)?\.\w{1,8}(\.json)?$")
+_TEMPORARY = re.compile(r"^\.{1,2}carfilter-[0-9a-f]{16}(\.part|\.partial)?\.\w{1,16}(\.json)?$")
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ class Book:
             CarfilterError: its name is taken by a file that is not ours, or leads out of OUT_DIR.
         """
         row = self.row(found)
+        if row.target != text_of(found.target.relative_to(self.out_dir)):
+            row.target_size = None  # what we placed has another name
         self._check_target(found, row)
         row.attempts += 1
         token = hashlib.blake2b(
@@ -101,7 +103,7 @@ class Book:
         ).hexdigest()
         part = found.target.with_name(f".carfilter-{token}{found.target.suffix}")
         self._describe(row, found)
-        row.video_seconds, row.part = video_seconds, os.fsdecode(os.fsencode(part.name))
+        row.video_seconds, row.part = video_seconds, part.name
         row.status, row.verdict, row.error, row.frames = RUNNING, "", "", 0
         self.state.save(row)
         return part

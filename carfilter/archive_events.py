@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
 from typing import Any
+
+from carfilter.errors import CarfilterError
 
 # Kinds of events: for people `text` says the same as `values` do for programs.
 SCANNED, PLANNED, STARTED, PROGRESS = "scanned", "planned", "started", "progress"
@@ -75,3 +81,46 @@ class Totals:
     def exit_code(self) -> int:
         """0 if all is well, 1 if anything failed."""
         return 1 if self.failed or self.stopped else 0
+
+
+class JsonLog:
+    """Write each event but progress as one JSON object a line, for programs.
+
+    Args:
+        where: a file, which is appended to, or "-" for stdout.
+
+    Raises:
+        CarfilterError: it cannot be written.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        try:
+            self._file = sys.stdout if where == "-" else Path(where).open("a")  # noqa: SIM115
+        except OSError as error:
+            raise CarfilterError(
+                f"--log-json {where}: cannot be written ({error.strerror})"
+            ) from error
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == PROGRESS or self._file.closed:
+            return
+        values = {key: _as_json(value) for key, value in event.values.items() if key != "lengths"}
+        record = {"time": round(time.time(), 3), "event": event.kind, **values}
+        if event.path:
+            record["path"] = event.path
+        if event.text:
+            record["text"] = event.text
+        if event.frames:
+            record |= {"frames": event.frames, "video_seconds": round(event.video_seconds, 3)}
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+            if event.kind == ENDED and self._file is not sys.stdout:
+                self._file.close()
+        except OSError:
+            return  # its disk or its reader has gone; the footage matters more
+
+
+def _as_json(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

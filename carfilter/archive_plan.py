@@ -10,7 +10,7 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from carfilter.errors import CarfilterError
@@ -37,6 +37,11 @@ class Found:
     target: Path
     size: int
     mtime_ns: int
+
+    def as_it_is(self) -> Found:
+        """Return the same file with its present size and time; OSError if it has gone."""
+        status = self.source.lstat()
+        return replace(self, size=status.st_size, mtime_ns=status.st_mtime_ns)
 
 
 @dataclass

@@ -15,13 +15,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from carfilter.errors import CarfilterError
 
 STATE_NAME = "carfilter-batch.sqlite"
 _LOCK_NAME = ".carfilter-batch.lock"
 _VERSION = "1"
+_LOCK_TRIES = 5  # --status looks at the lock by taking it for an instant
 _BUSY_SECONDS = 30.0  # a reader such as --status may hold the database for a moment
 
 PENDING, RUNNING, VERIFIED, DONE, FAILED = "pending", "running", "verified", "done", "failed"
@@ -82,7 +83,7 @@ def locked_folder(out_dir: Path) -> Iterator[None]:
         ) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError:
             file.seek(0)
             raise CarfilterError(
@@ -98,6 +99,18 @@ def locked_folder(out_dir: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def _lock(file: IO[str]) -> None:
+    for left in reversed(range(_LOCK_TRIES)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not left:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def is_locked(out_dir: Path) -> bool:
@@ -183,7 +196,7 @@ class State:
         with self._transaction():
             self._db.executemany(
                 f"INSERT OR REPLACE INTO files ({', '.join(_COLUMNS)}) VALUES ({marks})",
-                [tuple(_plain(row, name) for name in _COLUMNS) for row in rows],
+                [tuple(getattr(row, name) for name in _COLUMNS) for row in rows],
             )
 
     def beat(self, rows: Sequence[Row]) -> None:
@@ -201,7 +214,3 @@ class State:
             raise CarfilterError(
                 f"{self.path}: cannot be written ({error}); check the disk"
             ) from error
-
-
-def _plain(row: Row, name: str) -> Any:
-    return getattr(row, name)

@@ -1,0 +1,378 @@
+"""Clean an archive: plan, restore what is missing or changed, verify, and say what came of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from carfilter.archive_book import Book, Settings, describe_options
+from carfilter.archive_estimate import estimate, probe_lengths
+from carfilter.archive_events import ENDED, PLANNED, SCANNED, Estimate, Event, Plan, Totals
+from carfilter.archive_plan import (
+    Found,
+    Naming,
+    Scan,
+    check_collisions,
+    check_folders,
+    colliding,
+    scan,
+    text_of,
+)
+from carfilter.archive_pool import LocalPool, Pool
+from carfilter.archive_report import write_report
+from carfilter.archive_schedule import Observer, Restoring
+from carfilter.archive_state import FAILED, STATE_NAME, State, locked_folder
+from carfilter.archive_watch import Watch
+from carfilter.archive_worker import RESTORE, Job
+from carfilter.errors import CarfilterError
+from carfilter.pipeline import FilterOptions
+from carfilter.weights import load_weights
+
+_WORKER_BYTES = 1536 << 20  # torch, a model and the frames in flight of a 1080p file
+_SPARE_BYTES = 64 << 20  # free space below which no file is begun
+
+
+@dataclass(frozen=True)
+class ArchiveOptions:
+    """How to clean an archive; `filter` holds what `carfilter` itself takes."""
+
+    filter: FilterOptions = field(default_factory=FilterOptions)
+    weights: str | None = None
+    jobs: int = 0  # workers; 0 chooses from GPUs, or else cores and memory
+    retries: int = 2
+    retry_failed: bool = False  # also what an earlier run gave up
+    recycle: int = 50  # files after which a worker is replaced
+    stall_seconds: float = 300.0  # without progress after which a worker is ended
+    verify: str = "fast"  # "full", "fast" or "none"
+    state: Path | None = None  # None: in OUT_DIR
+    append_ext: bool = False  # a.avi becomes a.avi.mkv
+    samples: int = 3  # files of which a few seconds are restored for the estimate
+    plan_only: bool = False
+    ignore_space: bool = False
+    report: Path | None = None
+    watch: bool = False
+    settle_seconds: float = 30.0  # without change after which a watched file is complete
+    ray: str | None = None  # a cluster's address, "" for the one at hand; None: local processes
+
+
+def state_path(out_dir: Path, options: ArchiveOptions) -> Path:
+    """Return where the database of an archive lies."""
+    return options.state or out_dir / STATE_NAME
+
+
+def clean_archive(
+    in_dir: Path,
+    out_dir: Path,
+    options: ArchiveOptions | None = None,
+    observe: Observer = lambda _: None,
+    stop: threading.Event | None = None,
+) -> Totals:
+    """Restore every video of a folder into another one; see the README for what is promised.
+
+    Call it from the main thread of a program that can be imported: workers are spawned.
+
+    Args:
+        observe: called with each Event, in this thread.
+        stop: set it to break off; what is in work is done again by the next run.
+
+    Raises:
+        CarfilterError: the archive as a whole cannot be worked on; a single file never raises.
+    """
+    options, stop = options or ArchiveOptions(), stop or threading.Event()
+    in_dir, out_dir = check_folders(in_dir, out_dir)
+    naming = Naming(options.filter.target.format, options.append_ext)
+    found = scan(in_dir, out_dir, naming)
+    check_collisions(found.videos)
+    if not found.videos and not options.watch:
+        raise CarfilterError(f"{in_dir}: holds no video; check the folder")
+    observe(Event(SCANNED, _scan_text(found), values={"files": len(found.videos)}))
+    settings = Settings(_weights_sha256(options), describe_options(options.filter))
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CarfilterError(f"{out_dir}: cannot be made ({error.strerror})") from error
+    with locked_folder(out_dir), _opened(state_path(out_dir, options)) as state:
+        state.claim(in_dir, out_dir)
+        book = Book(state, out_dir, settings, overwrite=options.filter.target.overwrite)
+        book.recover()
+        watch = Watch(in_dir, out_dir, naming, options.settle_seconds) if options.watch else None
+        drive = _Drive(in_dir, out_dir, options, book, watch, observe, stop)
+        try:
+            return drive.run(found)
+        finally:
+            drive.close()
+            book.sweep()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[State]:
+    state = State(path)
+    try:
+        yield state
+    finally:
+        state.close()
+
+
+def _weights_sha256(options: ArchiveOptions) -> str:
+    if options.filter.restore.strength == 0:
+        return ""
+    return load_weights(options.weights).sha256
+
+
+def _scan_text(found: Scan) -> str:
+    left = [f"{found.others} other files"] if found.others else []
+    left += [f"{found.links} links, which are never followed"] if found.links else []
+    rest = f"; left alone: {', '.join(left)}" if left else ""
+    return f"{len(found.videos)} videos, {found.bytes / 1e9:.2f} GB{rest}"
+
+
+class _Drive:
+    """One run: it owns the workers, and every change of the book is made from here."""
+
+    def __init__(
+        self,
+        in_dir: Path,
+        out_dir: Path,
+        options: ArchiveOptions,
+        book: Book,
+        watch: Watch | None,
+        observe: Observer,
+        stop: threading.Event,
+    ) -> None:
+        self.in_dir, self.out_dir, self.options = in_dir, out_dir, options
+        self.book, self.observe, self.stop = book, observe, stop
+        self.watch, self.totals = watch, Totals()
+        self.workers = choose_workers(options)
+        self._pool: Pool | None = None
+        filtering = options.filter
+        threads = filtering.target.threads or self.workers.encoder_threads
+        self.template = Job(
+            action=RESTORE,
+            key="",
+            source=in_dir,
+            in_dir=in_dir,
+            options=replace(
+                filtering,
+                source=replace(filtering.source, threads=filtering.source.threads or threads),
+                target=replace(filtering.target, threads=threads),
+            ),
+            weights=options.weights,
+            verify=options.verify,
+        )
+
+    def run(self, found: Scan) -> Totals:
+        """Plan, restore, report."""
+        started = time.perf_counter()
+        pending = self._pending([f for f in found.videos if self._is_complete(f)])
+        pool = self._open_pool(len(pending))
+        lengths = probe_lengths(pool, pending, self.book, self.template, self.stop)
+        expected = estimate(
+            pool, pending, lengths, self.template, self._samples(pending, lengths), self.stop
+        )
+        plan = self._plan(found, pending, lengths, expected)
+        self.observe(Event(PLANNED, values={"plan": plan, "lengths": lengths}))
+        self._check_space(plan)
+        if not self.options.plan_only:
+            begun = time.perf_counter()
+            self._restoring(pool, lengths, plan).run(self._ordered(pending, lengths))
+            self.totals.elapsed_seconds = time.perf_counter() - begun
+            self._report(found.videos, pool)
+        self.totals.interrupted = self.stop.is_set()
+        self.totals.elapsed_seconds = self.totals.elapsed_seconds or time.perf_counter() - started
+        self.observe(Event(ENDED, values={"totals": self.totals}))
+        return self.totals
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def _pending(self, videos: Sequence[Found]) -> list[Found]:
+        """Return what is to be done, and count what is not."""
+        pending = []
+        for found in videos:
+            if not self.book.is_finished(found, retry_failed=self.options.retry_failed):
+                pending.append(found)
+                continue
+            row = self.book.row(found)
+            self.totals.finished_before += 1
+            if row.status == FAILED:
+                self.totals.failed += 1
+                self.totals.failures.append((found.key, f"{row.error} (as before)"))
+        self.totals.files = len(videos)
+        return pending
+
+    def _ordered(self, pending: list[Found], lengths: dict[str, float]) -> list[Found]:
+        """Longest first, so that no long file is left for the end; last what was in work when an
+        earlier run died, since it may have been the reason."""
+
+        def rank(found: Found) -> tuple[int, float, str]:
+            interrupted = self.book.row(found).interrupted
+            return interrupted, -lengths.get(found.key, 0.0), found.key
+
+        return sorted(pending, key=rank)
+
+    def _open_pool(self, files: int) -> Pool:
+        options, workers = self.options, self.workers
+        if options.ray is not None:
+            from carfilter.archive_ray import RayPool
+
+            self._pool = RayPool(
+                options.ray,
+                self.template.options.target.threads,
+                use_gpus=_may_use_cuda(options),
+                recycle=options.recycle,
+                stall_seconds=options.stall_seconds,
+            )
+            return self._pool
+        devices = workers.devices
+        if not options.watch:
+            devices = devices[: max(files, 1)]
+        # The encoder's threads shape its result and stay as they are; the network's do not.
+        threads = max(_cores() // len(devices), 1)
+        self._pool = LocalPool(devices, threads, options.recycle, options.stall_seconds)
+        return self._pool
+
+    def _samples(self, pending: list[Found], lengths: dict[str, float]) -> int:
+        """Sample where it costs little beside the work itself, and always for a plan alone."""
+        seconds = sum(lengths.get(found.key, 0.0) for found in pending)
+        if self.options.plan_only or seconds > 120 * self.options.samples:
+            return self.options.samples
+        return 0
+
+    def _plan(
+        self, found: Scan, pending: list[Found], lengths: dict[str, float], expected: Estimate
+    ) -> Plan:
+        assert self._pool is not None
+        known = [lengths[f.key] for f in pending if f.key in lengths]
+        return Plan(
+            files=len(found.videos),
+            finished=self.totals.finished_before,
+            pending=len(pending),
+            pending_bytes=sum(f.size for f in pending),
+            pending_seconds=sum(known),
+            unknown_lengths=len(pending) - len(known),
+            others=found.others,
+            links=found.links,
+            unreadable=tuple(found.unreadable),
+            workers=self._pool.free(),
+            free_bytes=shutil.disk_usage(self.out_dir).free,
+            estimate=expected,
+        )
+
+    def _check_space(self, plan: Plan) -> None:
+        needed = plan.estimate.new_bytes
+        if needed is not None and needed > plan.free_bytes and not self.options.ignore_space:
+            raise CarfilterError(
+                f"{self.out_dir}: about {needed / 1e9:.1f} GB are needed and"
+                f" {plan.free_bytes / 1e9:.1f} GB are free; give a higher -crf, another OUT_DIR,"
+                " or --ignore-space to go as far as it goes"
+            )
+
+    def _restoring(self, pool: Pool, lengths: dict[str, float], plan: Plan) -> Restoring:
+        growth = plan.estimate.growth or 1.0
+
+        def has_space(found: Found) -> bool:
+            free = shutil.disk_usage(self.out_dir).free
+            return free > max(found.size * growth, _SPARE_BYTES)
+
+        restoring = Restoring(
+            pool,
+            self.book,
+            self.template,
+            lengths,
+            self.options.retries,
+            self.observe,
+            self.stop,
+            self.totals,
+            has_space=has_space,
+        )
+        if self.watch is not None:
+            restoring.refill_seconds = self.watch.look_seconds
+            restoring.refill = lambda: self._arrived(restoring)
+        return restoring
+
+    def _is_complete(self, found: Found) -> bool:
+        return self.watch is None or self.watch.is_complete(found)
+
+    def _arrived(self, restoring: Restoring) -> list[Found]:
+        """Return the files that are complete, need work, and do not wait for it already."""
+        assert self.watch is not None
+        videos = self.watch.videos()
+        taken = {row.target for row in self.book.rows.values()}
+        refused = {
+            found.key: f"would become {text_of(found.target.name)}, and so would {group[0].key}"
+            for group in colliding(videos)
+            for found in group
+            if found.key not in self.book.rows
+            and (text_of(found.target.relative_to(self.out_dir)) in taken or found is not group[0])
+        }
+        arrived = []
+        for found in videos:
+            if restoring.is_known(found.key) or not self.watch.is_complete(found):
+                continue
+            if self.book.is_finished(found, retry_failed=False):
+                continue
+            self.totals.files += found.key not in self.book.rows
+            if found.key in refused:
+                restoring.refuse(found, refused[found.key])
+            else:
+                arrived.append(found)
+        return arrived
+
+    def _report(self, videos: Sequence[Found], pool: Pool) -> None:
+        if self.options.report is not None and not self.stop.is_set() and not self.totals.stopped:
+            write_report(
+                self.options.report, videos, self.book, self.totals, pool, self.template, self.stop
+            )
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many local workers, on which devices, with how many encoder threads each."""
+
+    devices: tuple[str, ...]
+    encoder_threads: int
+
+
+def choose_workers(options: ArchiveOptions) -> Workers:
+    """One process per GPU, or else one per core as far as the memory goes.
+
+    A file in one thread each uses the cores better than one file in many. The number depends on
+    the machine alone, not on the files: the encoder's threads, and with them the result's bytes,
+    must not differ between a run and its continuation.
+    """
+    gpus = torch.cuda.device_count() if _may_use_cuda(options) else 0
+    if options.filter.restore.device not in ("auto", "cuda"):
+        gpus = min(gpus, 1)
+    count = options.jobs or gpus or max(min(_cores(), _free_memory() // _WORKER_BYTES), 1)
+    devices = tuple(f"cuda:{i % gpus}" if gpus else "" for i in range(count))
+    return Workers(devices, max(_cores() // count, 1))
+
+
+def _may_use_cuda(options: ArchiveOptions) -> bool:
+    restore = options.filter.restore
+    return restore.strength > 0 and restore.device != "cpu" and torch.cuda.is_available()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _free_memory() -> int:
+    """Bytes that new processes may take: of the machine, or of the control group if less."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            free = min(free, int(Path(name).read_text()))
+        except (OSError, ValueError):
+            continue  # no such group, or "max"
+    return free

@@ -1,0 +1,113 @@
+"""How long the night will be and how large its results: learned from the containers, and from a
+few seconds restored for a try. In the workers, since opening a damaged file may crash."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+from carfilter.archive_book import Book
+from carfilter.archive_events import Estimate
+from carfilter.archive_plan import Found
+from carfilter.archive_pool import Pool
+from carfilter.archive_schedule import run_jobs
+from carfilter.archive_worker import PROBE, SAMPLE, Job, Outcome
+
+_SAMPLE_SECONDS = 2.0
+
+
+def probe_lengths(
+    pool: Pool, files: Sequence[Found], book: Book, template: Job, stop: threading.Event
+) -> dict[str, float]:
+    """Return the video seconds of files by key, as far as they say; a failure is not one yet."""
+    lengths: dict[str, float] = {}
+    unknown = []
+    for found in files:
+        row = book.rows.get(found.key)
+        same = row is not None and (row.size, row.mtime_ns) == (found.size, found.mtime_ns)
+        if same and row is not None and row.video_seconds is not None:
+            lengths[found.key] = row.video_seconds
+        else:
+            unknown.append(found)
+
+    def take(job: Job, outcome: Outcome) -> None:
+        if outcome.seconds is not None:
+            lengths[job.key] = outcome.seconds
+
+    jobs = [replace(template, action=PROBE, key=f.key, source=f.source) for f in unknown]
+    run_jobs(pool, jobs, stop, take)
+    return lengths
+
+
+def estimate(
+    pool: Pool,
+    files: Sequence[Found],
+    lengths: dict[str, float],
+    template: Job,
+    samples: int,
+    stop: threading.Event,
+) -> Estimate:
+    """Restore two seconds from the middle of a few files and scale up to all of them.
+
+    Each worker does one file at a time here as later, so that they slow each other down alike.
+    """
+    known = sorted((f for f in files if lengths.get(f.key)), key=lambda f: lengths[f.key])
+    step = max(len(known) // max(samples, 1), 1)
+    chosen = known[step // 2 :: step][:samples]
+    if not chosen:
+        return Estimate()
+    results: list[tuple[Job, Outcome]] = []
+    # As many as there are workers, so that the speed is that of a busy machine.
+    copies = max(pool.free() // len(chosen), 1)
+    jobs = [_sample_job(f, lengths[f.key], template, n) for n in range(copies) for f in chosen]
+    run_jobs(pool, jobs, stop, lambda job, outcome: results.append((job, outcome)))
+    good = [(j, o) for j, o in results if not o.error and o.seconds and o.frames]
+    if not good:
+        return Estimate()
+    return _scaled(good, {f.key: f for f in files}, lengths, pool.free())
+
+
+def _sample_job(found: Found, length: float, template: Job, copy: int) -> Job:
+    seconds = min(_SAMPLE_SECONDS, length)
+    begin = template.options.source.start_seconds or 0.0
+    # The target's folder may not exist yet, and a sample need not make it.
+    folder = found.target
+    while not folder.is_dir():
+        folder = folder.parent
+    token = hashlib.blake2b(f"sample {copy} {found.key}".encode(), digest_size=8).hexdigest()
+    return replace(
+        template,
+        action=SAMPLE,
+        key=found.key,
+        source=found.source,
+        part=folder / f".carfilter-{token}{found.target.suffix}",
+        start_seconds=begin + (length - seconds) / 2,
+        sample_seconds=seconds,
+    )
+
+
+def _scaled(
+    results: Sequence[tuple[Job, Outcome]],
+    files: dict[str, Found],
+    lengths: dict[str, float],
+    workers: int,
+) -> Estimate:
+    video = sum(outcome.seconds or 0.0 for _, outcome in results)
+    work = sum(outcome.work_seconds for _, outcome in results)
+    written = sum(outcome.target_size for _, outcome in results)
+    read = sum(
+        files[job.key].size / lengths[job.key] * (outcome.seconds or 0.0)
+        for job, outcome in results
+    )
+    growth = written / read if read else None
+    pending_seconds = sum(lengths.values())
+    pending_bytes = sum(found.size for found in files.values())
+    return Estimate(
+        work_seconds=pending_seconds * work / video / max(workers, 1),
+        growth=growth,
+        new_bytes=None if growth is None else round(pending_bytes * growth),
+        sampled=len({job.key for job, _ in results}),
+        engine=results[0][1].engine,
+    )

@@ -1,0 +1,228 @@
+"""The command `carfilter-batch`: options, one call, exit code. Torch and PyAV load after --help."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from carfilter import __version__
+from carfilter.cli import (
+    LEVELS,
+    Seconds,
+    encode_options,
+    filter_options,
+    read_options,
+    restore_options,
+)
+from carfilter.errors import CarfilterError
+
+if TYPE_CHECKING:
+    from carfilter.archive import ArchiveOptions
+
+_FOLDER = click.Path(path_type=Path)
+
+
+def _archive_options(command: Any) -> Any:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OPTIONS = (
+    click.option("--jobs", type=click.IntRange(1), help="Workers.  [default: GPUs, or cores]"),
+    click.option(
+        "--verify",
+        type=click.Choice(["full", "fast", "none"]),
+        default="fast",
+        show_default=True,
+        help="Before a result gets its name: decode it, or read and count its packets.",
+    ),
+    click.option(
+        "--retries",
+        type=click.IntRange(0),
+        default=2,
+        show_default=True,
+        help="Further tries of a file whose worker crashed, hung or ran out of memory.",
+    ),
+    click.option("--retry-failed", is_flag=True, help="Also try what an earlier run gave up."),
+    click.option(
+        "--stall",
+        type=Seconds(),
+        default=300.0,
+        show_default=True,
+        help="End a worker that makes no progress for so long.",
+    ),
+    click.option(
+        "--recycle",
+        type=click.IntRange(1),
+        default=50,
+        show_default=True,
+        help="Replace a worker after so many files.",
+    ),
+    click.option("--state", type=_FOLDER, help="Database.  [default: in OUT_DIR]"),
+    click.option("--append-ext", is_flag=True, help="a.avi becomes a.avi.mkv, not a.mkv."),
+    click.option("--dry-run", is_flag=True, help="Plan and estimate only."),
+    click.option(
+        "--samples",
+        type=click.IntRange(0),
+        default=3,
+        show_default=True,
+        help="Files to try two seconds of, for the estimate.",
+    ),
+    click.option("--ignore-space", is_flag=True, help="Start although the disk looks too small."),
+    click.option("--watch", is_flag=True, help="Go on as new files come; end it with Ctrl-C."),
+    click.option(
+        "--settle",
+        type=Seconds(),
+        default=30.0,
+        show_default=True,
+        help="With --watch: a file unchanged for so long is complete.",
+    ),
+    click.option(
+        "--ray",
+        metavar="[ADDRESS]",
+        is_flag=False,
+        flag_value="",
+        help="Work on a Ray cluster; write --ray=ADDRESS, or --ray last.",
+    ),
+    click.option("-y", "overwrite", is_flag=True, help="Replace files that were not made here."),
+    click.option("--compare", is_flag=True, help="Write input left, restored right, to look at."),
+    click.option("--sidecar", is_flag=True, help="Write RESULT.json with checksums and settings."),
+    click.option("--report", type=_FOLDER, metavar="PAGE.html", help="Write a page to look at."),
+    click.option("--log-json", metavar="FILE", help='One JSON object an event; "-" is stdout.'),
+    click.option("-stats_period", type=Seconds(), help="Seconds between lines of progress."),
+    click.option(
+        "-loglevel",
+        "-v",
+        type=click.Choice(list(LEVELS)),
+        default="info",
+        show_default=True,
+        help="What to print on stderr.",
+    ),
+    click.option(
+        "--status",
+        type=_FOLDER,
+        metavar="OUT_DIR",
+        help="Show how far an archive is, also while it is worked on, and exit.",
+    ),
+)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("in_dir", metavar="IN_DIR", type=_FOLDER, required=False)
+@click.argument("out_dir", metavar="OUT_DIR", type=_FOLDER, required=False)
+@restore_options
+@encode_options
+@read_options
+@_archive_options
+@click.version_option(__version__, "-version", "--version")
+def carfilter_batch(in_dir: Path | None, out_dir: Path | None, **given: Any) -> None:
+    """Restore all videos under IN_DIR into the same tree under OUT_DIR.
+
+    It can be stopped or killed at any moment and run again: only what is missing or changed is
+    done. Sources are never touched; a result gets its name when it is complete and verified.
+
+    Example: carfilter-batch /mnt/footage /mnt/clean --report clean.html
+    """
+    if given["status"] is not None:
+        sys.exit(_show_status(given["status"], given["state"]))
+    if in_dir is None or out_dir is None:
+        raise click.UsageError("give IN_DIR and OUT_DIR, or --status OUT_DIR")
+    if given["duration"] is not None and given["end"] is not None:
+        raise click.UsageError("-t and -to exclude each other")
+    sys.exit(_run(in_dir, out_dir, given))
+
+
+def main() -> None:
+    """Run the command; the one place where errors become exit codes."""
+    carfilter_batch()
+
+
+def _run(in_dir: Path, out_dir: Path, given: dict[str, Any]) -> int:
+    from carfilter.archive_events import Event, JsonLog
+    from carfilter.display_batch import BatchDisplay
+
+    display = BatchDisplay(level=LEVELS[given["loglevel"]], period_seconds=given["stats_period"])
+    stop, received = _stop_on_signals()
+    try:
+        from carfilter.archive import clean_archive
+
+        log = JsonLog(given["log_json"]) if given["log_json"] else None
+
+        def observe(event: Event) -> None:
+            display(event)
+            if log is not None:
+                log(event)
+
+        with display:
+            totals = clean_archive(in_dir, out_dir, _options_of(given), observe, stop)
+    except CarfilterError as error:
+        if LEVELS[given["loglevel"]] <= logging.ERROR:
+            display.console.print(f"carfilter: error: {error}", markup=False, soft_wrap=True)
+        return 1
+    return 128 + received[0] if totals.interrupted and received else totals.exit_code
+
+
+def _stop_on_signals() -> tuple[threading.Event, list[int]]:
+    """End a run cleanly on the first SIGINT or SIGTERM, and the process on the second."""
+    stop = threading.Event()
+    received: list[int] = []
+
+    def on_signal(number: int, _: object) -> None:
+        if received:
+            os._exit(128 + number)  # no harm: the next run recovers as after a power cut
+        received.append(number)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    return stop, received
+
+
+def _options_of(given: dict[str, Any]) -> "ArchiveOptions":
+    from carfilter.archive import ArchiveOptions
+
+    return ArchiveOptions(
+        filter=filter_options(given),
+        weights=given["weights"],
+        jobs=given["jobs"] or 0,
+        retries=given["retries"],
+        retry_failed=given["retry_failed"],
+        recycle=given["recycle"],
+        stall_seconds=given["stall"],
+        verify=given["verify"],
+        state=given["state"],
+        append_ext=given["append_ext"],
+        samples=given["samples"],
+        plan_only=given["dry_run"],
+        ignore_space=given["ignore_space"],
+        report=given["report"],
+        watch=given["watch"],
+        settle_seconds=given["settle"],
+        ray=given["ray"],
+    )
+
+
+def _show_status(out_dir: Path, state: Path | None) -> int:
+    from carfilter.archive_state import STATE_NAME, State, is_locked
+    from carfilter.display_batch import show_status
+
+    try:
+        opened = State(state or out_dir / STATE_NAME, read_only=True)
+        show_status(
+            list(opened.rows().values()), opened.about("heartbeat"), at_work=is_locked(out_dir)
+        )
+        opened.close()
+    except CarfilterError as error:
+        click.echo(f"carfilter: error: {error}", err=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()
