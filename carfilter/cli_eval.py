@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +12,7 @@ from carfilter import __version__
 from carfilter.errors import CarfilterError
 
 if TYPE_CHECKING:
-    from carfilter.detection_tables import DetectionScores
-    from carfilter.evaluate import Evaluation
-    from carfilter.measures import Measure
-    from carfilter.methods import Method
-    from carfilter.record import Record
-    from carfilter.tables import Table
-    from carfilter.verdicts import Verdict
+    from carfilter.study import Options, Outcome
 
 _EPILOG = """
 Rows are `decode` (nothing done), two of FFmpeg's spp filter, and networks. Columns are the paper's
@@ -44,17 +37,7 @@ package openvi 0.0.3 carries YOLOX-Nano (COCO classes, Apache-2.0) and serves as
 Exit codes: 0 done, 1 a clip or everything failed, 2 usage, 130 interrupted.
 """
 _SIDES = ("reference", "distorted", "restored")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Everything that is shown and written."""
-
-    evaluation: "Evaluation"
-    tables: "list[Table]"
-    record: "Record"
-    verdicts: "list[Verdict]"
-    found: "DetectionScores | None"
+_TEXTS = ("json_path", "csv_path", "markdown_path")
 
 
 def _default_cache() -> str:
@@ -161,11 +144,11 @@ def main(clean: tuple[Path, ...], **options: Any) -> None:
 
 def _run(clean: tuple[Path, ...], options: dict[str, Any]) -> bool:
     """Measure, show and write; say whether a clip failed."""
-    from carfilter import display_eval
+    from carfilter import display_eval, study
 
-    outcome = _pair(options) if options["reference"] else _clips(clean, options)
-    quiet = any(str(options[key]) == "-" for key in ("json_path", "csv_path", "markdown_path"))
-    if not quiet:
+    with display_eval.eval_progress() as step:
+        outcome = study.run(_study_options(clean, options), step)
+    if not any(str(options[key]) == "-" for key in _TEXTS):
         display_eval.show_tables(outcome.tables)
         display_eval.show_verdicts(outcome.verdicts)
     display_eval.show_failures(outcome.evaluation.failures)
@@ -173,158 +156,37 @@ def _run(clean: tuple[Path, ...], options: dict[str, Any]) -> bool:
     return bool(outcome.evaluation.failures)
 
 
-def _clips(clean: tuple[Path, ...], options: dict[str, Any]) -> Outcome:
-    """Degrade and measure clean clips."""
-    from carfilter import display_eval, record
-    from carfilter.degrade import find_sources
-    from carfilter.evaluate import Settings, evaluate
-    from carfilter.methods import decode, spp_rows
+def _study_options(clean: tuple[Path, ...], given: dict[str, Any]) -> "Options":
+    from carfilter.detection import DetectorSettings
+    from carfilter.record import command_line
+    from carfilter.restore import RestoreOptions
+    from carfilter.study import Options
     from carfilter.variants import Settings as DegradeSettings
 
-    sources = find_sources(clean)
-    jobs = options["jobs"] or max(1, (os.cpu_count() or 1) // 4)
-    threads = _share_cores(jobs)
-    degrade = DegradeSettings(
-        preset=options["preset"],
-        gop=options["gop"],
-        size=options["size"],
-        scale_caps=options["scale_caps"],
-        max_frames=options["max_frames"],
+    pair = tuple(given[side] for side in _SIDES) if given["reference"] else None
+    same = (
+        *("cache", "weights", "shipped", "blind", "spp", "vmaf"),
+        *("detector", "every", "every_variant", "jobs", "paper"),
     )
-    settings = Settings(options["cache"], degrade, options["every_variant"], jobs)
-    detector = _Detector(options, threads)
-    rows = [decode(), *(spp_rows() if options["spp"] else []), *_networks(options)]
-    measures = _measures(options, detector, threads)
-    with display_eval.eval_progress() as step:
-        evaluation = evaluate(sources, rows, measures, settings, step)
-    about = record.describe_variants(degrade)
-    return _outcome(evaluation, rows, options, detector, about)
-
-
-def _pair(options: dict[str, Any]) -> Outcome:
-    """Measure a given pair; networks only where --weights asks for them."""
-    from carfilter import display_eval
-    from carfilter.methods import decode
-    from carfilter.pair import evaluate_pair
-
-    threads = _share_cores(1)
-    detector = _Detector(options, threads)
-    extra = _networks({**options, "shipped": False})
-    reference, distorted, restored = (options[side] for side in _SIDES)
-    measures = _measures(options, detector, threads)
-    with display_eval.eval_progress() as step:
-        evaluation, given = evaluate_pair(
-            reference, distorted, restored, measures, options["cache"], extra, step
-        )
-    return _outcome(evaluation, [decode(), given, *extra], options, detector, "")
-
-
-def _share_cores(jobs: int) -> int:
-    """Give each of `jobs` clips its part of the cores; return how many that are."""
-    import torch
-
-    threads = max(1, torch.get_num_threads() // jobs)
-    torch.set_num_threads(threads)
-    return threads
-
-
-def _networks(options: dict[str, Any]) -> "list[Method]":
-    """Return the rows of the shipped and the named models, each checkpoint once."""
-    from carfilter.methods import network
-    from carfilter.restore import RestoreOptions
-    from carfilter.weights import load_weights, shipped_models
-
-    names = [*(shipped_models() if options["shipped"] else []), *options["weights"]]
-    models = {model.sha256: model for model in map(load_weights, names)}
-    how = RestoreOptions(device=options["device"], precision=options["precision"])
-    rows = []
-    for model in models.values():
-        rows.append(network(model, how))
-        if options["blind"] and model.network.uses_qp:
-            rows.append(network(model, how, blind=True))
-    return rows
-
-
-class _Detector:
-    """The detector of the options, if any, with its checksum and the classes that count."""
-
-    def __init__(self, options: dict[str, Any], threads: int) -> None:
-        from carfilter.detection import DetectorSettings, OnnxDetector
-        from carfilter.evaluate import sha256_of
-
-        self.model: OnnxDetector | None = None
-        self.names: dict[int, str] = {}
-        self.about = self.key = ""
-        self.settings = DetectorSettings(
-            layout=options["detector_layout"],
-            at_frame_size=options["detector_size"] == "frame",
-            classes=tuple(name.strip() for name in options["classes"].split(",")),
-            threads=threads,
-        )
-        path: Path | None = options["detector"]
-        if path is None:
-            return
-        self.model = OnnxDetector(path, self.settings)
-        known = enumerate(self.model.class_names)
-        self.names = {i: name for i, name in known if name in self.settings.classes}
-        if not self.names:
-            raise CarfilterError(
-                f"{path}: knows none of the classes {options['classes']};"
-                f" it has {', '.join(self.model.class_names[:8])}, ...; name others with --classes"
-            )
-        self.key = f"{sha256_of(path)}-{self.settings}"
-        self.about = (
-            f"{path.name} (sha256 {sha256_of(path)}), layout {self.model.layout}, at the size of"
-            f" the {options['detector_size']}, one frame in {options['every']}; truth from score"
-            f" {self.settings.truth_score}, tests from {self.settings.score}, suppression at IoU"
-            f" {self.settings.overlap}."
-        )
-
-
-def _measures(options: dict[str, Any], detector: _Detector, threads: int) -> "list[Measure]":
-    from carfilter import measures
-
-    chosen = [measures.quality()]
-    if options["vmaf"]:
-        chosen.append(measures.vmaf(threads))
-    if detector.model is not None:
-        chosen.append(measures.boxes(detector.model, detector.key, options["every"]))
-    if options["report"]:
-        chosen.append(measures.picture(options["every"]))
-    return chosen
-
-
-def _outcome(
-    evaluation: "Evaluation",
-    rows: "list[Method]",
-    options: dict[str, Any],
-    detector: _Detector,
-    variants: str,
-) -> Outcome:
-    from carfilter import record, tables, verdicts
-    from carfilter.detection_tables import detection_tables, score_detections
-
-    if not evaluation.clips:
-        first = next(iter(evaluation.failures.values()))
-        raise CarfilterError(f"no clip could be measured; the first failed so: {first}")
-    found = score_detections(evaluation, detector.names, detector.settings.truth_score)
-    shown = tables.quality_tables(evaluation)
-    shown[2:2] = detection_tables(evaluation, found) if found else []
-    if options["paper"]:
-        shown += verdicts.paper_tables()
-    made = record.Record(
-        command=record.command_line(click.get_current_context().meta["arguments"]),
-        versions=record.versions(),
-        variants=variants,
-        rows=record.describe_rows(rows),
-        detector=detector.about,
-        notes=options["note"],
+    degrade = ("preset", "gop", "size", "scale_caps", "max_frames")
+    return Options(
+        **{name: given[name] for name in same},
+        clean=clean,
+        pair=pair,
+        detector_settings=DetectorSettings(
+            layout=given["detector_layout"],
+            at_frame_size=given["detector_size"] == "frame",
+            classes=tuple(name.strip() for name in given["classes"].split(",")),
+        ),
+        degrade=DegradeSettings(**{name: given[name] for name in degrade}),
+        restore=RestoreOptions(device=given["device"], precision=given["precision"]),
+        notes=given["note"],
+        pictures=given["report"] is not None,
+        command=command_line(click.get_current_context().meta["arguments"]),
     )
-    bars = verdicts.verdicts(evaluation, found) if options["paper"] else []
-    return Outcome(evaluation, shown, made, bars, found)
 
 
-def _write(outcome: Outcome, options: dict[str, Any]) -> None:
+def _write(outcome: "Outcome", options: dict[str, Any]) -> None:
     from carfilter import formats, report
 
     parts = (outcome.tables, outcome.evaluation, outcome.record, outcome.verdicts)

@@ -67,7 +67,6 @@ class DetectorSettings:
     # One threshold for truth and test: with two, even identical frames score below 1.
     overlap: float = 0.45
     classes: tuple[str, ...] = TRAFFIC_CLASSES
-    threads: int = 0  # 0: as many as onnxruntime finds
 
 
 def bgr_from_yuv(y: Plane, u: Plane, v: Plane) -> Bgr:
@@ -166,8 +165,13 @@ class OnnxDetector:
     and `yolov8` (RGB 0..1, [1, 4+C, A], pixels, no objectness).
     """
 
-    def __init__(self, path: Path, settings: DetectorSettings | None = None) -> None:
+    def __init__(
+        self, path: Path, settings: DetectorSettings | None = None, threads: int = 0
+    ) -> None:
         """Open the model.
+
+        Args:
+            threads: for one frame; 0 takes as many as onnxruntime finds.
 
         Raises:
             CarfilterError: missing, damaged, not one image in and one list of boxes out, or the
@@ -181,7 +185,7 @@ class OnnxDetector:
             ) from error
         self.settings = settings or DetectorSettings()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.settings.threads
+        options.intra_op_num_threads = threads
         options.log_severity_level = 3  # warnings about the shapes that dynamic_shape() freed
         try:
             content = path.read_bytes()

@@ -25,7 +25,7 @@ from carfilter.verdicts import Verdict
 CLEAN = "clean"
 _BOX_SCORE = 0.25  # doubtful boxes would hide the picture
 _PATCH = 96  # pixels of a side; shown magnified
-_SHOWN_CLIPS = 8  # with pictures, so that the page stays within some ten megabytes
+_SHOWN_CLIPS = 8  # with pictures, so that the page stays within some twenty megabytes
 
 Picture = npt.NDArray[np.uint8]
 

@@ -305,15 +305,25 @@ def quality_tables(evaluation: Evaluation) -> list[Table]:
     return [*known, *([rate] if rate else []), variants_table(evaluation)]
 
 
-def clip_table(evaluation: Evaluation, row: str, value: Value) -> Table:
-    """Return one row's gain over the decode clip by clip."""
+def clip_tables(evaluation: Evaluation, rows: Sequence[str]) -> list[Table]:
+    """Return the gains of some rows in PSNR and SSIM clip by clip; nothing for a single clip."""
+    if len(evaluation.clips) < 2:
+        return []
+    values = [value for value in VALUES if value.key in ("psnr", "ssim")]
+    return [_clip_table(evaluation, row, value) for row in rows for value in values]
+
+
+def _clip_table(evaluation: Evaluation, row: str, value: Value) -> Table:
     rows = []
     for clip in evaluation.clips:
         cells = []
         for column in evaluation.columns:
             number, base = (value_of(clip, column, name, value) for name in (row, DECODE))
-            cells.append(Cell(None if number is None or base is None else number - base))
+            known = number is not None and base is not None
+            gain = number - base if known else None  # type: ignore[operator]
+            cells.append(Cell(gain, text=None if gain is None else signed(gain, value.digits)))
         rows.append((clip.name, tuple(cells)))
     labels = tuple(column_label(column, evaluation.columns) for column in evaluation.columns)
-    title = f"{row} minus decode, clip by clip: {value.title}"
-    return Table(f"clips_{value.key}", title, labels, tuple(rows), value.digits, None, (), "clip")
+    title = f"Clip by clip: {row} minus decode, {value.title}"
+    key = f"clips_{row}_{value.key}"
+    return Table(key, title, labels, tuple(rows), value.digits, None, (), "clip")
