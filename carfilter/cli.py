@@ -178,7 +178,8 @@ def _run(source: str, target: str, given: dict[str, Any]) -> int:
     display = RunDisplay(quiet=level > logging.INFO, period_seconds=given["stats_period"])
     logger = logging.getLogger("carfilter")
     logger.setLevel(level)
-    logger.addHandler(StderrLog(display.console))
+    handler = StderrLog(display.console)
+    logger.addHandler(handler)
     try:
         writer = None
         if given["progress"]:
@@ -202,6 +203,8 @@ def _run(source: str, target: str, given: dict[str, Any]) -> int:
     except CarfilterError as error:
         logger.error("%s", error)
         return 1
+    finally:
+        logger.removeHandler(handler)
     return 128 + received if run.interrupted and received else 0
 
 

@@ -22,7 +22,7 @@ class RunDisplay:
     """Show a run while it lasts; call it with the run after each frame."""
 
     def __init__(self, *, quiet: bool, period_seconds: float | None = None) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, emoji=False, markup=False)
         self._bar: Progress | None = None
         self._quiet = quiet
         on_terminal = self.console.is_terminal
