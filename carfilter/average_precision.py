@@ -99,7 +99,10 @@ def difference_interval(
         weights = np.bincount(rng.integers(0, len(truth), len(truth)), minlength=len(truth))
         one, two = (_weighted_mean(side, weights) for side in matches)
         differences.append(one - two)
-    low, high = np.nanpercentile(differences, [2.5, 97.5])
+    known = [difference for difference in differences if not np.isnan(difference)]
+    if not known:  # no truth at all
+        return float("nan"), float("nan")
+    low, high = np.percentile(known, [2.5, 97.5])
     return float(low), float(high)
 
 

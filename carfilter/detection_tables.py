@@ -3,6 +3,7 @@
 Frames of all clips are pooled; the truth is what the detector finds on the clean ones.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -97,7 +98,7 @@ def detection_tables(evaluation: Evaluation, found: DetectionScores) -> list[Tab
             if interval is not None and gain is not None:
                 low, high = (signed(end, _DIGITS) for end in (interval.low, interval.high))
                 text = f"{signed(gain, _DIGITS)} [{low}, {high}]"
-                intervals.append(Cell(gain, text=text))
+                intervals.append(Cell(gain, text="-" if math.isnan(gain) else text))
         rows.append((name, tuple(cells)))
         if intervals:
             differences.append((name, tuple(intervals)))

@@ -20,7 +20,7 @@ import numpy as np
 from carfilter.clips import Clip, read_clip
 from carfilter.degrade import degrade
 from carfilter.errors import CarfilterError, MediaError
-from carfilter.measures import Measure, psnr_per_frame
+from carfilter.measures import SMALLEST_SIDE, Measure, psnr_per_frame
 from carfilter.methods import Method
 from carfilter.variants import PAPER_CRFS
 from carfilter.variants import Settings as DegradeSettings
@@ -280,6 +280,11 @@ def measure_clip(
     """
     clean = read_clip(clip.clean)
     frames, height, width = clean.luma.shape
+    if min(height, width) < SMALLEST_SIDE:
+        raise MediaError(
+            f"{clip.name}: {width}x{height} is too small for SSIM's window; give sides of at"
+            f" least {SMALLEST_SIDE} pixels"
+        )
     clean_key = _digest(clean)
     results = []
     for variant in clip.variants:

@@ -18,6 +18,8 @@ from carfilter.detection import Boxes, Detector, bgr_from_yuv
 
 IDENTICAL_PSNR = 100.0
 """dB that stand for identical frames, whose PSNR is infinite and would swallow every mean."""
+SMALLEST_SIDE = 11
+"""Pixels: SSIM's window has to lie inside the picture."""
 _SSIM_PIXELS = 1 << 20  # of a batch: its ten float planes stay within a cache of tens of megabytes
 
 

@@ -169,7 +169,9 @@ def test_classes_without_truth_do_not_count() -> None:
 
 
 def test_no_truth_at_all_is_not_a_number() -> None:
-    assert math.isnan(average_precision([boxes()], [boxes()], NAMES).mean)
+    nothing = [boxes()]
+    assert math.isnan(average_precision(nothing, nothing, NAMES).mean)
+    assert all(map(math.isnan, difference_interval(nothing, nothing, nothing, NAMES, 10)))
 
 
 def test_resampling_counts_as_pycocotools_does(rng: np.random.Generator) -> None:
