@@ -15,7 +15,16 @@ import torch
 
 from carfilter.archive_book import Book, Settings, describe_options
 from carfilter.archive_estimate import estimate, probe_lengths
-from carfilter.archive_events import ENDED, PLANNED, SCANNED, Estimate, Event, Plan, Totals
+from carfilter.archive_events import (
+    ENDED,
+    PLANNED,
+    SCANNED,
+    Estimate,
+    Event,
+    Plan,
+    Totals,
+    size_text,
+)
 from carfilter.archive_plan import (
     Found,
     Naming,
@@ -131,7 +140,7 @@ def _scan_text(found: Scan) -> str:
     left = [f"{found.others} other files"] if found.others else []
     left += [f"{found.links} links, which are never followed"] if found.links else []
     rest = f"; left alone: {', '.join(left)}" if left else ""
-    return f"{len(found.videos)} videos, {found.bytes / 1e9:.2f} GB{rest}"
+    return f"{len(found.videos)} videos, {size_text(found.bytes)}{rest}"
 
 
 class _Drive:
@@ -272,8 +281,8 @@ class _Drive:
         needed = plan.estimate.new_bytes
         if needed is not None and needed > plan.free_bytes and not self.options.ignore_space:
             raise CarfilterError(
-                f"{self.out_dir}: about {needed / 1e9:.1f} GB are needed and"
-                f" {plan.free_bytes / 1e9:.1f} GB are free; give a higher -crf, another OUT_DIR,"
+                f"{self.out_dir}: about {size_text(needed)} are needed and"
+                f" {size_text(plan.free_bytes)} are free; give a higher -crf, another OUT_DIR,"
                 " or --ignore-space to go as far as it goes"
             )
 

@@ -117,6 +117,7 @@ class Book:
             outcome.frames,
             outcome.damaged,
         )
+        row.video_seconds = row.video_seconds or outcome.seconds
         row.seconds, row.verdict = outcome.work_seconds, _verdict(outcome)
         self.state.save(row)
         place(part, found.target)

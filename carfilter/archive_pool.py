@@ -20,6 +20,7 @@ from typing import IO, Protocol
 from carfilter.archive_worker import RESTORE, Job, Outcome, Setup, perform
 
 _REPORT_SECONDS = 0.2  # between two messages of a worker
+_START_SECONDS = 120.0  # for a worker to load its libraries
 _END_SECONDS = 10.0  # for a worker that was asked to end
 _LAST_WORDS_BYTES = 4096
 _PR_SET_PDEATHSIG = 1
@@ -116,10 +117,11 @@ class LocalPool:
             worker.kill()
             self._workers[slot] = None
             return [Message(slot, job, lost=worker.why_it_died())]
-        if time.monotonic() - worker.heard_at > self._stall_seconds:
+        limit = max(self._stall_seconds, 0.0 if worker.is_up else _START_SECONDS)
+        if time.monotonic() - worker.heard_at > limit:
             worker.kill()
             self._workers[slot] = None
-            reason = f"no progress for {self._stall_seconds:g} s; its worker was ended"
+            reason = f"no progress for {limit:g} s; its worker was ended"
             return [Message(slot, job, lost=reason)]
         return [] if latest is None else [Message(slot, job, *latest)]
 
@@ -137,10 +139,10 @@ class _Worker:
     def __init__(self, setup: Setup) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._stderr: IO[bytes] = tempfile.NamedTemporaryFile(delete=False)  # noqa: SIM115
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by kill())
         self.process = context.Process(
             target=_work,
-            args=(theirs, setup, os.getpid(), self._stderr.name),
+            args=(theirs, setup, os.getpid(), self._stderr.fileno()),
             name="carfilter-worker",
             daemon=True,
         )
@@ -148,6 +150,7 @@ class _Worker:
         theirs.close()
         self.job: Job | None = None
         self.restored = 0
+        self.is_up = False
         self.broken = False  # its end of the pipe is closed
         self.heard_at = time.monotonic()
 
@@ -162,7 +165,7 @@ class _Worker:
         try:
             while self.connection.poll():
                 latest = self.connection.recv()
-                self.heard_at = time.monotonic()
+                self.is_up, self.heard_at = True, time.monotonic()
         except (EOFError, OSError):
             self.broken = True
         return latest
@@ -175,33 +178,37 @@ class _Worker:
         self.kill()
 
     def kill(self) -> None:
-        if self.process.is_alive() and not self.broken:
-            self.process.kill()
-        self.process.join(_END_SECONDS)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        """End it whatever it does, and keep in mind why it had ended before, if it had."""
+        if self.broken:  # it is dying by itself: let it, so that its exit code tells why
+            self.process.join(_END_SECONDS)
+        self.process.kill()
+        self.process.join()
         self.connection.close()
-        Path(self._stderr.name).unlink(missing_ok=True)
+        if not self._stderr.closed:
+            self._why = self._why_it_died()
+            self._stderr.close()
 
     def why_it_died(self) -> str:
+        """Return the reason, once kill() was called."""
+        return self._why
+
+    def _why_it_died(self) -> str:
         code = self.process.exitcode or 0
         if code < 0:
             reason = f"its worker died of {signal.Signals(-code).name}"
             reason += " (out of memory?)" if code == -signal.SIGKILL else ""
         else:
             reason = f"its worker ended with exit code {code}"
-        with self._stderr as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(size - _LAST_WORDS_BYTES, 0))
-            words = file.read().decode("utf-8", "backslashreplace").strip().splitlines()
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(size - _LAST_WORDS_BYTES, 0))
+        words = self._stderr.read().decode("utf-8", "backslashreplace").strip().splitlines()
         return f"{reason}: {words[-1]}" if words else reason
 
 
-def _work(connection: Connection, setup: Setup, driver: int, stderr: str) -> None:
+def _work(connection: Connection, setup: Setup, driver: int, stderr: int) -> None:
     """Be a worker: take jobs from the pipe until it closes or None comes."""
     _end_with(driver)
-    _redirect_stderr(stderr)
+    _redirect_stderr(driver, stderr)
     # Ctrl-C and a service manager's SIGTERM reach every process of the group; the driver decides.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -215,6 +222,7 @@ def _work(connection: Connection, setup: Setup, driver: int, stderr: str) -> Non
             connection.send((frames, video_seconds))
 
     with contextlib.suppress(EOFError, OSError):
+        report(0, 0.0)
         while (job := connection.recv()) is not None:
             connection.send(perform(job, setup, report))
 
@@ -227,9 +235,8 @@ def _end_with(driver: int) -> None:
         os._exit(1)
 
 
-def _redirect_stderr(path: str) -> None:
-    """Keep what libraries print, for the case that it was their last word."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-    Path(path).unlink(missing_ok=True)
+def _redirect_stderr(driver: int, descriptor: int) -> None:
+    """Let libraries print into the driver's nameless file, for the case that it is a last word."""
+    path = Path(f"/proc/{driver}/fd/{descriptor}")
+    with contextlib.suppress(OSError), path.open("ab") as file:
+        os.dup2(file.fileno(), 2)

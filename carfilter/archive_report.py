@@ -11,7 +11,7 @@ from pathlib import Path
 
 from carfilter import __version__
 from carfilter.archive_book import Book
-from carfilter.archive_events import Totals
+from carfilter.archive_events import Totals, size_text
 from carfilter.archive_plan import Found
 from carfilter.archive_pool import Pool
 from carfilter.archive_schedule import run_jobs
@@ -98,8 +98,8 @@ def _page(shown: Sequence[tuple[Found, Row]], totals: Totals, folder: Path) -> s
         "failed": str(len(failed)),
         "of video": _clock(sum(row.video_seconds or 0 for _, row in shown)),
         "frames": f"{sum(row.frames for _, row in shown if row.status == DONE):,}",
-        "before": _size(sum(row.size for _, row in shown if row.status == DONE)),
-        "after": _size(sum(row.target_size or 0 for _, row in shown if row.status == DONE)),
+        "before": size_text(sum(row.size for _, row in shown if row.status == DONE)),
+        "after": size_text(sum(row.target_size or 0 for _, row in shown if row.status == DONE)),
         "this run": _clock(totals.elapsed_seconds),
     }
     cards = "".join(f"<li><b>{value}</b>{name}</li>" for name, value in facts.items())
@@ -134,8 +134,8 @@ def _row(row: Row, folder: Path) -> str:
     )
     cells = (
         str(row.frames) if is_done else "",
-        _size(row.size),
-        _size(row.target_size or 0) if is_done else "",
+        size_text(row.size),
+        size_text(row.target_size or 0) if is_done else "",
     )
     numbers = "".join(f"<td class=number>{cell}</td>" for cell in cells)
     return (
@@ -146,13 +146,6 @@ def _row(row: Row, folder: Path) -> str:
 
 def _text(text: str) -> str:
     return html.escape(text)
-
-
-def _size(count: int) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"
 
 
 def _clock(seconds: float) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from carfilter import __version__
+from carfilter.archive_plan import check_folders
 from carfilter.cli import (
     LEVELS,
     Seconds,
@@ -150,6 +151,7 @@ def _run(in_dir: Path, out_dir: Path, given: dict[str, Any]) -> int:
     display = BatchDisplay(level=LEVELS[given["loglevel"]], period_seconds=given["stats_period"])
     stop, received = _stop_on_signals()
     try:
+        check_folders(in_dir, out_dir)  # before torch takes its seconds to load
         from carfilter.archive import clean_archive
 
         log = JsonLog(given["log_json"]) if given["log_json"] else None

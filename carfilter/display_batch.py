@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from carfilter import archive_events as events
+from carfilter.archive_events import size_text as size
 
 if TYPE_CHECKING:
     from carfilter.archive_state import Row
@@ -180,7 +181,7 @@ def plan_lines(plan: events.Plan) -> list[str]:
     unknown = f" and {plan.unknown_lengths} of unknown length" if plan.unknown_lengths else ""
     lines = [
         f"to do: {plan.pending} files, {clock(plan.pending_seconds)} of video{unknown},"
-        f" {plan.pending_bytes / 1e9:.2f} GB, on {plan.workers} workers"
+        f" {size(plan.pending_bytes)}, on {plan.workers} workers"
         f" ({plan.finished} files are finished already)"
     ]
     expected = plan.estimate
@@ -188,7 +189,7 @@ def plan_lines(plan: events.Plan) -> list[str]:
         lines.append(
             f"estimate from {expected.sampled} samples: {clock(expected.work_seconds)},"
             f" results {expected.growth:.1f} times as large as the sources"
-            f" ({(expected.new_bytes or 0) / 1e9:.2f} GB; {plan.free_bytes / 1e9:.2f} GB are free)"
+            f" ({size(expected.new_bytes or 0)}; {size(plan.free_bytes)} are free)"
             + (f"; {expected.engine}" if expected.engine else "")
         )
     lines += [f"cannot be read: {text}" for text in plan.unreadable]
@@ -204,7 +205,7 @@ def total_lines(totals: events.Totals) -> list[str]:
         f" {totals.failed} failed, {totals.finished_before} finished before;"
         f" {totals.frames} frames, {clock(totals.video_seconds)} of video in"
         f" {clock(totals.elapsed_seconds)} ({speed:.2f}x);"
-        f" {totals.source_bytes / 1e6:.1f} MB became {totals.target_bytes / 1e6:.1f} MB"
+        f" {size(totals.source_bytes)} became {size(totals.target_bytes)}"
     ]
     if totals.stopped:
         lines.append(totals.stopped)
@@ -231,10 +232,13 @@ def show_status(rows: list["Row"], heartbeat: str, *, at_work: bool) -> None:
             console.print(text, markup=False, soft_wrap=True)
     done = [row for row in rows if row.status == "done"]
     if done:
-        before, after = sum(r.size for r in done), sum(r.target_size or 0 for r in done)
+        before, after = (
+            size(sum(r.size for r in done)),
+            size(sum(r.target_size or 0 for r in done)),
+        )
         console.print(
-            f"done: {sum(r.frames for r in done)} frames; {before / 1e6:.1f} MB became"
-            f" {after / 1e6:.1f} MB; {sum(r.damaged > 0 for r in done)} with concealed damage",
+            f"done: {sum(r.frames for r in done)} frames; {before} became {after};"
+            f" {sum(r.damaged > 0 for r in done)} with concealed damage",
             markup=False,
         )
     failed = [(row.path, row.error) for row in rows if row.status == "failed"]

@@ -1,0 +1,337 @@
+"""carfilter-batch as its users meet it: real clips, real processes, real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from archives import (
+    FIXED,
+    batch,
+    hash_of,
+    hashes,
+    leftovers,
+    make_archive,
+    make_hard_life,
+    run_batch,
+)
+from media import equal_planes, make_clip, read_content, tiny_weights
+
+from carfilter.archive import ArchiveOptions, choose_workers, clean_archive
+from carfilter.archive_events import FAILED, PLANNED, STARTED, Event, Totals
+from carfilter.archive_state import STATE_NAME, State, locked_folder
+from carfilter.archive_verify import VerificationError, check_result
+from carfilter.display_batch import plan_lines
+from carfilter.errors import CarfilterError
+from carfilter.pipeline import FilterOptions, Run, filter_video
+from carfilter.restore import RestoreOptions
+from carfilter.source import SourceOptions
+from carfilter.target import TargetOptions
+
+COPY = FilterOptions(
+    source=SourceOptions(threads=1),
+    target=TargetOptions(encoder=(("preset", "ultrafast"),), threads=1),
+    restore=RestoreOptions(strength=0.0),
+)
+PLAIN = ArchiveOptions(filter=COPY, jobs=1)
+
+
+def flip_bytes(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    middle = content.index(b"mdat") + 900
+    content[middle : middle + 400] = bytes(b ^ 0x5A for b in content[middle : middle + 400])
+    path.write_bytes(content)
+
+
+def clean(
+    source: Path, target: Path, options: ArchiveOptions = PLAIN
+) -> tuple[Totals, list[Event]]:
+    seen: list[Event] = []
+    return clean_archive(source, target, options, seen.append), seen
+
+
+def test_an_archive_is_mirrored_and_each_bad_file_fails_alone_with_its_reason(
+    tmp_path: Path,
+) -> None:
+    archive, out = make_archive(tmp_path / "in", 3), tmp_path / "out"
+    make_clip(archive / "sound.mp4", frames=25, audio="aac")
+    make_clip(archive / "old.avi", codec="mpeg4")
+    flip_bytes(make_clip(archive / "damaged.mp4", frames=24))
+    (archive / "text.mp4").write_text("this is no video")
+    (archive / "empty.mp4").touch()
+    (archive / "abort.mp4").write_bytes((archive / "sound.mp4").read_bytes())
+    os.utime(archive / "old.avi", (1_000_000_000, 1_000_000_000))
+    before = {path: path.read_bytes() for path in archive.rglob("*") if path.is_file()}
+    environment = make_hard_life(tmp_path / "site")
+    arguments = (archive, out, *FIXED, "--jobs", 1, "--retries", 1, "--log-json", "-")
+    code, output, errors = run_batch(*arguments, environment=environment)
+
+    assert code == 1
+    events = [json.loads(line) for line in output.splitlines()]
+    reasons = {e["path"]: e["reason"] for e in events if e["event"] == "failed"}
+    assert sorted(reasons) == ["abort.mp4", "empty.mp4", "text.mp4"]
+    assert "SIGABRT" in reasons["abort.mp4"]
+    assert "empty" in reasons["empty.mp4"]
+    assert "not a video" in reasons["text.mp4"]
+    assert all(path in errors for path in reasons)
+    assert sum(e["event"] == "started" and e["path"] == "abort.mp4" for e in events) == 2
+    assert [e["path"] for e in events if e.get("damaged")] == ["damaged.mp4"]
+    assert len(hashes(out)) == 6
+    assert read_content(out / "sound.mp4").types == ["video", "audio"]
+    assert (out / "old.mkv").stat().st_mtime == 1_000_000_000
+    assert {path: path.read_bytes() for path in before} == before
+    assert not leftovers(out)
+
+    placed = {path: path.stat().st_mtime_ns for path in out.rglob("*.m*")}
+    totals, seen = clean(archive, out)
+    assert totals.exit_code == 1
+    assert sorted(path for path, _ in totals.failures) == sorted(reasons)
+    assert not [event for event in seen if event.kind == STARTED]
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.m*")} == placed
+
+
+def test_only_what_is_missing_or_changed_is_done_again(tmp_path: Path) -> None:
+    archive, out = make_archive(tmp_path / "in", 4), tmp_path / "out"
+    totals, _ = clean(archive, out)
+    assert (totals.done, totals.exit_code) == (4, 0)
+    keys = sorted(hashes(out))
+    make_clip(archive / keys[0], frames=9)
+    (out / keys[1]).unlink()
+    totals, seen = clean(archive, out)
+    assert sorted(e.path for e in seen if e.kind == STARTED) == keys[:2]
+    assert (totals.done, totals.finished_before) == (2, 2)
+    assert len(read_content(out / keys[0]).planes) == 9
+
+
+def test_a_result_is_what_the_filter_alone_gives_and_its_sidecar_names_it(tmp_path: Path) -> None:
+    weights = tiny_weights(tmp_path / "tiny.pt")
+    archive = make_archive(tmp_path / "in", 1)
+    filtering = replace(COPY, restore=RestoreOptions(), sidecar=True)
+    options = ArchiveOptions(filter=filtering, weights=str(weights), jobs=1, verify="full")
+    clean(archive, tmp_path / "out", options)
+    source = archive / "camera0" / "clip000.mp4"
+    filter_video(source, tmp_path / "alone.mp4", weights, filtering)
+    result = tmp_path / "out" / "camera0" / "clip000.mp4"
+    alone = read_content(tmp_path / "alone.mp4")
+    assert equal_planes(read_content(result).planes, alone.planes)
+    assert not equal_planes(alone.luma, read_content(source).luma)
+    record = json.loads((tmp_path / "out" / "camera0" / "clip000.mp4.json").read_text())
+    assert record["target"]["name"] == "clip000.mp4"
+    assert record["frames"] == len(alone.planes)
+
+
+def test_a_result_that_lacks_frames_time_or_a_stream_is_found_out(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mkv", frames=12, audio="aac")
+    run = Run("a", "b", frames=12, video_seconds=11 / 25)
+
+    def check(**clip: object) -> None:
+        part = make_clip(tmp_path / "part.mkv", **clip)
+        check_result(part, source, COPY, run, 0.0, decode="full", report=lambda *_: None)
+
+    check(frames=12, audio="aac")
+    with pytest.raises(VerificationError, match="12 frames were written and 11 are in it"):
+        check(frames=11, audio="aac")
+    with pytest.raises(VerificationError, match=r"lasts 0\.520 s instead of 0\.440 s"):
+        check(frames=12, audio="aac", pts=[*range(11), 13])
+    with pytest.raises(VerificationError, match="0 audio streams instead of 1"):
+        check(frames=12)
+    assert not (tmp_path / "part.mkv").exists()
+
+
+def test_a_worker_that_hangs_is_ended_and_its_file_fails_alone(tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "in", 1)
+    make_clip(archive / "hang.mp4")
+    make_clip(archive / "oom.mp4")
+    options = (*FIXED, "--jobs", 2, "--retries", 0, "--stall", 2)
+    code, _, errors = run_batch(
+        archive, tmp_path / "out", *options, environment=make_hard_life(tmp_path / "site")
+    )
+    assert code == 1
+    assert "hang.mp4: no progress for 2 s" in errors
+    assert "oom.mp4: its worker died of SIGKILL (out of memory?)" in errors
+    assert len(hashes(tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
+def test_a_signal_ends_a_run_cleanly_and_the_next_one_finishes_it(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    archive, out = tmp_path / "in", tmp_path / "out"
+    archive.mkdir()
+    make_clip(archive / "long.mp4", frames=400, size=(160, 120))
+    slow = ("--strength", 0, "-threads", 1, "-preset", "veryslow", "--samples", 0)
+    process = batch(archive, out, *slow, "--jobs", 1)
+    wait_for(lambda: any(out.glob("*part*")), process)
+    os.killpg(process.pid, number)  # as a terminal does: driver and workers alike
+    process.communicate(timeout=20)
+    assert process.returncode == code
+    assert not leftovers(out)
+    status, output, _ = run_batch("--status", out)
+    assert status == 0
+    assert "no run is at work; 1 pending" in output
+
+
+def test_a_killed_driver_takes_its_workers_along_and_the_next_run_finishes(
+    tmp_path: Path,
+) -> None:
+    archive, out = make_archive(tmp_path / "in", 3, frames=400), tmp_path / "out"
+    process = batch(archive, out, *FIXED, "--jobs", 1)
+    wait_for(lambda: any(out.rglob("*part*")), process)
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not processes_of_group(process.pid), None)
+    totals, _ = clean(archive, out)
+    assert totals.exit_code == 0
+    assert sorted(hashes(out)) == sorted(hashes(archive))
+    assert not leftovers(out)
+
+
+def test_a_second_run_over_the_same_results_is_refused_and_the_first_one_seen(
+    tmp_path: Path,
+) -> None:
+    archive, out = make_archive(tmp_path / "in", 1), tmp_path / "out"
+    out.mkdir()
+    State(out / STATE_NAME).close()
+    with locked_folder(out):
+        with pytest.raises(CarfilterError, match="another carfilter-batch"):
+            clean(archive, out)
+        code, output, _ = run_batch("--status", out)
+    assert code == 0
+    assert "a run is at work" in output
+    assert not hashes(out)
+
+
+def wait_for(happened: object, process: "subprocess.Popen[str] | None") -> None:
+    deadline = time.monotonic() + 60
+    assert callable(happened)
+    while not happened():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def processes_of_group(group: int) -> list[int]:
+    """Return the living processes of a group, those that wait to be reaped left out."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_watching_takes_a_file_only_when_it_is_complete(tmp_path: Path) -> None:
+    archive, out = make_archive(tmp_path / "in", 1), tmp_path / "out"
+    content = make_clip(tmp_path / "segment.ts", frames=24).read_bytes()
+    stop, seen = threading.Event(), []
+
+    def record() -> None:
+        with (archive / "segment.ts").open("wb") as file:
+            for start in range(0, len(content), len(content) // 3):
+                file.write(content[start : start + len(content) // 3])
+                file.flush()
+                time.sleep(1.0)  # longer than the settling time: but it is held open
+        started_too_early = [e for e in seen if e.path == "segment.ts"]
+        seen.append(Event("recorded", values={"early": started_too_early}))
+        deadline = time.monotonic() + 30
+        while not (out / "segment.ts").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        stop.set()
+
+    recorder = threading.Thread(target=record)
+    options = replace(PLAIN, watch=True, settle_seconds=0.5, jobs=1)
+    recorder.start()
+    totals = clean_archive(archive, out, options, seen.append, stop)
+    recorder.join()
+    (recorded,) = [e for e in seen if e.kind == "recorded"]
+    assert not recorded.values["early"]
+    assert totals.done == 2
+    assert not [e for e in seen if e.kind == FAILED]
+    assert len(read_content(out / "segment.ts").planes) == 24
+
+
+def test_the_report_shows_verdicts_and_a_pair_of_pictures(tmp_path: Path) -> None:
+    archive, out = make_archive(tmp_path / "in", 1), tmp_path / "out"
+    (archive / "<script>.mp4").write_text("no video")
+    name = os.fsdecode(b"caf\xe9.mp4")  # a name that is no text
+    make_clip(tmp_path / "clip.mp4").rename(archive / name)
+    page = tmp_path / "page.html"
+    totals, _ = clean(archive, out, replace(PLAIN, report=page))
+    text = page.read_text()
+    assert totals.failed == 1
+    assert hash_of(out / name)
+    assert "caf\\xe9.mp4" in text
+    assert "&lt;script&gt;.mp4" in text
+    assert "<script>" not in text
+    assert "not a video" in text
+    pictures = sorted(path.name for path in (tmp_path / "page_files").iterdir())
+    assert [name.rpartition("-")[2] for name in pictures] == ["after.jpg", "before.jpg"] * 2
+    assert all(f'src="page_files/{name}"' in text for name in pictures)
+
+
+def test_a_plan_says_time_and_growth_and_does_nothing(tmp_path: Path) -> None:
+    archive, out = make_archive(tmp_path / "in", 2, frames=30), tmp_path / "out"
+    totals, seen = clean(archive, out, replace(PLAIN, plan_only=True))
+    assert totals.exit_code == 0
+    (plan,) = [e.values["plan"] for e in seen if e.kind == PLANNED]
+    assert plan.pending == 2
+    assert plan.pending_seconds == pytest.approx((30 + 31) / 25)
+    assert plan.estimate.sampled == 2
+    assert plan.estimate.growth is not None
+    assert 0.2 < plan.estimate.growth < 20  # tiny clips are mostly headers
+    sentences = "\n".join(plan_lines(plan))
+    assert "to do: 2 files, 2 s of video" in sentences
+    assert "times as large as the sources" in sentences
+    assert not hashes(out)
+    assert not leftovers(out)
+
+
+def test_the_number_of_workers_depends_on_the_machine_and_not_on_the_files() -> None:
+    workers = choose_workers(replace(PLAIN, jobs=0))
+    assert 1 <= len(workers.devices) <= len(os.sched_getaffinity(0))
+    assert set(workers.devices) == {""}
+    assert len(choose_workers(replace(PLAIN, jobs=3)).devices) == 3
+
+
+def test_help_imports_neither_torch_nor_av() -> None:
+    script = (
+        "import sys; from click.testing import CliRunner; from carfilter import cli_batch;"
+        "r = CliRunner().invoke(cli_batch.carfilter_batch, ['--help']); assert r.exit_code == 0;"
+        "sys.exit(bool({'torch', 'av', 'rich'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 2, "give IN_DIR and OUT_DIR"),
+        (("missing", "out"), 1, "is no folder"),
+        ((".", "out"), 1, "overlaps"),
+        (("--status", "out"), 1, "nothing was run there yet"),
+    ],
+)
+def test_wrong_use_is_told_in_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, errors = run_batch(*arguments)
+    assert status == code
+    assert words in errors
+    assert "Traceback" not in errors

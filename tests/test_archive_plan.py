@@ -1,0 +1,102 @@
+"""Which files are taken, how their results are called, and what is refused before any work."""
+
+import os
+from pathlib import Path
+
+import pytest
+from media import make_clip
+
+from carfilter.archive_plan import (
+    Naming,
+    check_collisions,
+    check_folders,
+    looks_like_video,
+    scan,
+)
+from carfilter.errors import CarfilterError
+
+
+@pytest.mark.parametrize(
+    ("naming", "name", "expected"),
+    [
+        (Naming(), "a.mp4", "a.mp4"),
+        (Naming(), "A.MP4", "A.MP4"),
+        (Naming(), "a.dav", "a.mkv"),
+        (Naming(), "a.b.avi", "a.b.mkv"),
+        (Naming(), "no ending", "no ending.mkv"),
+        (Naming(append=True), "a.avi", "a.avi.mkv"),
+        (Naming(append=True), "a.mp4", "a.mp4"),
+        (Naming("matroska"), "a.mp4", "a.mkv"),
+        (Naming("mpegts"), "a.ts", "a.ts"),
+        (Naming("mov", append=True), "a.mp4", "a.mp4.mov"),
+    ],
+)
+def test_results_keep_their_name_unless_the_container_changes(
+    naming: Naming, name: str, expected: str
+) -> None:
+    assert naming.target_name(name) == expected
+
+
+def test_two_files_that_would_get_one_name_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    for name in ("a.avi", "a.dav", "b.mp4"):
+        (tmp_path / name).write_bytes(b"x")
+    found = scan(tmp_path, tmp_path / "out", Naming())
+    with pytest.raises(CarfilterError, match=r"a\.avi and a\.dav .* a\.mkv.*--append-ext"):
+        check_collisions(found.videos)
+    check_collisions(scan(tmp_path, tmp_path / "out", Naming(append=True)).videos)
+
+
+@pytest.mark.parametrize("out", ["in", "in/inside", "."])
+def test_overlapping_folders_are_refused(tmp_path: Path, out: str) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(CarfilterError, match="overlaps"):
+        check_folders(tmp_path / "in", tmp_path / out)
+
+
+def test_a_link_does_not_hide_that_folders_overlap(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "alias").symlink_to(tmp_path / "in")
+    with pytest.raises(CarfilterError, match="overlaps"):
+        check_folders(tmp_path / "in", tmp_path / "alias" / "out")
+
+
+def test_videos_are_found_by_ending_and_by_content_and_nothing_else_is(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "good.mp4", frames=3)
+    (tmp_path / "noending").write_bytes(clip.read_bytes())
+    (tmp_path / "recorder.bin").write_bytes(b"DHAV" + bytes(100))
+    (tmp_path / "text.mp4").write_text("claims to be a video")
+    (tmp_path / "notes.txt").write_text("does not")
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    (tmp_path / "._good.mp4").write_bytes(b"a file that macOS leaves")
+    found = scan(tmp_path, tmp_path / "out", Naming())
+    assert [f.key for f in found.videos] == ["good.mp4", "noending", "recorder.bin", "text.mp4"]
+    assert found.others == 3
+
+
+def test_links_are_counted_and_never_followed(tmp_path: Path) -> None:
+    archive, outside = tmp_path / "in", tmp_path / "outside"
+    archive.mkdir()
+    outside.mkdir()
+    (outside / "secret.mp4").write_bytes(b"x")
+    (archive / "file.mp4").symlink_to(outside / "secret.mp4")
+    (archive / "folder").symlink_to(outside)
+    (archive / "loop").symlink_to(archive)
+    found = scan(archive, tmp_path / "out", Naming())
+    assert found.videos == []
+    assert found.links == 3
+
+
+def test_transport_streams_are_known_by_their_sync_bytes() -> None:
+    packet = b"G" + bytes(187)
+    assert looks_like_video(packet * 5)
+    assert looks_like_video((bytes(4) + packet) * 5)
+    assert not looks_like_video(b"G" + b"x" * 1000)
+
+
+def test_names_that_are_no_text_get_a_key_that_is(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.mp4")
+    (tmp_path / name).write_bytes(b"x")
+    (found,) = scan(tmp_path, tmp_path / "out", Naming()).videos
+    assert found.key == "caf\\xe9.mp4"
+    assert found.source.exists()
+    found.key.encode()
