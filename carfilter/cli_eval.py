@@ -101,8 +101,15 @@ class _Recorded(click.Command):
 )
 @click.option("--every", default=1, type=click.IntRange(1), help="Detect on every n-th frame.")
 @click.option("--size", default="source", callback=_size, help="WIDTHxHEIGHT to scale clips to.")
+@click.option(
+    "--scale",
+    default="before",
+    type=click.Choice(["before", "after"]),
+    help="Scale to --size before the encoder, or what it has coded (then there is no QP map).",
+)
 @click.option("-preset", "--preset", default="medium", help="x264's, for the variants.")
 @click.option("-g", "--gop", type=click.IntRange(1), help="Key frame distance. [default: x264's]")
+@click.option("--bufsize-seconds", default=1.0, help="VBV buffer, in seconds of its cap.")
 @click.option("--scale-caps", is_flag=True, help="Scale the paper's caps with the pixel rate.")
 @click.option(
     "--max-frames", default=300, type=click.IntRange(2), help="Of each clip, from its start."
@@ -168,7 +175,7 @@ def _study_options(clean: tuple[Path, ...], given: dict[str, Any]) -> "Options":
         *("cache", "weights", "shipped", "blind", "spp", "vmaf"),
         *("detector", "every", "every_variant", "jobs", "paper"),
     )
-    degrade = ("preset", "gop", "size", "scale_caps", "max_frames")
+    degrade = ("preset", "gop", "size", "scale", "bufsize_seconds", "scale_caps", "max_frames")
     return Options(
         **{name: given[name] for name in same},
         clean=clean,

@@ -57,7 +57,9 @@ def versions() -> dict[str, str]:
 
 def describe_variants(settings: DegradeSettings) -> str:
     """Return how the clips were compressed, in one sentence."""
-    size = "their own size" if settings.size is None else "{}x{}".format(*settings.size)
+    size = "at their own size"
+    if settings.size is not None:
+        size = "scaled to {}x{} {} the encoder".format(*settings.size, settings.scale)
     limit = "" if settings.max_frames is None else f" (their first {settings.max_frames} frames)"
     gop = (
         "x264's default key frames" if settings.gop is None else f"a key frame every {settings.gop}"
@@ -65,7 +67,7 @@ def describe_variants(settings: DegradeSettings) -> str:
     caps = "scaled to the picture" if settings.scale_caps else "as they are"
     return (
         f"libx264 -preset {settings.preset}, {gop}, one thread, CRF 29/35/41/47 with maxrate"
-        f" 2M/1.5M/1M {caps} and a buffer of {settings.bufsize_seconds:g} s, on clean clips at"
+        f" 2M/1.5M/1M {caps} and a buffer of {settings.bufsize_seconds:g} s, on clean clips"
         f" {size}{limit}."
     )
 

@@ -491,6 +491,17 @@ def test_json_on_stdout_is_nothing_but_json(pair: Pair, tmp_path: Path) -> None:
     assert json.loads(result.stdout)["tables"][0]["key"] == "psnr"
 
 
+def test_clips_scaled_after_the_encoder_are_compared_at_the_new_size(
+    scene: Scene, tmp_path: Path
+) -> None:
+    options = ("--no-shipped", "--no-spp", "--no-vmaf", "--size", "64x48", "--scale", "after")
+    target = tmp_path / "out.md"
+    result = run(scene.clips["gate"], *options, "--cache", tmp_path, "--markdown", target)
+    assert result.exit_code == 0, result.stderr
+    assert "| gate | 12 | 64x48 |" in target.read_text()
+    assert "scaled to 64x48 after the encoder" in target.read_text()
+
+
 @pytest.mark.slow
 def test_300_frames_of_640x360_in_twelve_variants_take_less_than_ten_minutes(
     tmp_path: Path,
