@@ -16,10 +16,10 @@ from carfilter.average_precision import (
 from carfilter.detection import Boxes
 from carfilter.evaluate import Evaluation
 from carfilter.measures import unpack_boxes
+from carfilter.prepared import Column
 from carfilter.tables import (
     DECODE,
     Cell,
-    Column,
     Table,
     column_label,
     find_result,

@@ -5,27 +5,23 @@ cache folder under a name made of the content it depends on, so that a second ru
 computes that model alone.
 """
 
-import hashlib
-import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from carfilter.cache import cached, clip_digest
 from carfilter.clips import Clip, read_clip
-from carfilter.degrade import degrade
 from carfilter.errors import CarfilterError, MediaError
-from carfilter.measures import SMALLEST_SIDE, Measure, psnr_per_frame
+from carfilter.measures import SMALLEST_SIDE, Measure
 from carfilter.methods import Method
+from carfilter.prepared import Column, Prepared, Variant, column_spread, find_columns, prepare
 from carfilter.variants import PAPER_CRFS
 from carfilter.variants import Settings as DegradeSettings
 
-_DEGRADE_VERSION = 1  # raise it when what a cached variant means changes
 _KEY_FRAME = 1  # of Clip.types
 
 OnStep = Callable[[str, int], object]  # what is done, and how many steps there will be
@@ -39,36 +35,6 @@ class Settings:
     degrade: DegradeSettings = field(default_factory=lambda: DegradeSettings(max_frames=300))
     every_variant: bool = False  # measure variants whose cap was never felt, too
     jobs: int = 1  # clips at a time
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One compressed version of a clip; None where a given pair does not tell."""
-
-    crf: int | None
-    cap: int | None  # bits per second
-    kbps: float
-    mean_qp: float | None
-    cap_share: float | None  # of the pictures that felt the cap
-    decode_psnr: float
-    video: Path
-    sha256: str
-    compared: Path  # what is decoded and compared: the video, or its scaled version
-
-    @property
-    def cap_felt(self) -> bool:
-        """Whether the bitrate cap changed anything worth a column of its own."""
-        return self.cap_share is None or self.cap_share > 0
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A clean clip with its variants, not measured yet."""
-
-    name: str
-    sha256: str
-    clean: Path
-    variants: tuple[Variant, ...]
 
 
 @dataclass(frozen=True)
@@ -100,17 +66,8 @@ class Evaluation:
 
     clips: list[ClipResult] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
-    columns: list[tuple[int | None, tuple[int | None, ...]]] = field(default_factory=list)
+    columns: list[Column] = field(default_factory=list)
     spread: float = 0.0  # largest PSNR difference in dB between variants that share a column
-
-
-def sha256_of(path: Path) -> str:
-    """Return the checksum of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def evaluate(
@@ -129,13 +86,13 @@ def evaluate(
     total = len(sources) * (1 + len(methods) * len(PAPER_CRFS))  # caps seldom bind
 
     def prepare_one(name: str) -> Prepared:
-        prepared = prepare(name, sources[name], settings)
+        prepared = prepare(name, sources[name], settings.degrade, settings.cache)
         on_step(f"{name}: compressed", total)
         return prepared
 
     prepared = dict(_survivors(sources, prepare_one, settings.jobs, done.failures))
     done.columns = find_columns(list(prepared.values()), every=settings.every_variant)
-    done.spread = _spread(list(prepared.values()), done.columns)
+    done.spread = column_spread(list(prepared.values()), done.columns)
     chosen = {(crf, caps[0]) for crf, caps in done.columns}
     total = len(sources) + len(prepared) * len(chosen) * len(methods)
 
@@ -178,94 +135,6 @@ def _survivors(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def prepare(name: str, source: Path, settings: Settings) -> Prepared:
-    """Make or find the compressed variants of a clean clip in the cache.
-
-    Raises:
-        MediaError: the clip cannot be read or encoded.
-    """
-    try:
-        digest = sha256_of(source)
-    except OSError as error:
-        raise MediaError(f"{source}: cannot be read ({error.strerror}); check the path") from error
-    made_of = [_DEGRADE_VERSION, name, digest, asdict(settings.degrade), version("av")]
-    folder = settings.cache / "variants" / f"{name}-{_key(made_of)[:16]}"
-    listing = folder / "listing.json"
-    if not listing.exists():
-        _degrade(name, source, folder, settings.degrade)
-    rows = json.loads(listing.read_text())
-    variants = tuple(
-        Variant(
-            crf=row["crf"],
-            cap=row["maxrate"],
-            kbps=row["kbps"],
-            mean_qp=row["mean_qp"],
-            cap_share=row["cap_share"],
-            decode_psnr=row["decode_psnr"],
-            video=folder / row["video"],
-            sha256=row["sha256"],
-            compared=folder / row.get("scaled", row["video"]),
-        )
-        for row in rows
-    )
-    return Prepared(name, digest, folder / rows[0]["clean"], variants)
-
-
-def _degrade(name: str, source: Path, folder: Path, settings: DegradeSettings) -> None:
-    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
-    folder.mkdir(parents=True)
-    problems: list[str] = []
-    try:
-        rows = degrade(
-            {name: source},
-            folder,
-            settings,
-            on_clip=lambda _clip, error: problems.append(error) if error else None,
-        )
-    except MediaError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise MediaError(problems[0] if problems else str(error)) from error
-    shutil.rmtree(folder / "packs", ignore_errors=True)  # only training wants them
-    clean = read_clip(folder / rows[0]["clean"]).luma
-    for row in rows:
-        compared = read_clip(folder / row.get("scaled", row["video"])).luma
-        row["decode_psnr"] = float(np.mean(psnr_per_frame(clean, compared)))
-        row["sha256"] = sha256_of(folder / row["video"])
-    _write_json(folder / "listing.json", rows)
-
-
-def find_columns(
-    clips: Sequence[Prepared], *, every: bool = False
-) -> list[tuple[int | None, tuple[int | None, ...]]]:
-    """Return the distinct columns as (CRF, caps), caps that no clip felt joined, loosest first.
-
-    Only the first cap of each column is measured.
-    """
-    pairs = {(v.crf, v.cap) for clip in clips for v in clip.variants}
-    felt = {(v.crf, v.cap) for clip in clips for v in clip.variants if v.cap_felt}
-    columns: list[tuple[int | None, tuple[int | None, ...]]] = []
-    for crf in sorted({crf for crf, _ in pairs}, key=lambda crf: crf or 0):
-        caps = sorted((cap for other, cap in pairs if other == crf), key=lambda cap: -(cap or 0))
-        free = tuple(cap for cap in caps if (crf, cap) not in felt)
-        if every or len(free) < 2:
-            columns += [(crf, (cap,)) for cap in caps]
-        else:
-            columns.append((crf, free))
-            columns += [(crf, (cap,)) for cap in caps if cap not in free]
-    return columns
-
-
-def _spread(
-    clips: Sequence[Prepared], columns: Sequence[tuple[int | None, tuple[int | None, ...]]]
-) -> float:
-    spread = 0.0
-    for clip in clips:
-        for crf, caps in columns:
-            values = [v.decode_psnr for v in clip.variants if v.crf == crf and v.cap in caps]
-            spread = max(spread, max(values) - min(values))
-    return spread
-
-
 def measure_clip(
     clip: Prepared,
     methods: Sequence[Method],
@@ -285,13 +154,13 @@ def measure_clip(
             f"{clip.name}: {width}x{height} is too small for SSIM's window; give sides of at"
             f" least {SMALLEST_SIDE} pixels"
         )
-    clean_key = _digest(clean)
+    clean_key = clip_digest(clean)
     results = []
     for variant in clip.variants:
         coded = read_clip(variant.compared)
         if coded.luma.shape != clean.luma.shape:
             raise MediaError(f"{variant.video}: differs in size or length from {clip.clean}")
-        rows, coded_key = {}, _digest(coded)
+        rows, coded_key = {}, clip_digest(coded)
         for method in methods:
             key = (clean_key, coded_key, method.key)
             rows[method.name] = _measure(key, method, coded, clean, measures, cache)
@@ -304,7 +173,7 @@ def measure_clip(
     for measure in measures:
         if measure.of_clean:
             own.update(
-                _cached(cache, (clean_key, measure.key), lambda m=measure: m.run(clean, clean))  # type: ignore[misc]
+                cached(cache, (clean_key, measure.key), lambda m=measure: m.run(clean, clean))  # type: ignore[misc]
             )
     return ClipResult(
         clip.name, clip.sha256, frames, width, height, float(clean.fps), tuple(results), own
@@ -329,39 +198,5 @@ def _measure(
 
     values: dict[str, Any] = {}
     for measure in measures:
-        values |= _cached(cache, (*key, measure.key), lambda m=measure: run(m))  # type: ignore[misc]
+        values |= cached(cache, (*key, measure.key), lambda m=measure: run(m))  # type: ignore[misc]
     return values
-
-
-def _cached(
-    cache: Path, key: Sequence[Any], compute: Callable[[], dict[str, Any]]
-) -> dict[str, Any]:
-    name = _key(key)
-    path = cache / "scores" / name[:2] / f"{name}.json"
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):  # not there yet, or cut short
-        stored = compute()
-        _write_json(path, stored)
-    return stored
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value))
-    part.replace(path)
-
-
-def _key(parts: Sequence[Any]) -> str:
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _digest(clip: Clip) -> str:
-    """Return a checksum of the frames and of what the decoder told about them."""
-    digest = hashlib.sha256(str(clip.luma.shape).encode())
-    for planes in (clip.luma, clip.chroma, clip.types, clip.qp):
-        if planes is not None:
-            digest.update(planes.tobytes())
-    return digest.hexdigest()

@@ -9,10 +9,12 @@ from fractions import Fraction
 from pathlib import Path
 
 from carfilter import methods
+from carfilter.cache import sha256_of
 from carfilter.clips import Clip, read_clip
 from carfilter.errors import MediaError
-from carfilter.evaluate import Evaluation, OnStep, Prepared, Variant, measure_clip, sha256_of
+from carfilter.evaluate import Evaluation, OnStep, measure_clip
 from carfilter.measures import Measure, psnr_per_frame
+from carfilter.prepared import Prepared, Variant
 from carfilter.source import Decoded, SourceOptions, open_source
 
 # Matroska ticks at 1 ms: two files may differ by half a tick each and another in the first frame.

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from carfilter.errors import CarfilterError
 from carfilter.evaluate import ClipResult, Evaluation
+from carfilter.prepared import Column
 from carfilter.tables import (
     DECODE,
     VALUES,
-    Column,
     Value,
     column_label,
     find_result,

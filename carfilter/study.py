@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 
 from carfilter import measures, methods, record, tables, verdicts
+from carfilter.cache import sha256_of
 from carfilter.degrade import find_sources
 from carfilter.detection import DetectorSettings, OnnxDetector
 from carfilter.detection_tables import DetectionScores, detection_tables, score_detections
 from carfilter.errors import CarfilterError
-from carfilter.evaluate import Evaluation, OnStep, Settings, evaluate, sha256_of
+from carfilter.evaluate import Evaluation, OnStep, Settings, evaluate
 from carfilter.pair import evaluate_pair
 from carfilter.restore import RestoreOptions
 from carfilter.variants import Settings as DegradeSettings

@@ -12,8 +12,8 @@ import numpy as np
 from carfilter import metrics
 from carfilter.bd_rate import bd_rate
 from carfilter.evaluate import ClipResult, Evaluation, Result
+from carfilter.prepared import Column
 
-Column = tuple[int | None, tuple[int | None, ...]]
 DECODE = "decode"
 
 

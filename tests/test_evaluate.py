@@ -25,17 +25,10 @@ from carfilter.bd_rate import bd_rate
 from carfilter.cli_eval import main
 from carfilter.clips import Clip, read_clip, write_clip
 from carfilter.errors import MediaError
-from carfilter.evaluate import (
-    Evaluation,
-    Prepared,
-    Settings,
-    Variant,
-    evaluate,
-    find_columns,
-    prepare,
-)
+from carfilter.evaluate import Evaluation, Settings, evaluate
 from carfilter.network import FastConfig, build_network
 from carfilter.pair import evaluate_pair
+from carfilter.prepared import Column, Prepared, Variant, find_columns, prepare
 from carfilter.variants import Settings as DegradeSettings
 from carfilter.weights import Model, load_weights, save_weights
 
@@ -114,7 +107,7 @@ def ffmpeg_psnr(first: Path, second: Path) -> list[float]:
 
 
 def test_decode_and_network_agree_with_ffmpegs_psnr(scene: Scene, tmp_path: Path) -> None:
-    clip = prepare("gate", scene.clips["gate"], scene.settings)
+    clip = prepare("gate", scene.clips["gate"], scene.settings.degrade, scene.cache)
     coded, clean = read_clip(clip.variants[-1].compared), read_clip(clip.clean)
     for method in (methods.decode(), methods.network(scene.model)):
         restored = method.restore(coded, clean)
@@ -124,7 +117,7 @@ def test_decode_and_network_agree_with_ffmpegs_psnr(scene: Scene, tmp_path: Path
 
 
 def test_decode_and_network_agree_with_scikit_images_ssim(scene: Scene) -> None:
-    clip = prepare("gate", scene.clips["gate"], scene.settings)
+    clip = prepare("gate", scene.clips["gate"], scene.settings.degrade, scene.cache)
     coded, clean = read_clip(clip.variants[-1].compared), read_clip(clip.clean)
     for method in (methods.decode(), methods.network(scene.model)):
         restored = method.restore(coded, clean)
@@ -255,7 +248,7 @@ def test_caps_that_no_clip_felt_share_a_column() -> None:
 
 
 def test_a_capped_crf_shows_its_caps_and_an_uncapped_one_does_not() -> None:
-    columns: list[tables.Column] = [(29, (2000000, 1500000)), (29, (1000000,)), (35, (2000000,))]
+    columns: list[Column] = [(29, (2000000, 1500000)), (29, (1000000,)), (35, (2000000,))]
     labels = [tables.column_label(column, columns) for column in columns]
     assert labels == ["CRF 29, 2M/1.5M", "CRF 29, 1M", "CRF 35"]
 
@@ -322,7 +315,7 @@ def test_two_clips_at_a_time_give_the_same_values(
 
 
 def test_a_blind_row_differs_from_the_one_with_qp_maps(scene: Scene) -> None:
-    clip = prepare("gate", scene.clips["gate"], scene.settings)
+    clip = prepare("gate", scene.clips["gate"], scene.settings.degrade, scene.cache)
     coded, clean = read_clip(clip.variants[0].compared), read_clip(clip.clean)
     assert coded.qp is not None
     with_qp, blind = (

@@ -1,0 +1,55 @@
+"""Values kept in files whose names are made of the content they depend on; checksums."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from carfilter.clips import Clip
+
+
+def sha256_of(path: Path) -> str:
+    """Return the checksum of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def cached(
+    cache: Path, key: Sequence[Any], compute: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what is kept under a key, or compute it and keep it; a damaged entry is made anew."""
+    name = key_of(key)
+    path = cache / "scores" / name[:2] / f"{name}.json"
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):  # not there yet, or cut short
+        stored = compute()
+        write_json(path, stored)
+    return stored
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values so that the file is either whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value))
+    part.replace(path)
+
+
+def key_of(parts: Sequence[Any]) -> str:
+    """Return a checksum of plain values, the same in every run."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def clip_digest(clip: Clip) -> str:
+    """Return a checksum of the frames and of what the decoder told about them."""
+    digest = hashlib.sha256(str(clip.luma.shape).encode())
+    for planes in (clip.luma, clip.chroma, clip.types, clip.qp):
+        if planes is not None:
+            digest.update(planes.tobytes())
+    return digest.hexdigest()
