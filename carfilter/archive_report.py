@@ -21,7 +21,7 @@ from carfilter.errors import CarfilterError
 
 _STYLE = """
 :root { color-scheme: light dark; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 .totals { display: flex; flex-wrap: wrap; gap: .75rem; padding: 0 }
 .totals li { list-style: none; border: 1px solid #8885; border-radius: .5rem; padding: .5rem 1rem }
@@ -31,8 +31,9 @@ th, td { text-align: left; vertical-align: top; padding: .5rem; border-top: 1px 
 td.number, th.number { text-align: right; white-space: nowrap }
 td.path { overflow-wrap: anywhere; min-width: 12rem }
 .failed { color: #c62828; font-weight: 600 } .damaged { color: #b26a00; font-weight: 600 }
+td.pair { white-space: nowrap; width: 1% }
 figure { display: inline-block; margin: 0 .5rem .25rem 0 } figcaption { font-size: .8rem }
-img { display: block; max-width: 320px; border-radius: .25rem }
+img { display: block; border-radius: .25rem }
 @media (prefers-color-scheme: dark) { .failed { color: #ff8a80 } .damaged { color: #ffc36b } }
 """
 
@@ -72,7 +73,7 @@ def write_report(
 def _thumbnails(row: Row, folder: Path) -> tuple[Path, Path]:
     # By content, so that a file done again gets new pictures.
     name = f"{row.content_sha256[:16]}-{row.target_size}"
-    return folder / f"{name}-before.jpg", folder / f"{name}-after.jpg"
+    return folder / f"{name}-before.png", folder / f"{name}-after.png"
 
 
 def _thumbnail_job(found: Found, row: Row, folder: Path, template: Job) -> Job:
@@ -140,7 +141,7 @@ def _row(row: Row, folder: Path) -> str:
     numbers = "".join(f"<td class=number>{cell}</td>" for cell in cells)
     return (
         f"<tr><td class=path>{_text(row.path)}</td><td class='{kind}'>{_text(verdict)}</td>"
-        f"{numbers}<td>{pictures}</td></tr>"
+        f"{numbers}<td class=pair>{pictures}</td></tr>"
     )
 
 

@@ -27,7 +27,7 @@ from carfilter.weights import Model, load_weights
 
 PROBE, SAMPLE, RESTORE, THUMBNAILS = "probe", "sample", "restore", "thumbnails"
 _HASH_BYTES = 8 << 20
-_THUMBNAIL = (320, 240)  # pixels, cut from the centre at their own size, where artifacts show
+_THUMBNAIL = (256, 192)  # pixels, cut from the centre at their own size, where artifacts show
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 Report = Callable[[int, float], object]  # frames and video seconds done; says "I am alive", too
@@ -169,7 +169,8 @@ def _restore(job: Job, setup: Setup, report: Report) -> Outcome:
 
 
 def _thumbnails(job: Job, _: Setup, report: Report) -> Outcome:
-    """Write the same piece of one moment of source and target as two JPEG files."""
+    """Write the same piece of one moment of source and target as two PNG files, since JPEG
+    would add artifacts of its own."""
     assert job.thumbnails is not None
     assert job.target is not None
     report(0, 0.0)

@@ -277,7 +277,7 @@ def test_the_report_shows_verdicts_and_a_pair_of_pictures(tmp_path: Path) -> Non
     assert "<script>" not in text
     assert "not a video" in text
     pictures = sorted(path.name for path in (tmp_path / "page_files").iterdir())
-    assert [name.rpartition("-")[2] for name in pictures] == ["after.jpg", "before.jpg"] * 2
+    assert [name.rpartition("-")[2] for name in pictures] == ["after.png", "before.png"] * 2
     assert all(f'src="page_files/{name}"' in text for name in pictures)
 
 
