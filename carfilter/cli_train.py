@@ -89,8 +89,9 @@ def degrade_main(
     """
 
     def work() -> None:
-        from carfilter.degrade import PAPER_SIZE, Settings, degrade, find_sources
+        from carfilter.degrade import degrade, find_sources
         from carfilter.display_training import clip_progress
+        from carfilter.variants import PAPER_SIZE, Settings
 
         context = click.get_current_context()
         if options["variants"] == "paper" and context.params["size"] is None:
@@ -168,8 +169,24 @@ def train_main(pairs_dir: Path, out: Path, **options: Any) -> None:
     """
 
     def work() -> None:
-        from carfilter.training_run import run
+        from carfilter.display_training import print_scores, save_curve, training_progress
 
-        run(pairs_dir, out, options)
+        if options["score_only"]:
+            from carfilter.training_run import score_weights
+            from carfilter.validation import by_crf
+
+            scores = score_weights(pairs_dir, out, options["device"], options["every"])
+            for blind in sorted({score.blind for score in scores}):
+                print_scores(list(by_crf([s for s in scores if s.blind == blind])), blind=blind)
+            return
+        from carfilter.training_run import run_training
+
+        with training_progress(out.stem) as on_log:
+            try:
+                run_training(pairs_dir, out, options, on_log)
+            finally:
+                drawn = out.with_suffix(".csv").exists() and save_curve(out)
+        if not drawn and out.with_suffix(".csv").exists():
+            click.echo("no curve was drawn: pip install carfilter[train] for matplotlib", err=True)
 
     _guarded("carfilter-train", work)

@@ -1,13 +1,12 @@
-"""Compressed twins of clean clips and photographs: which variants, how made, what they cost.
+"""Compressed twins of clean clips and photographs, several at a time, with a manifest.
 
 Nothing here imports torch, so that worker processes start quickly.
 """
 
 import json
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,123 +14,15 @@ from signal import SIG_IGN, SIGINT, signal
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from carfilter.clips import Clip, read_clip, read_photo, scale_clip, write_clip
 from carfilter.errors import CarfilterError, MediaError
 from carfilter.packs import NO_QP, Twin, save_clean, save_twin
+from carfilter.photos import pan_and_zoom
+from carfilter.variants import Settings, Variant, generator_for, plan_variants
 
-PAPER_SIZE = (910, 512)
-PAPER_CRFS = (29, 35, 41, 47)
-PAPER_CAPS = (2_000_000, 1_500_000, 1_000_000)  # bits per second
-_PAPER_RATE = 910 * 512 * 25  # pixels per second for which the caps are meant with --scale-caps
-_MIXED_CRFS = (18, 51)
-_MIXED_PRESETS = ("veryfast", "faster", "fast", "medium", "slow")
 _PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 _VIDEO_SUFFIXES = {".mkv", ".mp4", ".mov", ".avi", ".ts", ".webm", ".nut", ".y4m", ".m4v", ".mpg"}
-_PHOTO_SIZE = (320, 240)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to encode with x264; None leaves x264's own default."""
-
-    name: str
-    crf: int
-    preset: str = "medium"
-    maxrate: int | None = None  # bits per second
-    bufsize: int | None = None  # bits
-    gop: int | None = None  # frames; x264's default is 250
-    bframes: int | None = None
-
-    def options(self) -> dict[str, str]:
-        """Return libx264's options as FFmpeg spells them."""
-        named = {
-            "crf": self.crf,
-            "preset": self.preset,
-            "maxrate": self.maxrate,
-            "bufsize": self.bufsize,
-            "g": self.gop,
-            "bf": self.bframes,
-        }
-        return {key: str(value) for key, value in named.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What carfilter-degrade makes of each clip."""
-
-    variants: str = "paper"  # paper, mixed or plain
-    crfs: tuple[int, ...] = PAPER_CRFS  # of plain
-    per_clip: int = 8  # of mixed, for videos
-    per_photo: int = 4  # of mixed, for photographs
-    preset: str = "medium"  # of paper and plain
-    gop: int | None = None  # of paper and plain
-    size: tuple[int, int] | None = None  # width, height; None keeps the clip's own
-    scale: str = "before"  # the encoder, or after it
-    bufsize_seconds: float = 1.0  # VBV buffer in seconds of the cap
-    scale_caps: bool = False
-    noise: float = 0.0  # standard deviation in grey levels
-    seed: int = 0
-    photo_frames: int = 8
-    max_frames: int | None = None
-
-
-def plan_variants(settings: Settings, clip: str, pixel_rate: float, photo: bool) -> list[Variant]:
-    """Return the variants of one clip; the mixed ones depend on the seed and the clip's name alone.
-
-    Args:
-        pixel_rate: width x height x frames per second, for caps that fit the picture.
-    """
-    if settings.variants == "mixed":
-        count = settings.per_photo if photo else settings.per_clip
-        return _mixed(count, _generator(settings.seed, clip, "variants"), pixel_rate, settings)
-    fixed = {"preset": settings.preset, "gop": settings.gop}
-    if settings.variants == "plain":
-        return [Variant(f"crf{crf}", crf, **fixed) for crf in settings.crfs]  # type: ignore[arg-type]
-    factor = pixel_rate / _PAPER_RATE if settings.scale_caps else 1.0
-    return [
-        Variant(
-            f"crf{crf}-max{cap // 1000}k",
-            crf,
-            maxrate=round(cap * factor),
-            bufsize=round(cap * factor * settings.bufsize_seconds),
-            **fixed,  # type: ignore[arg-type]
-        )
-        for crf in PAPER_CRFS
-        for cap in PAPER_CAPS
-    ]
-
-
-def _mixed(
-    count: int, rng: np.random.Generator, pixel_rate: float, settings: Settings
-) -> list[Variant]:
-    """Draw variants whose CRFs are spread evenly over 18..51, one in each of `count` strata."""
-    edges = np.linspace(_MIXED_CRFS[0], _MIXED_CRFS[1] + 1, count + 1)
-    variants = []
-    for index in range(count):
-        crf = int(rng.uniform(edges[index], edges[index + 1]))
-        cap = None
-        if (
-            rng.random() < 0.35
-        ):  # cameras are often capped; 0.01..0.16 bits per pixel is their range
-            cap = round(pixel_rate * 0.01 * 2 ** rng.uniform(0, 4))
-        variants.append(
-            Variant(
-                name=f"v{index}-crf{crf}",
-                crf=crf,
-                preset=str(rng.choice(_MIXED_PRESETS)),
-                maxrate=cap,
-                bufsize=None if cap is None else round(cap * settings.bufsize_seconds),
-                gop=250 if rng.random() < 0.15 else int(rng.integers(12, 61)),
-                bframes=int(rng.integers(0, 4)),
-            )
-        )
-    return variants
-
-
-def _generator(seed: int, clip: str, purpose: str) -> np.random.Generator:
-    return np.random.default_rng((seed, zlib.crc32(clip.encode()), zlib.crc32(purpose.encode())))
 
 
 def find_sources(paths: Sequence[Path]) -> dict[str, Path]:
@@ -166,7 +57,7 @@ def open_source(path: Path, name: str, settings: Settings) -> Clip:
     """
     if path.suffix.lower() in _PHOTO_SUFFIXES:
         luma = pan_and_zoom(
-            read_photo(path), settings.photo_frames, _generator(settings.seed, name, "pan")
+            read_photo(path), settings.photo_frames, generator_for(settings.seed, name, "pan")
         )
         height, width = luma.shape[1:]
         gray = np.full((len(luma), 2, height // 2, width // 2), 128, np.uint8)
@@ -176,54 +67,10 @@ def open_source(path: Path, name: str, settings: Settings) -> Clip:
     if settings.size and settings.scale == "before":
         clip = scale_clip(clip, *settings.size)
     if settings.noise:
-        rng = _generator(settings.seed, name, "noise")
+        rng = generator_for(settings.seed, name, "noise")
         noise = rng.normal(0, settings.noise, clip.luma.shape).astype(np.float32)
         clip = replace(clip, luma=np.rint(clip.luma + noise).clip(0, 255).astype(np.uint8))
     return clip
-
-
-def pan_and_zoom(
-    photo: npt.NDArray[np.uint8], frames: int, rng: np.random.Generator
-) -> npt.NDArray[np.uint8]:
-    """Return a clip uint8 [frames, H, W] that moves slowly over a photograph.
-
-    Its picture is at most 320x240 (240x320 for upright ones), in multiples of 16, and never
-    magnified; up to two pixels of pan and half a per cent of zoom from frame to frame.
-    """
-    rows, columns = photo.shape
-    long, short = _PHOTO_SIZE
-    limit_height, limit_width = (short, long) if columns >= rows else (long, short)
-    height, width = (min(limit_height, rows) // 16 * 16, min(limit_width, columns) // 16 * 16)
-    if not height or not width:
-        raise MediaError(f"a picture of {columns}x{rows} pixels is too small; take larger ones")
-    room = min(rows / height, columns / width)
-    scale = 1 + (room - 1) * rng.random()
-    step = rng.uniform(-2, 2, 2) * min(1.0, room - 1 + 0.25)
-    zoom = 1 + rng.uniform(-0.005, 0.005)
-    centre = np.array([rng.uniform(0, rows), rng.uniform(0, columns)])
-    clip = np.empty((frames, height, width), np.uint8)
-    for index in range(frames):
-        now = min(max(scale * zoom**index, 1.0), room)
-        half = np.array([height, width]) * now / 2
-        middle = np.clip(centre + step * now * index, half, np.array([rows, columns]) - half)
-        by_rows = _resampler(rows, height, middle[0] - half[0], now)
-        by_columns = _resampler(columns, width, middle[1] - half[1], now)
-        view = by_rows @ photo.astype(np.float32) @ by_columns.T
-        clip[index] = np.rint(view).clip(0, 255).astype(np.uint8)
-    return clip
-
-
-def _resampler(inputs: int, outputs: int, start: float, scale: float) -> npt.NDArray[np.float32]:
-    """Return [outputs, inputs] weights of cubic (a = -0.5) sampling, widened when it shrinks.
-
-    Keys, "Cubic convolution interpolation", IEEE TASSP 29(6), 1981, equation 4.
-    """
-    centre = start + (np.arange(outputs)[:, None] + 0.5) * scale - 0.5
-    x = np.abs(np.arange(inputs)[None] - centre) / max(scale, 1.0)
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    weights = np.where(x < 1, near, np.where(x < 2, far, 0.0))
-    return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
 
 
 def degrade_clip(name: str, path: Path, out: Path, settings: Settings) -> list[dict[str, Any]]:

@@ -1,8 +1,10 @@
 """What carfilter-degrade and carfilter-train show on stderr: bars for people, lines for logs."""
 
-from collections.abc import Callable, Iterator
+import csv
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,8 +17,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
-
-from carfilter.validation import Score, by_crf
 
 
 @contextmanager
@@ -73,11 +73,46 @@ def training_progress(name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
         yield show
 
 
-def print_scores(scores: list[Score], *, blind: bool) -> None:
-    """Print gains over the decode per CRF to stdout, and the smallest gain of any clip."""
+def print_scores(rows: Sequence[tuple[int, float, float, float]], *, blind: bool) -> None:
+    """Print mean gains over the decode to stdout.
+
+    Args:
+        rows: CRF, mean PSNR gain, smallest PSNR gain of a clip, mean SSIM gain.
+    """
     table = Table(title="QP unknown" if blind else "QP known")
     for heading in ("CRF", "PSNR gain dB", "least of a clip", "SSIM gain"):
         table.add_column(heading, justify="right")
-    for crf, gain, least, like in by_crf(scores):
+    for crf, gain, least, like in rows:
         table.add_row(str(crf), f"{gain:+.3f}", f"{least:+.3f}", f"{like:+.4f}")
     Console().print(table)
+
+
+def save_curve(out: Path) -> bool:
+    """Draw OUT.csv and OUT.scores.csv as OUT.png; return False where matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    course, scores = (_read_rows(out.with_suffix(end)) for end in (".csv", ".scores.csv"))
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([row["step"] for row in course], [row["loss"] for row in course], linewidth=0.7)
+    left.set(xlabel="step", ylabel="loss", yscale="log", title=out.name)
+    names = [name for name in (scores[0] if scores else {}) if name.count("_") == 1]
+    for name in names:
+        style = ":" if name.startswith("blind") else "-"
+        steps, gains = [row["step"] for row in scores], [row[name] for row in scores]
+        right.plot(steps, gains, style, marker=".", label=name.replace("_", " CRF "))
+    right.axhline(0, color="gray", linewidth=0.5)
+    right.set(xlabel="step", ylabel="PSNR gain, dB", title="validation")
+    if names:
+        right.legend(fontsize=6, ncols=2)
+    figure.savefig(out.with_suffix(".png"), dpi=110)
+    return True
+
+
+def _read_rows(path: Path) -> list[dict[str, float]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]

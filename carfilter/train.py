@@ -1,137 +1,34 @@
-"""The training loop: recipe and budget in, checkpoint, log and training state out.
+"""The training loop: recipe and budget in; checkpoint, log and training state out.
 
 OUT.pt always holds the averaged weights of the last save and can be used at any time; OUT.state.pt
 beside it is all that a later run needs to go on as if it had never stopped.
 """
 
-import csv
 import math
 import pickle
 import time
 import zipfile
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from carfilter.dataset import Crops, Pairs, Sampling, draw_crops
 from carfilter.errors import CarfilterError, WeightsError
-from carfilter.metrics import ssim_of_batch
-from carfilter.network import Network, build_network
+from carfilter.network import Fast, Network, build_network
+from carfilter.recipe import Budget, Recipe, learning_rate, loss_of
+from carfilter.training_log import TrainingLog
 from carfilter.weights import save_weights
 
 _STATE = "carfilter-state-1"
-_CHARBONNIER = 1e-3  # in units of 128 grey levels: an eighth of a level
-_FLOOR = (
-    0.25  # squared grey levels that are added to a frame's error, so that none weighs infinitely
-)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained; the defaults are ours, paper_recipe() is Aqqa & Shah's."""
-
-    model: str = "fast"
-    loss: str = "mse"  # mse, ssim, both, charbonnier
-    alpha: float = 0.79  # weight of the SSIM term in `both`
-    balance: float = 0.7  # weigh a sample by its frame's error to the power of minus this
-    ramp: int = 3000  # steps in which `balance` grows from 0
-    wake: float = 50.0  # factor on the tail's first weights; too small ones let ReLU layers die
-    batch: int = 16
-    crop: int = 64
-    late_crop: int | None = 96  # in the last third, with as many pixels to a batch
-    lr: float = 5e-4
-    betas: tuple[float, float] = (0.9, 0.99)
-    schedule: str = "cosine"  # or constant
-    final_lr: float = 1e-6
-    warmup: int = 1000  # steps
-    clip: float | None = 0.5  # norm of the gradient
-    centre: bool = True  # see centre_gradients()
-    average: float = 0.999  # decay of the averaged weights; 0 keeps the last ones
-    hard: float = 0.5
-    qp_dropout: float = 0.2
-    transpose: bool = True
-    seed: int = 0
-
-
-def paper_recipe(model: str = "car", loss: str = "both") -> Recipe:
-    """Return the recipe of CAR-CNN, VISAPP 2020, section 4.3; "momentum 0.9" is Adam's beta1."""
-    return Recipe(
-        model=model,
-        loss=loss,
-        balance=0.0,
-        ramp=0,
-        wake=1.0,
-        batch=128,
-        late_crop=None,
-        lr=1e-4,
-        betas=(0.9, 0.999),
-        schedule="constant",
-        warmup=0,
-        clip=None,
-        centre=False,
-        average=0.0,
-        hard=0.0,
-        qp_dropout=0.0,
-        transpose=False,
-    )
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When training ends: after so many steps or so much time, all runs of it together."""
-
-    steps: int | None = None
-    seconds: float | None = None
-
-    def progress(self, step: int, seconds: float) -> float:
-        """Return the spent share, 0..1 or more."""
-        if self.steps is not None:
-            return step / max(self.steps, 1)
-        return seconds / max(self.seconds or 0.0, 1e-9)
-
-
-def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
-    """Return the rate of a step: a linear warm-up in steps times a cosine over the budget.
-
-    A function of the spent share alone: with a larger budget a resumed run goes on where that
-    budget's own cosine stands.
-    """
-    warm = min(1.0, (step + 1) / recipe.warmup) if recipe.warmup else 1.0
-    if recipe.schedule == "constant":
-        return recipe.lr * warm
-    cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    return warm * (recipe.final_lr + (recipe.lr - recipe.final_lr) * cosine)
-
-
-def loss_of(recipe: Recipe, restored: Tensor, crops: Crops, step: int) -> Tensor:
-    """Return the loss of a batch; luma is taken in 0..1 for every term.
-
-    With `balance` b each sample counts (its frame's error)^-b, relative to the batch's mean for
-    Charbonnier and SSIM. For MSE and b = 1 the loss is the restored error over the degraded one,
-    whose slope is that of the mean PSNR: good frames matter as much as bad ones.
-    """
-    balance = recipe.balance * (min(1.0, step / recipe.ramp) if recipe.ramp else 1.0)
-    weight = (crops.error + _FLOOR) ** -balance
-    weight = weight * 255 ** (2 * balance) if recipe.loss == "mse" else weight / weight.mean()
-    # Luma in -1..1 spans 256 levels, in 0..1 it spans 255.
-    difference = (restored - crops.clean) * (128 / 255)
-    if recipe.loss == "charbonnier":
-        smooth = torch.sqrt(difference.square() + (_CHARBONNIER / 2) ** 2).mean((1, 2, 3))
-        return (weight * smooth).mean()
-    squares = difference.square().mean((1, 2, 3))
-    if recipe.loss == "mse":
-        return (weight * squares).mean()
-    clean, test = ((plane + 1) * (128 / 255) for plane in (crops.clean, restored))
-    unlike = 1 - ssim_of_batch(clean, test, 1.0)
-    if recipe.loss == "ssim":
-        return (weight * unlike).mean()
-    return (weight * (recipe.alpha * unlike + (1 - recipe.alpha) * squares)).mean()
+LOG_STEPS = 100
 
 
 @dataclass
@@ -143,7 +40,33 @@ class State:
     optimizer: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
-    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop does besides training, and how often; all of it on the first process alone."""
+
+    on_log: Callable[[dict[str, Any]], object] = lambda _row: None
+    stop: Callable[[], bool] = lambda: False  # asked before every step
+    score: Callable[[Network], dict[str, float]] | None = None
+    save_seconds: float = 300.0
+    score_seconds: float = 600.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among those that torchrun started; each trains on its share of a batch."""
+
+    rank: int = 0
+    size: int = 1
+
+    def agree(self, progress: float, *, stop: bool) -> tuple[float, bool]:
+        """Return what the first process sees: clocks and signals differ between processes."""
+        if self.size == 1:
+            return progress, stop
+        shared = torch.tensor([progress, float(stop)], dtype=torch.float64)
+        torch.distributed.broadcast(shared, 0)
+        return float(shared[0]), bool(shared[1])
 
 
 def new_state(recipe: Recipe, device: torch.device, start: Network | None = None) -> State:
@@ -151,14 +74,31 @@ def new_state(recipe: Recipe, device: torch.device, start: Network | None = None
     torch.manual_seed(recipe.seed)
     if start is None:
         network = build_network(recipe.model)
-        with torch.no_grad():
-            network.tail.weight.mul_(recipe.wake)
+        if isinstance(network, Fast):
+            prepare_fast(network)
     else:
         network = deepcopy(start)
-    network = network.to(device, memory_format=torch.channels_last).train().requires_grad_(True)  # type: ignore[call-overload]
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.train().requires_grad_(True)
     average = deepcopy(network).eval().requires_grad_(False)
-    optimizer = torch.optim.Adam(network.parameters(), recipe.lr, recipe.betas)
+    tail = list(network.tail.parameters())
+    trunk = [p for name, p in network.named_parameters() if not name.startswith("tail.")]
+    groups = [{"params": trunk, "share": 1.0}, {"params": tail, "share": recipe.tail_rate}]
+    fused = device.type == "cuda"
+    optimizer = torch.optim.Adam(groups, recipe.lr, recipe.betas, fused=fused)
     return State(network, average, optimizer)
+
+
+def prepare_fast(network: Fast) -> None:
+    """Start `fast` as an edge-driven corrector, from which it learns several times faster.
+
+    Started as it is built, it first has to unlearn that flat areas excite it, which it does by
+    silencing its ReLU layers; with a tail as small as the built one it silenced all of them.
+    """
+    with torch.no_grad():
+        luma = network.head.weight[:, :-1]  # the last input is the QP plane
+        luma -= luma.mean((1, 2, 3), keepdim=True)  # no answer to flat luma
+        network.body[-1].weight.mul_(0.1)  # type: ignore[operator]  # mostly the skip
 
 
 def save_state(path: Path, state: State, recipe: Recipe) -> None:
@@ -180,7 +120,7 @@ def save_state(path: Path, state: State, recipe: Recipe) -> None:
 def load_state(path: Path, recipe: Recipe, device: torch.device) -> State:
     """Return the state that save_state() wrote.
 
-    The crops of a step depend on seed and step alone, so no generator has a state to keep.
+    The crops of a step depend on the seed and the step alone, so no generator has a state to keep.
 
     Raises:
         WeightsError: missing, damaged, foreign, or of a run with another recipe.
@@ -202,9 +142,7 @@ def load_state(path: Path, recipe: Recipe, device: torch.device) -> State:
         state.optimizer.load_state_dict(content["optimizer"])
         state.step, state.seconds = content["step"], content["seconds"]
     except FileNotFoundError as error:
-        raise WeightsError(
-            f"{path}: no training state to resume; start without --resume"
-        ) from error
+        raise WeightsError(f"{path}: no training state; start without --resume") from error
     except (
         pickle.UnpicklingError,
         zipfile.BadZipFile,
@@ -219,17 +157,44 @@ def load_state(path: Path, recipe: Recipe, device: torch.device) -> State:
     return state
 
 
+def sampling_at(recipe: Recipe, progress: float) -> tuple[int, Sampling]:
+    """Return batch size and sampling; larger crops late, when borders begin to matter."""
+    batch, crop = recipe.batch, recipe.crop
+    if recipe.late_crop and progress >= 2 / 3:
+        batch, crop = max(1, round(batch * (crop / recipe.late_crop) ** 2)), recipe.late_crop
+    return batch, Sampling(crop, recipe.hard, recipe.qp_dropout, recipe.transpose)
+
+
+def callable_network(network: Network, group: Group) -> nn.Module:
+    """Return the network as training calls it: compiled on CUDA, in step with the other processes.
+
+    The checkpoint is always taken from the network itself.
+    """
+    model: nn.Module = network
+    if group.size > 1:
+        model = DistributedDataParallel(model)
+    if next(network.parameters()).is_cuda:
+        torch.set_float32_matmul_precision("high")
+        model.compile()
+    return model
+
+
 def train_step(state: State, recipe: Recipe, crops: Crops, lr: float, model: nn.Module) -> Tensor:
     """Take one step and update the averaged weights; return loss and gradient norm, float [2].
 
     Args:
-        model: the network as it is to be called: itself, compiled, or one of several processes.
+        model: the network as callable_network() wraps it.
     """
-    for group in state.optimizer.param_groups:
-        group["lr"] = lr
-    with torch.autocast(crops.degraded.device.type, torch.bfloat16, enabled=crops.degraded.is_cuda):
+    for parameters in state.optimizer.param_groups:
+        parameters["lr"] = lr * parameters["share"]
+    if state.step < recipe.tail_first:
+        state.optimizer.param_groups[0]["lr"] = 0.0
+    on_cuda = crops.degraded.is_cuda
+    with torch.autocast("cuda", torch.bfloat16, enabled=on_cuda):
         correction = model(crops.degraded, crops.qp)
-    loss = loss_of(recipe, crops.degraded + correction.float(), crops, state.step)
+    # The sum is formed in full precision, as in the filter.
+    restored = crops.degraded + correction.float()
+    loss = loss_of(recipe, restored, crops.clean, crops.error, state.step)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if recipe.centre:
@@ -239,9 +204,8 @@ def train_step(state: State, recipe: Recipe, crops: Crops, lr: float, model: nn.
     # Early on the average follows quickly, so that the initialisation is soon forgotten.
     decay = min(recipe.average, (1 + state.step) / (10 + state.step)) if recipe.average else 0.0
     with torch.no_grad():
-        torch._foreach_lerp_(
-            list(state.average.parameters()), list(state.network.parameters()), 1 - decay
-        )
+        averages: list[Tensor] = list(state.average.parameters())
+        torch._foreach_lerp_(averages, list(state.network.parameters()), 1 - decay)
     state.step += 1
     return torch.stack((loss.detach(), norm))
 
@@ -249,22 +213,14 @@ def train_step(state: State, recipe: Recipe, crops: Crops, lr: float, model: nn.
 def centre_gradients(network: nn.Module) -> None:
     """Take from each filter's gradient its mean over the inputs.
 
-    After ReLU all inputs of a filter are positive, so Adam's equal steps would shift its output as
-    a whole: within a few hundred noisy steps whole layers fell silent, for good. The idea is
-    gradient centralisation, Yong et al., ECCV 2020, https://arxiv.org/abs/2004.01461.
+    After ReLU all inputs of a filter are positive, so Adam's equal steps shift its output as a
+    whole; a few hundred noisy steps of that can silence a layer for good. The idea is gradient
+    centralisation, Yong et al., ECCV 2020, https://arxiv.org/abs/2004.01461.
     """
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d) and layer.weight.grad is not None:
             gradient = layer.weight.grad
             gradient.sub_(gradient.mean((1, 2, 3), keepdim=True))
-
-
-def sampling_at(recipe: Recipe, progress: float) -> tuple[int, Sampling]:
-    """Return batch size and sampling; larger crops late, when borders begin to matter."""
-    batch, crop = recipe.batch, recipe.crop
-    if recipe.late_crop and progress >= 2 / 3:
-        batch, crop = max(1, round(batch * (crop / recipe.late_crop) ** 2)), recipe.late_crop
-    return batch, Sampling(crop, recipe.hard, recipe.qp_dropout, recipe.transpose)
 
 
 def train(
@@ -273,54 +229,87 @@ def train(
     recipe: Recipe,
     budget: Budget,
     state: State,
-    *,
-    save_seconds: float = 300.0,
-    score: Callable[[Network], dict[str, float]] | None = None,
-    score_seconds: float = 600.0,
-    on_log: Callable[[dict[str, Any]], object] = lambda _row: None,
-    stop: Callable[[], bool] = lambda: False,
+    hooks: Hooks | None = None,
+    group: Group | None = None,
 ) -> bool:
-    """Train until the budget is spent or `stop` says so; return whether the budget was spent."""
-    log = TrainingLog(out.with_suffix(".csv"), state.step)
-    started, before = time.monotonic(), state.seconds
-    saved = scored = before
-    sums, since, since_step = torch.zeros(2), time.monotonic(), state.step
+    """Train until the budget is spent or hooks.stop() says so; return whether it was spent.
+
+    Args:
+        pairs: on the device of the state's network.
+        out: OUT.pt; its neighbours OUT.state.pt, OUT.csv and OUT.scores.csv are written as well.
+
+    Raises:
+        CarfilterError: the loss is no longer a number. MediaError: crops larger than every clip.
+    """
+    hooks, group = hooks or Hooks(), group or Group()
+    first = group.rank == 0
+    model = callable_network(state.network, group)
+    log = TrainingLog(out.with_suffix(".csv"), state.step) if first else None
+    clock = time.monotonic() - state.seconds  # reads as the seconds of all runs together
+    saved = scored = state.seconds
+    meter = _Meter(pairs.luma.device, state.step)
     while True:
-        state.seconds = before + time.monotonic() - started
-        progress = budget.progress(state.step, state.seconds)
-        if progress >= 1 or stop():
+        state.seconds = time.monotonic() - clock
+        progress, stop = group.agree(
+            budget.progress(state.step, state.seconds), stop=first and hooks.stop()
+        )
+        if progress >= 1 or stop:
             break
         batch, sampling = sampling_at(recipe, progress)
-        crops = draw_crops(pairs, batch, sampling, np.random.default_rng((recipe.seed, state.step)))
+        share = max(1, batch // group.size)
+        rng = np.random.default_rng((recipe.seed, state.step, group.rank))
         lr = learning_rate(recipe, state.step, progress)
-        sums = sums + train_step(state, recipe, crops, lr, state.network).cpu()
-        if state.step % 100 == 0:
-            steps, now = state.step - since_step, time.monotonic()
-            loss, norm = (sums / steps).tolist()
-            if not math.isfinite(loss):
-                raise CarfilterError(f"{out}: the loss is no number any more; lower --lr")
-            row = {
-                "step": state.step,
-                "seconds": round(state.seconds, 1),
-                "progress": round(progress, 5),
-                "lr": lr,
-                "loss": loss,
-                "gradient": norm,
-                "samples_per_second": round(steps * batch / (now - since), 1),
-            }
+        crops = draw_crops(pairs, share, sampling, rng)
+        meter.add(train_step(state, recipe, crops, lr, model), share * group.size)
+        if log is None:
+            continue
+        if state.step % LOG_STEPS == 0:
+            row = meter.read(out, state, progress, lr)
             log.write(row)
-            on_log(row)
-            sums, since, since_step = torch.zeros(2), now, state.step
-        if state.seconds - saved > save_seconds:
+            hooks.on_log(row)
+        if state.seconds - saved > hooks.save_seconds:
             saved = state.seconds
             save(out, state, recipe)
-        if score and state.seconds - scored > score_seconds:
+        if hooks.score and state.seconds - scored > hooks.score_seconds:
             scored = state.seconds
-            row = {"step": state.step, **score(state.average)}
+            row = {"step": state.step, **hooks.score(state.average)}
             log.write_score(row)
-            on_log(row)
-    save(out, state, recipe)
+            hooks.on_log(row)
+    if first:
+        save(out, state, recipe)
     return progress >= 1
+
+
+class _Meter:
+    """Means since the last reading; values stay on the device, which is not made to wait."""
+
+    def __init__(self, device: torch.device, step: int) -> None:
+        self.sums = torch.zeros(2, device=device)
+        self.step, self.samples, self.since = step, 0, time.monotonic()
+
+    def add(self, values: Tensor, samples: int) -> None:
+        """Count a step's loss and gradient norm, float [2]."""
+        self.sums += values
+        self.samples += samples
+
+    def read(self, out: Path, state: State, progress: float, lr: float) -> dict[str, Any]:
+        """Return a row of the log and begin anew."""
+        loss, norm = (self.sums / (state.step - self.step)).tolist()
+        if not math.isfinite(loss):
+            raise CarfilterError(f"{out}: the loss is no number any more; give a lower --lr")
+        now = time.monotonic()
+        row = {
+            "step": state.step,
+            "seconds": round(state.seconds, 1),
+            "progress": round(progress, 5),
+            "lr": lr,
+            "loss": loss,
+            "gradient": norm,
+            "samples_per_second": round(self.samples / (now - self.since), 1),
+        }
+        self.sums = torch.zeros_like(self.sums)
+        self.step, self.samples, self.since = state.step, 0, now
+        return row
 
 
 def save(out: Path, state: State, recipe: Recipe) -> None:
@@ -328,40 +317,3 @@ def save(out: Path, state: State, recipe: Recipe) -> None:
     training = {"recipe": asdict(recipe), "steps": state.step, "seconds": round(state.seconds, 1)}
     save_weights(out, state.average, training)
     save_state(out.with_suffix(".state.pt"), state, recipe)
-
-
-class TrainingLog:
-    """OUT.csv with the course of training and OUT.scores.csv beside it; continued on resume."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path, self.scores = path, path.with_suffix(".scores.csv")
-        for file in (self.path, self.scores):
-            _cut_after(file, step)
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Append a row of OUT.csv."""
-        _append(self.path, row)
-
-    def write_score(self, row: dict[str, Any]) -> None:
-        """Append a row of OUT.scores.csv."""
-        _append(self.scores, row)
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    new = not path.exists() or path.stat().st_size == 0
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def _cut_after(path: Path, step: int) -> None:
-    """Drop what a killed run had logged after its last save; all of it if a new run starts."""
-    if not path.exists():
-        return
-    with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-    path.unlink()
-    for row in rows if step else []:
-        _append(path, row)

@@ -1,20 +1,22 @@
 """What carfilter-train does with its options: prepare, train on one or several devices, score."""
 
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 
 from carfilter.dataset import Pairs, load_pairs
-from carfilter.display_training import print_scores, training_progress
 from carfilter.errors import CarfilterError, DeviceError
 from carfilter.network import Network
-from carfilter.train import Budget, Recipe, load_state, new_state, paper_recipe, train
-from carfilter.validation import by_crf, score_network
+from carfilter.recipe import Budget, Recipe, paper_recipe
+from carfilter.train import Group, Hooks, State, load_state, new_state, train
+from carfilter.validation import Score, by_crf, score_network
 from carfilter.weights import load_weights
 
 
@@ -23,7 +25,7 @@ def recipe_from(options: dict[str, Any]) -> Recipe:
     if options["recipe"] == "paper":
         recipe = paper_recipe(options["model"])
     else:
-        recipe = Recipe(model=options["model"], wake=50.0 if options["model"] == "fast" else 1.0)
+        recipe = Recipe(model=options["model"])
     given = {name: options[name] for name in asdict(recipe) if options.get(name) is not None}
     if given.get("late_crop") == 0:
         given["late_crop"] = None
@@ -35,7 +37,7 @@ def recipe_from(options: dict[str, Any]) -> Recipe:
 
 
 def budget_from(options: dict[str, Any], recipe: Recipe, frames: int) -> Budget:
-    """Return the budget; the paper's is 360 epochs, one being a crop of each frame."""
+    """Return the budget; an epoch is one crop of each degraded frame, the paper has 360."""
     given = [name for name in ("minutes", "steps", "epochs") if options[name] is not None]
     if len(given) > 1:
         raise CarfilterError(f"--{given[0]} and --{given[1]} are two budgets; give one of them")
@@ -63,6 +65,24 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextmanager
+def joined_group(device: torch.device) -> Iterator[tuple[Group, torch.device]]:
+    """Join the processes that torchrun started, if it did; yield this one's place and device."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Group(), device
+        return
+    on_cuda = device.type == "cuda"
+    if on_cuda:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    # Gloo carries the clock and the stop sign, so that the GPU is not made to wait for them.
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
+    try:
+        yield Group(torch.distributed.get_rank(), torch.distributed.get_world_size()), device
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@contextmanager
 def interrupts() -> Iterator[list[int]]:
     """Collect SIGINT instead of raising; a second one acts as usual."""
     seen: list[int] = []
@@ -78,57 +98,79 @@ def interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def run(pairs_dir: Path, out: Path, options: dict[str, Any]) -> None:
-    """Carry out carfilter-train."""
+def run_training(
+    pairs_dir: Path,
+    out: Path,
+    options: dict[str, Any],
+    on_log: Callable[[dict[str, Any]], object],
+) -> None:
+    """Train OUT.pt on the packs below `pairs_dir`; `options` are those of carfilter-train.
+
+    Raises:
+        CarfilterError: an option does not fit, or a file is missing, damaged or in the way.
+        KeyboardInterrupt: after SIGINT, when everything is saved.
+    """
     if options["threads"]:
         torch.set_num_threads(options["threads"])
-    device = pick_device(options["device"])
-    if options["score_only"]:
-        score_only(pairs_dir, out, device, options["every"])
-        return
     recipe = recipe_from(options)
-    state_path = out.with_suffix(".state.pt")
     if out.exists() and not (options["resume"] or options["overwrite"]):
         raise CarfilterError(f"{out}: exists; give --resume to go on with it, or -y to start over")
-    if options["resume"]:
-        state = load_state(state_path, recipe, device)
-    else:
-        start = load_weights(options["init"]).network if options["init"] else None
-        state = new_state(recipe, device, start)
-    pairs = load_pairs(pairs_dir)
-    budget = budget_from(options, recipe, pairs.frames)
-    valid = load_pairs(options["valid"]) if options["valid"] else None
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with interrupts() as seen, training_progress(out.stem) as on_log:
-        train(
-            pairs.to(device),
-            out,
-            recipe,
-            budget,
-            state,
-            save_seconds=60 * options["save_minutes"],
-            score=None if valid is None else lambda network: quick_score(network, valid),
-            score_seconds=60 * options["score_minutes"],
-            on_log=on_log,
-            stop=lambda: bool(seen),
-        )
+    with joined_group(pick_device(options["device"])) as (group, device):
+        state = _first_state(out, recipe, device, options)
+        pairs = load_pairs(pairs_dir)
+        budget = budget_from(options, recipe, pairs.frames)
+        valid = load_pairs(options["valid"]) if options["valid"] and group.rank == 0 else None
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with interrupts() as seen:
+            hooks = Hooks(
+                on_log=on_log,
+                stop=lambda: bool(seen),
+                score=None if valid is None else lambda network: quick_score(network, valid),
+                save_seconds=60 * options["save_minutes"],
+                score_seconds=60 * options["score_minutes"],
+            )
+            train(pairs.to(device), out, recipe, budget, state, hooks, group)
     if seen:
         raise KeyboardInterrupt
 
 
+def _first_state(out: Path, recipe: Recipe, device: torch.device, options: dict[str, Any]) -> State:
+    if options["resume"]:
+        return load_state(out.with_suffix(".state.pt"), recipe, device)
+    start = load_weights(options["init"]).network if options["init"] else None
+    if start is not None and start.name != recipe.model:
+        raise CarfilterError(
+            f"{options['init']}: a {start.name} network; give --model {start.name} to fine-tune it"
+        )
+    return new_state(recipe, device, start)
+
+
 def quick_score(network: Network, valid: Pairs) -> dict[str, float]:
-    """Return mean PSNR gains per CRF on three frames of each clip, with QP maps and blind."""
+    """Return mean and least PSNR gain per CRF on two frames of each clip, QP known and blind."""
     row = {}
-    for blind in (False, True) if network.uses_qp else (True,):
-        for crf, gain, least, _ in by_crf(score_network(network, valid, blind=blind, limit=3)):
+    for blind in modes(network):
+        scores = score_network(network, valid, blind=blind, limit=2, with_ssim=False)
+        for crf, gain, least, _ in by_crf(scores):
             row[f"{'blind' if blind else 'qp'}_{crf}"] = round(gain, 4)
             row[f"{'blind' if blind else 'qp'}_{crf}_min"] = round(least, 4)
     return row
 
 
-def score_only(pairs_dir: Path, out: Path, device: torch.device, every: int) -> None:
-    """Print mean gains per CRF, with QP maps and blind, of existing weights."""
-    network = load_weights(out).network.to(device)
+def modes(network: Network) -> tuple[bool, ...]:
+    """Return whether to score blind: False and True for a network that takes QP maps."""
+    return (False, True) if network.uses_qp else (True,)
+
+
+def score_weights(pairs_dir: Path, weights: Path, device_name: str, every: int) -> list[Score]:
+    """Score existing weights on all packs below a folder, QP known and blind.
+
+    Raises:
+        CarfilterError: no packs, no such weights, no such device.
+    """
+    network = load_weights(weights).network.to(pick_device(device_name))
     pairs = load_pairs(pairs_dir)
-    for blind in (False, True) if network.uses_qp else (True,):
-        print_scores(score_network(network, pairs, blind=blind, every=every), blind=blind)
+    return [
+        score
+        for blind in modes(network)
+        for score in score_network(network, pairs, blind=blind, every=every)
+    ]

@@ -1,5 +1,6 @@
 """What a network gains over the plain decode on validation packs, per clip and per CRF."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
@@ -27,7 +28,13 @@ class Score:
 
 
 def score_network(
-    network: Network, pairs: Pairs, *, blind: bool, every: int = 1, limit: int | None = None
+    network: Network,
+    pairs: Pairs,
+    *,
+    blind: bool,
+    every: int = 1,
+    limit: int | None = None,
+    with_ssim: bool = True,
 ) -> list[Score]:
     """Restore frames of each twin and compare what would be written with the clean ones.
 
@@ -37,6 +44,7 @@ def score_network(
         limit: take at most so many frames of a clip, spread over it, instead of `every`.
     """
     device = next(network.parameters()).device
+    measures = (psnr, ssim if with_ssim else lambda _clean, _test: math.nan)
     scores = []
     for shot, about in zip(pairs.shots, pairs.about, strict=True):
         frames = int(shot["frames"])
@@ -49,14 +57,8 @@ def score_network(
             clean, degraded, qp = frame_of(pairs, shot, time)
             restored = restore_frame(network, degraded, None if blind else qp, device)
             arrays = [plane.numpy() for plane in (clean, degraded, restored)]
-            rows.append(
-                (
-                    psnr(arrays[0], arrays[1]),
-                    ssim(arrays[0], arrays[1]),
-                    psnr(arrays[0], arrays[2]),
-                    ssim(arrays[0], arrays[2]),
-                )
-            )
+            pairs_of_frame = ((arrays[0], test) for test in arrays[1:])
+            rows.append([f(*pair) for pair in pairs_of_frame for f in measures])
         before, like_before, after, like_after = (
             float(np.mean(part)) for part in zip(*rows, strict=True)
         )

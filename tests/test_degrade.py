@@ -10,9 +10,11 @@ from click.testing import CliRunner
 
 from carfilter.cli_train import degrade_main
 from carfilter.clips import Clip, read_clip, read_photo, scale_clip, write_clip
-from carfilter.degrade import Settings, degrade, find_sources, pan_and_zoom, plan_variants
+from carfilter.degrade import degrade, find_sources
 from carfilter.errors import MediaError
 from carfilter.packs import Twin, list_packs, load_clean, load_twin, save_clean, save_twin
+from carfilter.photos import pan_and_zoom
+from carfilter.variants import Settings, plan_variants
 
 
 def moving_texture(

@@ -1,0 +1,124 @@
+"""How a model is trained: recipe, budget, learning rate and loss, as pure functions."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from carfilter.metrics import ssim_of_batch
+
+_CHARBONNIER = 1e-3  # in units of 128 grey levels: an eighth of a level
+_FLOOR = (
+    0.25  # squared grey levels that are added to a frame's error, so that none weighs infinitely
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained; the defaults are ours, paper_recipe() is Aqqa & Shah's."""
+
+    model: str = "fast"
+    loss: str = "mse"  # mse, ssim, both, charbonnier
+    alpha: float = 0.79  # weight of the SSIM term in `both`
+    balance: float = 0.5  # weigh a sample by its frame's error to the power of minus this
+    ramp: int = 0  # steps in which `balance` grows from 0
+    batch: int = 16
+    crop: int = 64
+    late_crop: int | None = 96  # in the last third, with as many pixels to a batch
+    lr: float = 5e-4
+    tail_rate: float = 0.1  # the tail's share of lr: its weights are as much smaller
+    tail_first: int = 200  # steps in which only the tail learns
+    betas: tuple[float, float] = (0.9, 0.99)
+    schedule: str = "cosine"  # or constant
+    final_lr: float = 1e-6
+    warmup: int = 500  # steps
+    clip: float | None = 0.5  # norm of the gradient
+    centre: bool = True  # see centre_gradients()
+    average: float = 0.999  # decay of the averaged weights; 0 keeps the last ones
+    hard: float = 0.5
+    qp_dropout: float = 0.2
+    transpose: bool = True
+    seed: int = 0
+
+
+def paper_recipe(model: str = "car", loss: str = "both") -> Recipe:
+    """Return the recipe of CAR-CNN, VISAPP 2020, section 4.3; "momentum 0.9" is Adam's beta1."""
+    return Recipe(
+        model=model,
+        loss=loss,
+        balance=0.0,
+        ramp=0,
+        batch=128,
+        late_crop=None,
+        lr=1e-4,
+        tail_rate=1.0,
+        tail_first=0,
+        betas=(0.9, 0.999),
+        schedule="constant",
+        warmup=0,
+        clip=None,
+        centre=False,
+        average=0.0,
+        hard=0.0,
+        qp_dropout=0.0,
+        transpose=False,
+    )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When training ends: after so many steps or so much time, all runs of it together."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Return the spent share, 0..1 or more."""
+        if self.steps is not None:
+            return step / max(self.steps, 1)
+        return seconds / max(self.seconds or 0.0, 1e-9)
+
+
+def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
+    """Return the rate of a step: a linear warm-up in steps times a cosine over the budget.
+
+    A function of the spent share alone: with a larger budget a resumed run goes on where that
+    budget's own cosine stands.
+    """
+    warm = 1.0
+    if recipe.warmup and step >= recipe.tail_first:
+        warm = min(1.0, (step - recipe.tail_first + 1) / recipe.warmup)
+    if recipe.schedule == "constant":
+        return recipe.lr * warm
+    cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return warm * (recipe.final_lr + (recipe.lr - recipe.final_lr) * cosine)
+
+
+def loss_of(recipe: Recipe, restored: Tensor, clean: Tensor, error: Tensor, step: int) -> Tensor:
+    """Return the loss of a batch, a scalar; luma is taken in 0..1 for every term.
+
+    Args:
+        restored, clean: float [N, 1, H, W], luma in -1..1.
+        error: float [N], error of each sample's whole frame before restoration, in squared levels.
+        step: counts the ramp of `balance`.
+
+    With `balance` b each sample counts (its frame's error)^-b, relative to the batch's mean for
+    Charbonnier and SSIM. For MSE and b = 1 the loss is the restored error over the degraded one,
+    whose slope is that of the mean PSNR: good frames matter as much as bad ones.
+    """
+    balance = recipe.balance * (min(1.0, step / recipe.ramp) if recipe.ramp else 1.0)
+    weight = (error + _FLOOR) ** -balance
+    weight = weight * 255 ** (2 * balance) if recipe.loss == "mse" else weight / weight.mean()
+    # Luma in -1..1 spans 256 levels, in 0..1 it spans 255.
+    difference = (restored - clean) * (128 / 255)
+    if recipe.loss == "charbonnier":
+        smooth = torch.sqrt(difference.square() + (_CHARBONNIER / 2) ** 2).mean((1, 2, 3))
+        return (weight * smooth).mean()
+    squares = difference.square().mean((1, 2, 3))
+    if recipe.loss == "mse":
+        return (weight * squares).mean()
+    unlike = 1 - ssim_of_batch((clean + 1) * (128 / 255), (restored + 1) * (128 / 255), 1.0)
+    if recipe.loss == "ssim":
+        return (weight * unlike).mean()
+    return (weight * (recipe.alpha * unlike + (1 - recipe.alpha) * squares)).mean()

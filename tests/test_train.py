@@ -1,0 +1,311 @@
+"""Training: crops, recipe, resume, fine-tuning, several processes; all with real steps."""
+
+import csv
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from carfilter.cli_train import degrade_main, train_main
+from carfilter.clips import Clip, write_clip
+from carfilter.dataset import Pairs, Sampling, draw_crops, load_pairs
+from carfilter.errors import MediaError, WeightsError
+from carfilter.network import QP_UNKNOWN, build_network, count_parameters, mac_per_pixel
+from carfilter.packs import load_clean, load_twin
+from carfilter.recipe import Budget, Recipe, learning_rate, loss_of, paper_recipe
+from carfilter.train import Hooks, load_state, new_state, train
+from carfilter.validation import frame_of, score_network
+from carfilter.weights import load_weights, save_weights
+
+SMALL = Recipe(batch=4, crop=32, late_crop=48, lr=2e-3, warmup=5, tail_first=5)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Packs of a drifting texture of 96x64 pixels at CRF 30 and 44."""
+    folder = tmp_path_factory.mktemp("training")
+    rng = np.random.default_rng(3)
+    texture = rng.integers(30, 220, (16, 40)).repeat(4, 0).repeat(4, 1)
+    luma = np.stack([texture[:, t : t + 96] for t in range(8)]).astype(np.uint8)
+    chroma = np.full((8, 2, 32, 48), 128, np.uint8)
+    write_clip(folder / "texture.mkv", Clip(luma, chroma, Fraction(25)), {"qp": "0"})
+    arguments = [str(folder / "texture.mkv"), str(folder / "out"), "--variants", "plain"]
+    result = CliRunner().invoke(degrade_main, [*arguments, "-crf", "30,44"])
+    assert result.exit_code == 0, result.stderr
+    return folder / "out" / "packs"
+
+
+@pytest.fixture(scope="module")
+def pairs(packs: Path) -> Pairs:
+    return load_pairs(packs)
+
+
+def invoke(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(train_main, [str(argument) for argument in arguments])
+    return result.exit_code, result.stderr
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    return load_weights(path).network.state_dict()
+
+
+def assert_same(first: Path, second: Path) -> None:
+    one, other = weights_of(first), weights_of(second)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_crops_are_the_pixels_and_qps_of_their_place(packs: Path, pairs: Pairs) -> None:
+    sampling = Sampling(crop=32, hard=0.0, qp_dropout=0.0, transpose=False)
+    crops = draw_crops(pairs, 16, sampling, np.random.default_rng(0))
+    clean, _ = load_clean(packs / "texture.clean.npz")
+    twins = [load_twin(packs / f"texture.crf{crf}.npz", clean) for crf in (30, 44)]
+    assert crops.clean.shape == crops.degraded.shape == crops.qp.shape == (16, 1, 32, 32)
+    for index in range(16):
+        wanted = (crops.degraded[index, 0] * 128 + 128).numpy()
+        matches = [
+            (twin, time, top, left, mirror)
+            for twin in twins
+            for time in range(8)
+            for top in (0, 16, 32)
+            for left in (0, 16, 32, 48, 64)
+            for mirror in (1, -1)
+            if np.array_equal(
+                twin.luma[time, top : top + 32, left : left + 32][:, ::mirror], wanted
+            )
+        ]
+        assert matches, "a crop lies off the 16-pixel grid or mixes planes"
+        twin, time, top, left, mirror = matches[0]
+        there = clean[time, top : top + 32, left : left + 32][:, ::mirror]
+        assert np.array_equal((crops.clean[index, 0] * 128 + 128).numpy(), there)
+        qp = twin.qp[time, top // 16 : top // 16 + 2, left // 16 : left // 16 + 2]
+        expected = qp.repeat(16, 0).repeat(16, 1)[:, ::mirror] / np.float32(51)
+        assert np.allclose(crops.qp[index, 0].numpy(), expected)
+
+
+def test_qp_maps_turn_with_their_crops(pairs: Pairs) -> None:
+    """Put each pixel's own QP into its luma; then any turn must leave the two equal."""
+    shot = pairs.shots[0]
+    size = int(shot["frames"] * shot["height"] * shot["width"])
+    planes = [frame_of(pairs, shot, time)[2] for time in range(int(shot["frames"]))]
+    luma = pairs.luma.clone()
+    qp = (torch.stack(planes) * 51).round().to(torch.uint8).flatten()
+    luma[shot["degraded"] : shot["degraded"] + size] = qp
+    marked = Pairs(luma, pairs.qp, pairs.error, pairs.shots[:1], pairs.about[:1])
+    crops = draw_crops(marked, 64, Sampling(32, 0.5, 0.0), np.random.default_rng(1))
+    assert torch.equal((crops.degraded * 128 + 128).round(), (crops.qp * 51).round())
+
+
+def test_qp_dropout_withholds_whole_maps(pairs: Pairs) -> None:
+    crops = draw_crops(pairs, 400, Sampling(16, 0.0, 0.2), np.random.default_rng(1))
+    unknown = (crops.qp == QP_UNKNOWN).flatten(1)
+    assert torch.equal(unknown.any(1), unknown.all(1))
+    assert 0.12 < unknown.all(1).float().mean() < 0.28
+
+
+def test_hard_crops_have_more_error_than_uniform_ones(pairs: Pairs) -> None:
+    def mean_error(hard: float) -> float:
+        crops = draw_crops(pairs, 400, Sampling(16, hard, 0.0), np.random.default_rng(1))
+        return float((crops.clean - crops.degraded).square().mean())
+
+    assert mean_error(1.0) > 1.05 * mean_error(0.0)
+
+
+def test_crops_larger_than_every_clip_are_refused(pairs: Pairs) -> None:
+    with pytest.raises(MediaError, match="no clip is as large as a crop of 128x128"):
+        draw_crops(pairs, 2, Sampling(128), np.random.default_rng(0))
+
+
+def test_learning_rate_warms_up_and_follows_the_budget() -> None:
+    recipe = Recipe(lr=1e-3, warmup=10, tail_first=0, final_lr=0.0)
+    assert learning_rate(recipe, 0, 0.0) == pytest.approx(1e-4)
+    assert learning_rate(recipe, 100, 0.5) == pytest.approx(5e-4)
+    assert learning_rate(recipe, 100, 1.0) == pytest.approx(0.0)
+    # Half of one hour is a quarter of two: the larger budget's cosine stands higher there.
+    hour, two = Budget(seconds=3600), Budget(seconds=7200)
+    assert learning_rate(recipe, 100, two.progress(100, 1800)) > learning_rate(
+        recipe, 100, hour.progress(100, 1800)
+    )
+
+
+def test_the_papers_recipe_is_the_papers() -> None:
+    recipe = paper_recipe()
+    assert (recipe.model, recipe.loss, recipe.alpha) == ("car", "both", 0.79)
+    assert (recipe.batch, recipe.crop, recipe.late_crop, recipe.lr) == (128, 64, None, 1e-4)
+    assert recipe.betas[0] == 0.9
+    assert learning_rate(recipe, 0, 0.0) == learning_rate(recipe, 10**6, 0.9) == 1e-4
+
+
+@pytest.mark.parametrize("loss", ["mse", "ssim", "both", "charbonnier"])
+def test_every_loss_is_least_at_the_clean_picture(pairs: Pairs, loss: str) -> None:
+    crops = draw_crops(pairs, 4, Sampling(32, 0.0), np.random.default_rng(0))
+    recipe = Recipe(loss=loss)
+    best = loss_of(recipe, crops.clean, crops.clean, crops.error, 10**6)
+    worse = loss_of(recipe, crops.degraded, crops.clean, crops.error, 10**6)
+    assert float(best) < 1e-3 < float(worse)
+
+
+def test_mse_loss_is_in_units_of_the_unit_range() -> None:
+    clean = torch.zeros(1, 1, 16, 16)
+    recipe = Recipe(loss="mse", balance=0.0)
+    loss = loss_of(recipe, clean + 2 / 128, clean, torch.ones(1), 0)
+    assert float(loss) == pytest.approx((2 / 255) ** 2)
+
+
+def test_training_gains_on_what_it_was_trained_with(pairs: Pairs, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = new_state(SMALL, CPU)
+    assert train(pairs, tmp_path / "a.pt", SMALL, Budget(steps=150), state)
+    model = load_weights(tmp_path / "a.pt")
+    scores = score_network(model.network, pairs, blind=False)
+    assert {score.crf for score in scores} == {30, 44}
+    assert all(score.psnr_gain > 0.2 for score in scores)
+    assert model.training["steps"] == 150
+
+
+def test_resumed_training_ends_bit_equal_to_an_uninterrupted_one(
+    packs: Path, tmp_path: Path
+) -> None:
+    common = ("--batch", 4, "--crop", 32, "--late-crop", 48, "--warmup", 3)
+    assert invoke(packs, tmp_path / "whole.pt", "--steps", 12, *common) == (0, "")
+    # A run that is cut off in step 7 of the same budget, and goes on.
+    recipe = Recipe(batch=4, crop=32, late_crop=48, warmup=3)
+    pairs, state = load_pairs(packs), new_state(recipe, CPU)
+
+    def after_seven() -> bool:
+        return state.step == 7
+
+    out = tmp_path / "parts.pt"
+    assert not train(pairs, out, recipe, Budget(steps=12), state, Hooks(stop=after_seven))
+    assert load_state(tmp_path / "parts.state.pt", recipe, CPU).step == 7
+    assert invoke(packs, out, "--steps", 12, *common, "--resume") == (0, "")
+    assert_same(tmp_path / "whole.pt", out)
+    whole, parts = (
+        torch.load(tmp_path / f"{name}.state.pt", weights_only=True) for name in ("whole", "parts")
+    )
+    for key in ("network", "average"):
+        for name in whole[key]:
+            assert torch.equal(whole[key][name], parts[key][name])
+
+
+def test_a_resume_with_another_recipe_is_refused(packs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.pt"
+    common = (packs, out, "--batch", 2, "--crop", 32, "--late-crop", 0)
+    assert invoke(*common, "--steps", 1)[0] == 0
+    code, message = invoke(*common, "--steps", 2, "--resume", "--lr", 0.1)
+    assert code == 1
+    assert re.match(r"carfilter-train: error: .*a\.state\.pt: trained with another lr;", message)
+
+
+def test_damaged_and_missing_states_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.state.pt"
+    with pytest.raises(WeightsError, match="no training state"):
+        load_state(path, SMALL, CPU)
+    path.write_bytes(b"nothing of ours")
+    with pytest.raises(WeightsError, match="damaged or not a training state"):
+        load_state(path, SMALL, CPU)
+
+
+def test_existing_models_are_not_overwritten_without_being_asked(
+    packs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "a.pt"
+    save_weights(out, build_network("fast"))
+    code, message = invoke(packs, out, "--steps", 1)
+    assert code == 1
+    assert "give --resume" in message
+
+
+def test_fine_tuning_starts_from_the_given_weights(packs: Path, tmp_path: Path) -> None:
+    torch.manual_seed(9)
+    save_weights(tmp_path / "start.pt", build_network("fast"))
+    out = tmp_path / "tuned.pt"
+    options = ("--init", tmp_path / "start.pt", "--lr", 1e-9, "--batch", 2, "--crop", 32)
+    assert invoke(packs, out, "--steps", 1, *options) == (0, "")
+    start, tuned = weights_of(tmp_path / "start.pt"), weights_of(out)
+    assert all(torch.allclose(start[key], tuned[key], atol=1e-7) for key in start)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "no budget"),
+        (("--steps", 1, "--minutes", 1), "two budgets"),
+        (("--steps", 1, "--crop", 40), "not a multiple of 16"),
+        (("--steps", 1, "--device", "gpu"), "no such device"),
+    ],
+)
+def test_impossible_options_are_refused_in_one_sentence(
+    packs: Path, tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
+    code, said = invoke(packs, tmp_path / "a.pt", *options)
+    assert code == 1
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_time_budget_ends_and_leaves_model_log_and_curve(packs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.pt"
+    options = ("--minutes", 0.05, "--batch", 2, "--crop", 16, "--late-crop", 0, "--threads", 1)
+    began = time.monotonic()
+    assert invoke(packs, out, *options)[0] == 0
+    assert time.monotonic() - began < 15
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [100 * (n + 1) for n in range(len(rows))]
+    assert rows
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_interrupted_training_saves_and_exits_with_130(packs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.pt"
+    code = "from carfilter.cli_train import train_main; train_main()"
+    options = ("--steps", "1000000", "--batch", "2", "--crop", "16", "--threads", "1")
+    command = [sys.executable, "-c", code, str(packs), str(out), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "a.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in message
+    assert load_weights(out).training["steps"] >= 100
+    assert (tmp_path / "a.state.pt").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(packs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.pt"
+    code = tmp_path / "run.py"
+    code.write_text("from carfilter.cli_train import train_main\ntrain_main()\n")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    options = ("--steps", "110", "--batch", "4", "--crop", "16", "--late-crop", "0")
+    command = [sys.executable, *launcher, str(code), str(packs), str(out), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert load_weights(out).training["steps"] == 110
+    with (tmp_path / "a.csv").open(newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["100"]
+
+
+def test_the_model_table_names_the_committed_files() -> None:
+    models = Path(__file__).parent.parent / "models"
+    table = (models / "README.md").read_text()
+    for path in models.glob("*.pt"):
+        row = next(line for line in table.splitlines() if line.startswith(f"| `{path.name}`"))
+        network = load_weights(path).network
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in row
+        assert f"{count_parameters(network):,}" in row
+        assert f"{mac_per_pixel(network) / 1000:.1f}" in row
