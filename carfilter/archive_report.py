@@ -118,8 +118,8 @@ def _page(shown: Sequence[tuple[Found, Row]], totals: Totals, folder: Path) -> s
         f"<title>carfilter-batch: {len(shown)} videos</title><style>{_STYLE}</style>"
         f"<h1>carfilter-batch {__version__}</h1><ul class=totals>{cards}</ul>{table}"
         "<h2>Files</h2><p>The pictures are the centre of the middle frame at its own size.</p>"
-        "<table><tr><th>File<th>Verdict<th class=number>Frames<th class=number>Before"
-        f"<th class=number>After<th>Before and after</tr>{rows}</table></html>\n"
+        "<table><tr><th>File<th>Verdict<th class=number>Frames<th class=number>Size before"
+        f"<th class=number>Size after<th>Before and after</tr>{rows}</table></html>\n"
     )
 
 

@@ -93,3 +93,16 @@ def leftovers(folder: Path) -> list[str]:
     return [str(p) for p in folder.rglob("*") if p.name.startswith(".") and p.name not in kept] + [
         str(p) for p in folder.rglob("*-journal")
     ]
+
+
+def processes_of_group(group: int) -> list[int]:
+    """Return the living processes of a group, those that wait to be reaped left out."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found

@@ -19,6 +19,7 @@ from archives import (
     leftovers,
     make_archive,
     make_hard_life,
+    processes_of_group,
     run_batch,
 )
 from media import equal_planes, make_clip, read_content, tiny_weights
@@ -217,19 +218,6 @@ def wait_for(happened: object, process: "subprocess.Popen[str] | None") -> None:
         assert time.monotonic() < deadline
         assert process is None or process.poll() is None, process.communicate()
         time.sleep(0.02)
-
-
-def processes_of_group(group: int) -> list[int]:
-    """Return the living processes of a group, those that wait to be reaped left out."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group and fields[0] != "Z":
-            found.append(int(path.parent.name))
-    return found
 
 
 def test_watching_takes_a_file_only_when_it_is_complete(tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Everything worth doing in one loan of a CUDA machine: the CUDA tests, the speed benchmark, and the
+# training of car-mse, car-ssim and car from packed pairs. A part that fails does not stop the next.
+#
+#   tests/bench/gpu.sh PACKS OUT [VALID]
+#
+# PACKS and VALID are folders of packs made by carfilter-degrade; this machine needs no PyAV for the
+# training. OUT collects weights, training states, logs and curves. Run it again to go on: finished
+# parts end at once, and a run that was cut off resumes from its last checkpoint.
+#
+# Minutes of each part, all runs together:
+MSE_MINUTES=${MSE_MINUTES:-18} SSIM_MINUTES=${SSIM_MINUTES:-5} BOTH_MINUTES=${BOTH_MINUTES:-5}
+# PARTS limits what is done: any of tests speed car-mse car-ssim car. DEVICE=cpu rehearses it.
+PARTS=${PARTS:-tests speed car-mse car-ssim car}
+DEVICE=${DEVICE:-cuda} BATCH=${BATCH:-64} PYTHON=${PYTHON:-python}
+EXTRA=${EXTRA:-} # further options for each carfilter-train
+
+set -uo pipefail
+if [ $# -lt 2 ]; then
+    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+fi
+packs=$1 out=$2 valid=${3:-}
+mkdir -p "$out"
+failed=0
+
+wanted() { [[ " $PARTS " == *" $1 "* ]]; }
+
+part() { # part NAME COMMAND...: run it, keep what it says in OUT/NAME.log, carry on
+    local name=$1
+    shift
+    echo "== $name: $*"
+    local began=$SECONDS
+    "$@" 2>&1 | tee -a "$out/$name.log"
+    local code=${PIPESTATUS[0]}
+    echo "== $name: exit code $code after $((SECONDS - began)) s"
+    [ "$code" -eq 0 ] || failed=1
+}
+
+train() { # train NAME MINUTES LEARNING_RATE OPTIONS...
+    local name=$1 minutes=$2 rate=$3
+    shift 3
+    local cards=1 start=()
+    [ "$DEVICE" = cuda ] && cards=$($PYTHON -c 'import torch; print(max(1, torch.cuda.device_count()))')
+    local launcher=("$PYTHON")
+    [ "$cards" -gt 1 ] && launcher=("$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$cards")
+    [ -e "$out/$name.state.pt" ] && start=(--resume)
+    [ -n "$valid" ] && start+=(--valid "$valid" --score-minutes 4)
+    # shellcheck disable=SC2086
+    part "$name" "${launcher[@]}" -m carfilter.cli_train "$packs" "$out/$name.pt" --model car \
+        --minutes "$minutes" --lr "$rate" --batch "$BATCH" --device "$DEVICE" --save-minutes 1 \
+        "$@" "${start[@]}" $EXTRA
+    [ -n "$valid" ] && [ -e "$out/$name.pt" ] &&
+        part "$name.score" "$PYTHON" -m carfilter.cli_train "$valid" "$out/$name.pt" --score-only \
+            --every 4 --device "$DEVICE"
+}
+
+wanted tests && CARFILTER_REQUIRE_CUDA=1 part tests "$PYTHON" -m pytest -m cuda -q
+if wanted speed; then
+    for script in tests/bench/*speed*.py; do
+        [ -e "$script" ] && part speed "$PYTHON" "$script"
+    done
+fi
+wanted car-mse && train car-mse "$MSE_MINUTES" 4e-4 --loss mse
+if [ -e "$out/car-mse.pt" ]; then
+    wanted car-ssim && train car-ssim "$SSIM_MINUTES" 1e-4 --loss ssim --init "$out/car-mse.pt"
+    wanted car && train car "$BOTH_MINUTES" 1e-4 --loss both --init "$out/car-mse.pt"
+fi
+(cd "$out" && sha256sum ./*.pt >SHA256SUMS) || failed=1
+exit "$failed"
