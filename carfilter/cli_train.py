@@ -190,3 +190,7 @@ def train_main(pairs_dir: Path, out: Path, **options: Any) -> None:
             click.echo("no curve was drawn: pip install carfilter[train] for matplotlib", err=True)
 
     _guarded("carfilter-train", work)
+
+
+if __name__ == "__main__":  # for torchrun: python -m torch.distributed.run -m carfilter.cli_train
+    train_main()

@@ -29,6 +29,8 @@ def recipe_from(options: dict[str, Any]) -> Recipe:
     given = {name: options[name] for name in asdict(recipe) if options.get(name) is not None}
     if given.get("late_crop") == 0:
         given["late_crop"] = None
+    if options["init"]:
+        given["tail_first"] = 0  # trained weights already have features worth reading
     recipe = replace(recipe, **given)
     for size in (recipe.crop, recipe.late_crop or 16):
         if size % 16:
