@@ -7,6 +7,7 @@ video does not: this module knows arrays only and runs without PyAV.
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -84,7 +85,9 @@ class Restorer:
         self.precision = _choose_precision(self.device, options.precision)
         self.strength = options.strength
         self.batch_size = options.batch_size or _default_batch(self.device, size)
-        moved: Any = network.to(self.device, _PRECISIONS[self.precision]).eval()
+        # A copy before half precision: the caller may use his network again.
+        mine = network if self.precision == "fp32" else deepcopy(network)
+        moved: Any = mine.to(self.device, _PRECISIONS[self.precision]).eval()
         self._network: LumaNetwork = moved.to(memory_format=torch.channels_last)
         self.tile = options.tile or self._default_tile(size)
         self.busy_seconds = 0.0
