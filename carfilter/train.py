@@ -275,8 +275,13 @@ def train(
             row = {"step": state.step, **hooks.score(state.average)}
             log.write_score(row)
             hooks.on_log(row)
-    if first:
-        save(out, state, recipe)
+    if log is not None:
+        save(out, state, recipe)  # before scoring, which takes a while
+        if hooks.score and progress >= 1:
+            row = {"step": state.step, **hooks.score(state.average)}
+            log.write_score(row)
+            hooks.on_log(row)
+            save(out, state, recipe, row)
     return progress >= 1
 
 
@@ -312,8 +317,8 @@ class _Meter:
         return row
 
 
-def save(out: Path, state: State, recipe: Recipe) -> None:
+def save(out: Path, state: State, recipe: Recipe, scores: dict[str, float] | None = None) -> None:
     """Write OUT.pt with the averaged weights and OUT.state.pt with all that resumes the run."""
     training = {"recipe": asdict(recipe), "steps": state.step, "seconds": round(state.seconds, 1)}
-    save_weights(out, state.average, training)
+    save_weights(out, state.average, training, scores)
     save_state(out.with_suffix(".state.pt"), state, recipe)

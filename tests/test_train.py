@@ -267,6 +267,22 @@ def test_a_time_budget_ends_and_leaves_model_log_and_curve(packs: Path, tmp_path
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_finished_run_keeps_its_validation_scores_in_the_model(
+    packs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "a.pt"
+    options = ("--steps", 2, "--batch", 2, "--crop", 16, "--late-crop", 0, "--valid", packs)
+    code, said = invoke(packs, out, *options)
+    assert code == 0
+    assert "qp_44" in said
+    scores = load_weights(out).scores
+    assert {"step", "qp_30", "qp_44", "blind_30_min"} <= set(scores)
+    result = CliRunner().invoke(train_main, [str(packs), str(out), "--score-only"])
+    assert result.exit_code == 0
+    assert "QP known" in result.stdout
+    assert "QP unknown" in result.stdout
+
+
 def test_interrupted_training_saves_and_exits_with_130(packs: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.pt"
     code = "from carfilter.cli_train import train_main; train_main()"
