@@ -104,20 +104,23 @@ def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, Fraction, list[int]]]:
 
 def _planes(frame: av.VideoFrame, path: Path) -> tuple[Planes, Planes]:
     """Return luma [H, W] and chroma [2, H/2, W/2] of the frame with even sides."""
-    if frame.format.name not in _PLAIN:
-        if frame.format.is_rgb or frame.format.has_palette:
-            raise MediaError(f"{path}: {frame.format.name} frames have no luma; convert to yuv420p")
-        frame = _reformat(frame, frame.width, frame.height)
+    pix_fmt = frame.format
+    if pix_fmt.is_rgb or pix_fmt.has_palette:
+        raise MediaError(f"{path}: {pix_fmt.name} frames have no luma; convert them to yuv420p")
     height, width = frame.height // 2 * 2, frame.width // 2 * 2
     if not height or not width:
         raise MediaError(f"{path}: pictures of {frame.width}x{frame.height} are too small")
-    luma = np.asarray(copy_luma(frame)[:height, :width], np.uint8)
-    chroma = np.empty((2, height // 2, width // 2), np.uint8)
-    for index in (0, 1):
-        plane = frame.planes[index + 1]
+    gray = len(pix_fmt.components) == 1
+    if not gray and pix_fmt.name not in _PLAIN:
+        frame = _reformat(frame, frame.width, frame.height)
+    luma = copy_luma(frame)[:height, :width]
+    if luma.dtype != np.uint8:
+        raise MediaError(f"{path}: {pix_fmt.name} is not supported here; convert it to yuv420p")
+    chroma = np.full((2, height // 2, width // 2), 128, np.uint8)
+    for samples, plane in zip(chroma, frame.planes[1:], strict=False):
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-        chroma[index] = rows[: height // 2, : width // 2]
-    return luma, chroma
+        samples[:] = rows[: height // 2, : width // 2]
+    return np.asarray(luma, np.uint8), chroma
 
 
 def _reformat(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:

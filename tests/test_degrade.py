@@ -4,6 +4,7 @@ import json
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -12,6 +13,7 @@ from carfilter.cli_train import degrade_main
 from carfilter.clips import Clip, read_clip, read_photo, scale_clip, write_clip
 from carfilter.degrade import degrade, find_sources
 from carfilter.errors import MediaError
+from carfilter.frames import replace_luma
 from carfilter.packs import Twin, list_packs, load_clean, load_twin, save_clean, save_twin
 from carfilter.photos import pan_and_zoom
 from carfilter.variants import Settings, plan_variants
@@ -47,6 +49,25 @@ def test_lossless_clips_come_back_bit_by_bit_with_their_range(
     assert np.array_equal(again.chroma, clip.chroma)
     assert again.full_range == full_range
     assert again.fps == 25
+
+
+@pytest.mark.parametrize("pix_fmt", ["gray", "yuv422p", "yuv444p", "yuv420p10le"])
+def test_luma_of_other_layouts_keeps_its_values_and_loses_an_odd_edge(
+    tmp_path: Path, pix_fmt: str
+) -> None:
+    scale = 4 if pix_fmt.endswith("10le") else 1
+    ramp = np.add.outer(np.arange(49), np.arange(71)).astype(np.uint16) * 2 * scale
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 71, 49, pix_fmt
+        frame = av.VideoFrame(71, 49, pix_fmt)
+        replace_luma(frame, ramp if scale == 4 else ramp.astype(np.uint8))
+        frame.pts, frame.time_base = 0, Fraction(1, 25)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    clip = read_clip(tmp_path / "a.mkv")
+    assert clip.chroma.shape == (1, 2, 24, 35)
+    assert np.array_equal(clip.luma[0], ramp[:48, :70] // scale)
 
 
 def test_luma_keeps_its_range_through_scaling() -> None:

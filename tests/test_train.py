@@ -300,6 +300,18 @@ def test_interrupted_training_saves_and_exits_with_130(packs: Path, tmp_path: Pa
     assert (tmp_path / "a.state.pt").exists()
 
 
+@pytest.mark.parametrize("command", ["degrade_main", "train_main"])
+def test_help_starts_without_torch_and_av(command: str) -> None:
+    code = (
+        f"import sys; from carfilter.cli_train import {command}\n"
+        f"try: {command}(['--help'])\n"
+        "finally: print('loaded', {'torch', 'av'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Example:" in done.stdout
+    assert "loaded set()" in done.stdout
+
+
 @pytest.mark.slow
 def test_two_processes_train_one_model(packs: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.pt"
