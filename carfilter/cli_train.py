@@ -162,10 +162,11 @@ def degrade_main(
 def train_main(pairs_dir: Path, out: Path, **options: Any) -> None:
     """Train a model on the packs of carfilter-degrade, or fine-tune one on your own footage.
 
-    OUT.pt can be used at any time; beside it lie OUT.state.pt (to resume), OUT.csv and
-    OUT.scores.csv (the course) and OUT.png (its curve). Ctrl-C saves and stops.
+    PAIRS_DIR is a folder of carfilter-degrade, or of clean clips: then their mixed twins are made
+    first, in OUT.pairs. OUT.pt can be used at any time; beside it lie OUT.state.pt (to resume),
+    OUT.csv and OUT.scores.csv (the course) and OUT.png (its curve). Ctrl-C saves and stops.
 
-    Example: carfilter-train pairs/ mine.pt --init fast --lr 2e-4 --minutes 20
+    Example: carfilter-train my-clean-clips/ mine.pt --init fast --lr 1e-4 --minutes 20
     """
 
     def work() -> None:

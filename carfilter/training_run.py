@@ -106,7 +106,7 @@ def run_training(
     options: dict[str, Any],
     on_log: Callable[[dict[str, Any]], object],
 ) -> None:
-    """Train OUT.pt on the packs below `pairs_dir`; `options` are those of carfilter-train.
+    """Train OUT.pt on the packs, or clean clips, in `pairs_dir`; `options` as of the command.
 
     Raises:
         CarfilterError: an option does not fit, or a file is missing, damaged or in the way.
@@ -119,7 +119,7 @@ def run_training(
         raise CarfilterError(f"{out}: exists; give --resume to go on with it, or -y to start over")
     with joined_group(pick_device(options["device"])) as (group, device):
         state = _first_state(out, recipe, device, options)
-        pairs = load_pairs(pairs_dir)
+        pairs = load_pairs(packs_of(pairs_dir, out, recipe.seed))
         budget = budget_from(options, recipe, pairs.frames)
         valid = load_pairs(options["valid"]) if options["valid"] and group.rank == 0 else None
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -134,6 +134,24 @@ def run_training(
             train(pairs.to(device), out, recipe, budget, state, hooks, group)
     if seen:
         raise KeyboardInterrupt
+
+
+def packs_of(folder: Path, out: Path, seed: int) -> Path:
+    """Return `folder` if it holds packs; else make mixed twins of its clean clips in OUT.pairs.
+
+    Raises:
+        MediaError: it holds neither packs nor videos nor pictures, or a clip cannot be used.
+    """
+    if any(folder.rglob("*.npz")) or "WORLD_SIZE" in os.environ:
+        return folder  # torchrun's processes would all make the same files at once
+    from carfilter.degrade import degrade, find_sources
+    from carfilter.variants import Settings
+
+    pairs = out.with_suffix(".pairs")
+    if not (pairs / "manifest.json").exists():
+        settings = Settings(variants="mixed", seed=seed)
+        degrade(find_sources([folder]), pairs, settings, jobs=os.cpu_count() or 1)
+    return pairs
 
 
 def _first_state(out: Path, recipe: Recipe, device: torch.device, options: dict[str, Any]) -> State:

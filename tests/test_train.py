@@ -4,6 +4,7 @@ import csv
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -234,6 +235,20 @@ def test_fine_tuning_starts_from_the_given_weights(packs: Path, tmp_path: Path) 
     assert invoke(packs, out, "--steps", 1, *options) == (0, "")
     start, tuned = weights_of(tmp_path / "start.pt"), weights_of(out)
     assert all(torch.allclose(start[key], tuned[key], atol=1e-7) for key in start)
+
+
+def test_clean_footage_becomes_pairs_and_fine_tunes_in_one_command(
+    packs: Path, tmp_path: Path
+) -> None:
+    footage, out = tmp_path / "footage", tmp_path / "mine.pt"
+    footage.mkdir()
+    shutil.copy(packs.parent.parent / "texture.mkv", footage)
+    torch.manual_seed(0)
+    save_weights(tmp_path / "start.pt", build_network("fast"))
+    options = ("--init", tmp_path / "start.pt", "--batch", 2, "--crop", 16, "--late-crop", 0)
+    assert invoke(footage, out, "--steps", 1, *options)[0] == 0
+    assert load_weights(out).training["steps"] == 1
+    assert len(list((tmp_path / "mine.pairs" / "packs").glob("*.npz"))) == 9
 
 
 @pytest.mark.parametrize(
