@@ -75,7 +75,9 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 restore_options = _options(
     click.option("--weights", metavar="NAME|FILE", help="Shipped model or checkpoint."),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N."),
-    click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16, bf16."),
+    click.option(
+        "--precision", default="auto", show_default=True, help="auto, int8, fp32, fp16, bf16."
+    ),
     click.option("--batch", type=click.IntRange(1), default=None, help="Frames per batch."),
     click.option("--tile", type=click.IntRange(64), default=None, help="Tile size in pixels."),
     click.option(

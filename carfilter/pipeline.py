@@ -164,7 +164,8 @@ def _as_model(weights: str | Path | Model | None) -> Model:
 
 def _make_restorer(model: Model, source: Source, options: RestoreOptions) -> Restorer:
     decoder = source.video.codec_context
-    return Restorer(model.network, options, (decoder.height, decoder.width))
+    size = (decoder.height, decoder.width)
+    return Restorer(model.network, options, size, model.int8_ranges)
 
 
 def _transfer(

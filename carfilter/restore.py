@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from carfilter.errors import DeviceError
-from carfilter.network import QP_UNKNOWN
+from carfilter.int8 import Int8Fast, is_available, passes_self_test, qp_codes
+from carfilter.network import QP_UNKNOWN, Fast
 
 Luma = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 QpMap = npt.NDArray[np.int16]
@@ -70,6 +71,10 @@ class Restorer:
     Args:
         network: maps luma in [-1, 1] to the correction that is added, see carfilter.network.
         size: height and width that the default batch and tile are chosen for.
+        int8_ranges: of the network's activations, from its checkpoint; None keeps to fp32 on a CPU.
+
+    Raises:
+        DeviceError: the device or the precision is not to be had here.
     """
 
     lookahead = 0
@@ -79,15 +84,18 @@ class Restorer:
         network: nn.Module,
         options: RestoreOptions | None = None,
         size: tuple[int, int] = (1080, 1920),
+        int8_ranges: list[float] | None = None,
     ) -> None:
         options = options or RestoreOptions()
         self.device = choose_device(options.device)
-        self.precision = _choose_precision(self.device, options.precision)
+        self._twin = _int8_twin(network, int8_ranges, self.device, options.precision)
+        self.precision = _choose_precision(self.device, options.precision, self._twin)
         self.strength = options.strength
         self.batch_size = options.batch_size or _default_batch(self.device, size)
+        self._dtype = _PRECISIONS.get(self.precision, torch.float32)
         # A copy before half precision: the caller may use his network again.
-        mine = network if self.precision == "fp32" else deepcopy(network)
-        moved: Any = mine.to(self.device, _PRECISIONS[self.precision]).eval()
+        mine = network if self._dtype == torch.float32 else deepcopy(network)
+        moved: Any = mine.to(self.device, self._dtype).eval()
         self._network: LumaNetwork = moved.to(memory_format=torch.channels_last)
         self.tile = options.tile or self._default_tile(size)
         self.busy_seconds = 0.0
@@ -193,7 +201,8 @@ class Restorer:
 
     def _restore_tiled(self, luma: Tensor, qp: Tensor | None, depth: int) -> Tensor:
         height, width = luma.shape[1:]
-        plane = _expand_qp(qp, height, width)
+        in_int8 = self._twin is not None and luma.dtype == torch.uint8
+        plane = None if qp is None else _expand_qp(qp, height, width, as_codes=in_int8)
         tile = self.tile
         if not tile or (tile >= height and tile >= width):
             return self._forward(luma, plane, depth)
@@ -212,15 +221,17 @@ class Restorer:
 
     def _forward(self, luma: Tensor, qp: Tensor | None, depth: int) -> Tensor:
         centre = float(1 << (depth - 1))
+        if self._twin is not None and luma.dtype == torch.uint8:
+            correction = self._twin(luma, None if qp is None else qp[:, 0])
+            return _add(luma, correction, centre, self.strength).to(torch.uint8)
         # int16 carries uint16 samples bit by bit: torch computes with few unsigned types.
         stored = luma if luma.dtype == torch.uint8 else luma.to(torch.int32) & 0xFFFF
         decoded = stored[:, None].to(torch.float32)
-        dtype = _PRECISIONS[self.precision]
+        dtype = self._dtype
         # (Y - 128) / 128 is exact in half precision, and so is the QP's place in it.
         x = ((decoded - centre) / centre).to(dtype)
         correction = self._network(x, None if qp is None else qp.to(dtype))
-        restored = decoded + correction.to(torch.float32) * (centre * self.strength)
-        restored = restored.round_().clamp_(0.0, 2 * centre - 1)[:, 0]
+        restored = _add(decoded, correction.to(torch.float32), centre, self.strength)[:, 0]
         if luma.dtype == torch.uint8:
             return restored.to(torch.uint8)
         return restored.to(torch.int32).to(torch.int16)
@@ -339,14 +350,34 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _choose_precision(device: torch.device, name: str) -> str:
+def _choose_precision(device: torch.device, name: str, twin: Int8Fast | None) -> str:
+    if name not in ("auto", "int8", *_PRECISIONS):
+        known = ", ".join(("auto", "int8", *_PRECISIONS))
+        raise DeviceError(f"--precision {name}: unknown; give one of {known}")
+    if twin is not None:
+        return "int8"
+    if name == "int8":
+        raise DeviceError(
+            "--precision int8: needs a CPU with AVX and a fast model that was calibrated;"
+            " use --precision auto"
+        )
     if name == "auto":
         return "fp16" if device.type == "cuda" else "fp32"
-    if name not in _PRECISIONS:
-        raise DeviceError(f"--precision {name}: unknown; give auto, {', '.join(_PRECISIONS)}")
     if device.type == "cpu" and name != "fp32":
-        raise DeviceError(f"--precision {name}: needs a CUDA device; use fp32 on a CPU")
+        raise DeviceError(f"--precision {name}: needs a CUDA device; use fp32 or int8 on a CPU")
     return name
+
+
+def _int8_twin(
+    network: nn.Module, ranges: list[float] | None, device: torch.device, precision: str
+) -> Int8Fast | None:
+    """Build the int8 network where it is wanted, possible, and right by its self-test."""
+    if precision not in ("auto", "int8") or device.type != "cpu" or not ranges:
+        return None
+    if not isinstance(network, Fast) or not is_available():
+        return None
+    twin = Int8Fast(network, ranges)
+    return twin if passes_self_test(network, twin) else None
 
 
 def _default_batch(device: torch.device, size: tuple[int, int]) -> int:
@@ -365,10 +396,17 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _expand_qp(qp: Tensor | None, height: int, width: int) -> Tensor | None:
-    """int8 [N, h, w] per macroblock to float [N, 1, H, W]: QP / 51, or QP_UNKNOWN."""
-    if qp is None:
-        return None
+def _add(decoded: Tensor, correction: Tensor, centre: float, strength: float) -> Tensor:
+    """Return the restored luma, whole numbers in 0 .. 2 * centre - 1, as float32."""
+    restored = torch.add(decoded, correction, alpha=centre * strength)
+    return restored.round_().clamp_(0.0, 2 * centre - 1)
+
+
+def _expand_qp(qp: Tensor, height: int, width: int, *, as_codes: bool) -> Tensor:
+    """int8 [N, h, w] per macroblock to [N, 1, H, W]: QP / 51 or QP_UNKNOWN, or int8's codes."""
+    if as_codes:
+        rows = qp_codes(qp)[:, None].repeat_interleave(_MACROBLOCK, 2)[:, :, :height]
+        return rows.repeat_interleave(_MACROBLOCK, 3)[..., :width]
     values = qp[:, None].to(torch.float32)
     values = torch.where(values < 0, QP_UNKNOWN, values / _MAX_QP)
     return F.interpolate(values, scale_factor=_MACROBLOCK)[..., :height, :width]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from carfilter.errors import WeightsError
-from carfilter.network import Network, build_network, config_of
+from carfilter.network import Fast, Network, build_network, config_of
 
 _FORMAT = "carfilter-1"
 # The order in which the default is looked for; design.md of a model says what suits it.
@@ -32,6 +32,7 @@ class Model:
     sha256: str
     training: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
+    int8_ranges: list[float] | None = None  # of the activations, see carfilter.int8
 
 
 def models_folder() -> Path:
@@ -71,6 +72,7 @@ def save_weights(
     network: Network,
     training: dict[str, Any] | None = None,
     scores: dict[str, Any] | None = None,
+    int8_ranges: list[float] | None = None,
 ) -> None:
     """Write a checkpoint (.pt or .safetensors by the ending), under a temporary name first.
 
@@ -82,6 +84,7 @@ def save_weights(
         "config": config_of(network),
         "training": training or {},
         "scores": scores or {},
+        "int8_ranges": int8_ranges,
     }
     weights = {
         key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()
@@ -115,6 +118,7 @@ def load_weights(name: str | Path | None = None) -> Model:
         sha256=hashlib.sha256(content).hexdigest(),
         training=about.get("training", {}),
         scores=about.get("scores", {}),
+        int8_ranges=_ranges_of(path, network, about.get("int8_ranges")),
     )
 
 
@@ -169,6 +173,14 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             f"{path}: damaged or not a safetensors file; fetch or train it again"
         ) from error
     return {**_checked(path, about), "weights": weights}
+
+
+def _ranges_of(path: Path, network: Network, ranges: Any) -> list[float] | None:
+    if ranges is None or not isinstance(network, Fast):
+        return None
+    if not isinstance(ranges, list) or len(ranges) != len(network.body) + 1:
+        raise WeightsError(f"{path}: its int8 ranges are damaged; fetch or calibrate it again")
+    return [float(value) for value in ranges]
 
 
 def _network_from(path: Path, about: dict[str, Any]) -> Network:

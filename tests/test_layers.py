@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "carfilter"
 LAYERS = {
     0: {"errors"},
-    1: {"source", "frames", "streams", "target", "clips", "network", "metrics", "prefetch"},
+    1: {"source", "frames", "streams", "target", "clips", "network", "metrics", "prefetch", "int8"},
     2: {"weights", "restore"},
     3: {"pipeline"},
     5: {"display", "progress"},
@@ -16,7 +16,7 @@ LAYERS = {
 }
 # Inside layer 1: who may import whom, still downwards.
 WITHIN = {("source", "frames"), ("streams", "source"), ("target", "source")}
-WITHIN |= {("target", "streams"), ("target", "frames"), ("clips", "frames")}
+WITHIN |= {("int8", "network"), ("target", "streams"), ("target", "frames"), ("clips", "frames")}
 ONLY_IN = {
     "av": {"source", "frames", "streams", "target", "clips"},
     "click": {"cli", "cli_train", "cli_eval", "cli_batch"},

@@ -1,0 +1,118 @@
+"""int8 on the CPU: chosen where it can be right, close to fp32, checked before it is trusted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from carfilter.errors import DeviceError, WeightsError
+from carfilter.int8 import Int8Fast, calibrate, is_available, passes_self_test, qp_codes
+from carfilter.network import Car, Fast, FastConfig
+from carfilter.restore import Picture, RestoreOptions, Restorer
+from carfilter.weights import load_weights, save_weights
+
+pytestmark = pytest.mark.skipif(not is_available(), reason="this CPU or torch has no int8 kernels")
+
+
+def trained_like() -> Fast:
+    """A network whose corrections are some grey levels, as after training."""
+    torch.manual_seed(3)
+    network = Fast(FastConfig(channels=16, body=3)).eval().requires_grad_(False)
+    network.tail.weight.mul_(20)
+    network.head.bias.uniform_(-0.1, 0.1)
+    return network
+
+
+def pictures(rng: np.random.Generator, count: int, size: tuple[int, int]) -> list[Picture]:
+    """Smooth pictures with noise, as footage has, every second one with a QP map."""
+    made = []
+    for i in range(count):
+        coarse = torch.from_numpy(rng.random((1, 1, 6, 6), dtype=np.float32))
+        smooth = F.interpolate(coarse, size, mode="bicubic").numpy()[0, 0] * 255
+        luma = (smooth + rng.normal(0, 5, size)).round().clip(0, 255).astype(np.uint8)
+        blocks = (-(-size[0] // 16), -(-size[1] // 16))
+        qp = rng.integers(0, 52, blocks).astype(np.int16)
+        made.append(Picture(luma, qp=qp if i % 2 == 0 else None))
+    return made
+
+
+def ranges_of(network: Fast, given: list[Picture]) -> list[float]:
+    lumas = [torch.from_numpy(p.luma).float()[None, None] / 128 - 1 for p in given]
+    return calibrate(network, ((luma, torch.full_like(luma, 0.6)) for luma in lumas))
+
+
+def run(network: Fast, given: list[Picture], ranges: list[float] | None, **options: object) -> list:
+    restorer = Restorer(network, RestoreOptions(**options), (96, 128), ranges)
+    return list(restorer.restore(given))
+
+
+@pytest.mark.parametrize("size", [(96, 128), (51, 77)])
+def test_int8_is_close_to_fp32_and_both_correct_something(
+    rng: np.random.Generator, size: tuple[int, int]
+) -> None:
+    network, given = trained_like(), pictures(rng, 4, size)
+    ranges = ranges_of(network, given)
+    exact = run(network, given, ranges, precision="fp32")
+    quick = run(network, given, ranges, precision="int8")
+    for a, b, p in zip(exact, quick, given, strict=True):
+        correction = np.abs(a.astype(int) - p.luma).mean()
+        assert correction > 1
+        assert np.abs(a.astype(int) - b).mean() < 0.15 * correction
+
+
+def test_int8_tiles_equal_the_whole_within_one_grey_level(rng: np.random.Generator) -> None:
+    network, given = trained_like(), pictures(rng, 2, (150, 201))
+    ranges = ranges_of(network, given)
+    whole = run(network, given, ranges)
+    tiled = run(network, given, ranges, tile=64)
+    for a, b in zip(whole, tiled, strict=True):
+        assert np.abs(a.astype(int) - b).max() <= 1
+
+
+def test_auto_takes_int8_where_it_is_calibrated_and_fp32_elsewhere(
+    rng: np.random.Generator,
+) -> None:
+    network = trained_like()
+    ranges = ranges_of(network, pictures(rng, 1, (96, 128)))
+    cpu = RestoreOptions("cpu")
+    assert Restorer(network, cpu, int8_ranges=ranges).precision == "int8"
+    assert Restorer(network, cpu).precision == "fp32"
+    assert Restorer(Car(), cpu, int8_ranges=None).precision == "fp32"
+    with pytest.raises(DeviceError, match="--precision int8"):
+        Restorer(Car(), RestoreOptions("cpu", "int8"), int8_ranges=ranges)
+
+
+def test_more_than_eight_bits_go_through_fp32(rng: np.random.Generator) -> None:
+    network, given = trained_like(), pictures(rng, 1, (64, 64))
+    deep = [Picture(p.luma.astype(np.uint16) * 4 + 1, depth=10, qp=p.qp) for p in given]
+    ranges = ranges_of(network, given)
+    auto = run(network, deep, ranges)
+    fp32 = run(network, deep, None)
+    assert np.array_equal(auto[0], fp32[0])
+
+
+def test_a_twin_that_computes_wrongly_fails_its_self_test(rng: np.random.Generator) -> None:
+    network = trained_like()
+    ranges = ranges_of(network, pictures(rng, 2, (96, 128)))
+    assert passes_self_test(network, Int8Fast(network, ranges))
+    broken = Int8Fast(network, ranges)
+    broken.body[1].weight_scale = broken.body[1].weight_scale * 3
+    assert not passes_self_test(network, broken)
+    assert Restorer(network, RestoreOptions("cpu"), int8_ranges=[1e-3] * 4).precision == "fp32"
+
+
+def test_qp_codes_are_the_values_of_the_float_network() -> None:
+    qp = torch.tensor([-1, 0, 1, 30, 51], dtype=torch.int8)
+    values = (qp_codes(qp).float() - 128) / 128
+    assert torch.allclose(values, torch.tensor([-1.0, 0, 1 / 51, 30 / 51, 1]), atol=1 / 127)
+
+
+def test_ranges_travel_in_the_checkpoint_and_damaged_ones_are_refused(tmp_path: Path) -> None:
+    network, path = trained_like(), tmp_path / "mine.pt"
+    save_weights(path, network, int8_ranges=[1.0, 2.0, 3.0, 4.0])
+    assert load_weights(path).int8_ranges == [1.0, 2.0, 3.0, 4.0]
+    save_weights(path, network, int8_ranges=[1.0])
+    with pytest.raises(WeightsError, match="int8 ranges are damaged"):
+        load_weights(path)
