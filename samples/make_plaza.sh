@@ -11,5 +11,5 @@ ffmpeg -v error -y -ss 53 -t 9 -i "$vtest" \
   -filter_complex "[0:v]scale=384:288:flags=bicubic,format=yuv420p[v];
     [2:a]volume='if(lt(mod(t,1),0.05),0.3,0)':eval=frame[beep];[1:a][beep]amix=2:duration=first[a]" \
   -map "[v]" -map "[a]" \
-  -c:v libx264 -preset medium -crf 36 -maxrate 500k -bufsize 500k -g 20 -bf 0 -threads 1 \
+  -c:v libx264 -preset medium -crf 40 -maxrate 500k -bufsize 500k -g 20 -bf 0 -threads 1 \
   -c:a aac -b:a 32k -metadata title="Plaza" "$out"
