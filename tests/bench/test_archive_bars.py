@@ -24,7 +24,6 @@ from media import make_clip, tiny_weights
 pytestmark = pytest.mark.slow
 
 KILLS = 20
-ROUNDS = 200  # of killing, at most
 CLIPS = 20
 
 
@@ -72,46 +71,55 @@ def test_twenty_kills_at_random_moments_leave_the_same_result(tmp_path: Path) ->
     rng = random.Random(5)
     archive = make_archive(tmp_path / "in", 24, frames=120)
     weights = tiny_weights(tmp_path / "tiny.pt")
-    options = ("--weights", weights, "-threads", 1, "-preset", "fast", "--jobs", 2)
+    # x264's AVX-512 code for mbtree gives other results from run to run where the width is no
+    # multiple of 128; the portable one does not.
+    portable = ("--enc-opt", "x264-params=cpu-independent=1")
+    options = ("--weights", weights, "-threads", 1, "-preset", "fast", *portable, "--jobs", 2)
     code, _, errors = run_batch(archive, tmp_path / "calm", *options, seconds=300)
     assert code == 0, errors
     expected = hashes(tmp_path / "calm")
-    out, kills, runs = tmp_path / "out", {"driver": 0, "worker": 0}, 0
-    while sum(kills.values()) < KILLS and runs < ROUNDS:
+    out, runs = tmp_path / "out", 0
+    victims = ["driver", "worker"] * (KILLS // 2)
+    rng.shuffle(victims)
+    while victims:
         runs += 1
         process = batch(archive, out, *options, "--retry-failed", "--retries", 4)
-        while process.poll() is None and sum(kills.values()) < KILLS:
-            try:
-                process.wait(rng.uniform(0.3, 10.0))
-            except subprocess.TimeoutExpired:
-                kills[_kill_one(process, rng)] += 1
+        while victims and _is_running(process, rng.uniform(0.3, 9.0)):
+            if _kill_one(process, victims[-1], rng):
+                victims.pop()
         process.kill()
         process.communicate()
-        if len(hashes_by_name(out)) == 24 and sum(kills.values()) < KILLS:
-            rng.choice(hashes_by_name(out)).unlink()  # give the next round something to do
-    assert min(kills.values()) >= 3, kills
+        if victims and len(results := sorted(out.rglob("camera*/*.mp4"))) == 24:
+            rng.choice(results).unlink()  # give the next round something to do
     code, _, errors = run_batch(archive, out, *options, "--retry-failed", seconds=300)
     assert code == 0, errors
     assert hashes(out) == expected
     assert not leftovers(out)
-    print(
-        f"\n{kills['driver']} kills of the driver and {kills['worker']} of a worker in {runs} runs"
-    )
+    print(f"\n{KILLS // 2} kills of the driver and {KILLS // 2} of a worker in {runs} runs")
 
 
 def hashes_by_name(out: Path) -> list[Path]:
     return sorted(out.rglob("camera*/*.mp4"))
 
 
-def _kill_one(process: "subprocess.Popen[str]", rng: random.Random) -> str:
-    """Kill the driver, or one of its workers where there is one."""
+def _is_running(process: "subprocess.Popen[str]", seconds: float) -> bool:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def _kill_one(process: "subprocess.Popen[str]", victim: str, rng: random.Random) -> bool:
+    """Kill the driver, or one of its workers; False where it has none yet."""
+    if victim == "driver":
+        process.kill()
+        process.wait()
+        return True
     workers = [pid for pid in processes_of_group(process.pid) if _is_worker(pid)]
-    if workers and rng.random() < 0.5:
+    if workers:
         os.kill(rng.choice(workers), 9)
-        return "worker"
-    process.kill()
-    process.wait()
-    return "driver"
+    return bool(workers)
 
 
 def _is_worker(pid: int) -> bool:
