@@ -191,6 +191,7 @@ class Restoring:
             "damaged": outcome.damaged,
             "bytes": outcome.target_size,
             "work_seconds": round(outcome.work_seconds, 3),
+            "worker": outcome.worker,
         }
         seconds = outcome.seconds or 0.0
         text = f"{found.key}: {row.verdict}, {outcome.frames} frames"

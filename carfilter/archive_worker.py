@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -75,6 +76,7 @@ class Outcome:
     content_sha256: str = ""
     target_size: int = 0
     engine: str = ""
+    worker: str = ""  # host and process
 
 
 def perform(job: Job, setup: Setup, report: Report) -> Outcome:
@@ -90,6 +92,7 @@ def perform(job: Job, setup: Setup, report: Report) -> Outcome:
         outcome = _ACTIONS[job.action](job, setup, report)
     except (CarfilterError, OSError, MemoryError) as error:
         outcome = _failed(job, error)
+    outcome.worker = f"{socket.gethostname()}:{os.getpid()}"
     outcome.work_seconds = outcome.work_seconds or time.perf_counter() - started
     return outcome
 
