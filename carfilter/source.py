@@ -25,6 +25,8 @@ _LIVE = re.compile(r"^(rtsp|rtsps|rtmp|rtmps|rtp|udp|tcp|srt|http|https|mmsh|mms
 _SPEC = re.compile(r"^(-)?0(?::([vasdt]))?(?::(\d+))?(\?)?$")
 _TYPES = {"v": "video", "a": "audio", "s": "subtitle", "d": "data", "t": "attachment"}
 _OPEN_TIMEOUT, _READ_TIMEOUT = 15.0, 30.0  # seconds; for network sources only
+# PyAV 18 fails on tags that are not UTF-8 unless told otherwise; 19 has no such option any more.
+_LENIENT_TAGS: Any = {} if av.__version__.split(".")[0] >= "19" else {"metadata_errors": "replace"}
 _MAX_FAILURES = 200  # consecutive packets that cannot be read or decoded
 
 
@@ -124,14 +126,13 @@ class Source:
         wanted = [self.video, *(s for s in self.copied if s.type != "attachment")]
         for packet in self._packets(wanted):
             if packet.stream_index == self.video.index:
-                for decoded in self._decode(packet):
-                    if limit.keeps_frame(decoded.frame):
-                        self._repair_pts(decoded.frame)
-                        yield decoded
+                yield from self._frames(packet, limit)
             elif packet.size and limit.keeps_packet(packet):
                 yield packet
             if limit.is_past(packet):
-                break
+                return
+        # A source that ends in an error sends no empty packet to drain the decoder with.
+        yield from self._frames(None, limit)
 
     def close(self) -> None:
         """Close the container; no more packets of it may be muxed afterwards."""
@@ -152,12 +153,18 @@ class Source:
                 self._count_damage(error)
                 if failures >= _MAX_FAILURES or is_url(self.name):
                     break
-        if failures:  # ended without the empty packets that drain the decoder
-            yield av.Packet(0)
 
-    def _decode(self, packet: av.Packet[Any]) -> Iterator[Decoded]:
+    def _frames(self, packet: av.Packet[Any] | None, limit: _Limits) -> Iterator[Decoded]:
+        for decoded in self._decode(packet):
+            if limit.keeps_frame(decoded.frame):
+                self._repair_pts(decoded.frame)
+                yield decoded
+
+    def _decode(self, packet: av.Packet[Any] | None) -> Iterator[Decoded]:
         try:
-            frames = self.video.codec_context.decode(packet if packet.size else None)
+            frames = self.video.codec_context.decode(
+                packet if packet is not None and packet.size else None
+            )
         except EOFError:
             return
         except av.error.FFmpegError as error:
@@ -283,7 +290,7 @@ def _open_container(source: str | Path, options: SourceOptions) -> av.container.
             "r",
             format=options.format,
             options=dict(options.options),
-            metadata_errors="replace",
+            **_LENIENT_TAGS,
             timeout=(_OPEN_TIMEOUT, _READ_TIMEOUT) if is_url(source) else None,
         )
     except (av.error.FFmpegError, ValueError) as error:
