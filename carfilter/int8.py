@@ -124,6 +124,8 @@ class Int8Fast:
             for i, layer in enumerate(network.body)
         ]
         self.tail = _Convolution(network.tail, scales[-1], 0, shape, None)
+        codes = (torch.arange(256, dtype=torch.float32) - _INPUT_ZERO) * _INPUT_SCALE
+        self.gates = network.gate(codes)  # by QP code
 
     def __call__(self, luma: Tensor, qp: Tensor | None) -> Tensor:
         """uint8 [N, H, W] of luma and of QP codes in; correction, float32 [N, H, W], out.
@@ -148,7 +150,10 @@ class Int8Fast:
         for layer in self.body[:-1]:
             x = layer(x)
         x = self.body[-1].add_and_relu(x, head, self.skip_scale)
-        return F.pixel_shuffle(self.tail(x), factor)[:, 0, :height, :width]
+        correction = self.tail(x)
+        if qp is not None:
+            correction.mul_(self.gates[plane.to(torch.int64)])
+        return F.pixel_shuffle(correction, factor)[:, 0, :height, :width]
 
 
 def qp_codes(qp: Tensor) -> Tensor:

@@ -19,13 +19,12 @@ from torch import Tensor, nn
 
 from carfilter.errors import DeviceError
 from carfilter.int8 import Int8Fast, is_available, passes_self_test, qp_codes
-from carfilter.network import QP_UNKNOWN, Fast
+from carfilter.network import MAX_QP, QP_UNKNOWN, Fast
 
 Luma = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 QpMap = npt.NDArray[np.int16]
 
 _MACROBLOCK = 16
-_MAX_QP = 51.0
 _CPU_BATCH_PIXELS = 912 * 512  # one 512p frame fills two cores; smaller ones go in batches
 _CUDA_BATCH_PIXELS = 8 * 912 * 512
 _CPU_LIVE_BYTES = 1 << 30  # above it a frame is cut into tiles, before the system swaps
@@ -408,7 +407,7 @@ def _expand_qp(qp: Tensor, height: int, width: int, *, as_codes: bool) -> Tensor
         rows = qp_codes(qp)[:, None].repeat_interleave(_MACROBLOCK, 2)[:, :, :height]
         return rows.repeat_interleave(_MACROBLOCK, 3)[..., :width]
     values = qp[:, None].to(torch.float32)
-    values = torch.where(values < 0, QP_UNKNOWN, values / _MAX_QP)
+    values = torch.where(values < 0, QP_UNKNOWN, values / MAX_QP)
     return F.interpolate(values, scale_factor=_MACROBLOCK)[..., :height, :width]
 
 

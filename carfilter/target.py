@@ -161,6 +161,8 @@ class Target:
         context.width, context.height = frame.width, frame.height
         for tag in ("color_range", "colorspace", "color_trc", "color_primaries"):
             setattr(context, tag, int(getattr(frame, tag)))
+        if hasattr(frame, "chroma_location"):  # PyAV 19 tells it
+            context.chroma_sample_location = int(frame.chroma_location)
         matrix = display_matrix(frame)
         if matrix is not None:
             self.stream.set_display_matrix(matrix)

@@ -58,8 +58,8 @@ def test_int8_is_close_to_fp32_and_both_correct_something(
     quick = run(network, given, ranges, precision="int8")
     for a, b, p in zip(exact, quick, given, strict=True):
         correction = np.abs(a.astype(int) - p.luma).mean()
-        assert correction > 1
-        assert np.abs(a.astype(int) - b).mean() < 0.15 * correction
+        assert correction > 0.5
+        assert np.abs(a.astype(int) - b).mean() < 0.2 * correction
 
 
 def test_int8_tiles_equal_the_whole_within_one_grey_level(rng: np.random.Generator) -> None:

@@ -90,6 +90,19 @@ def test_fast_answers_to_the_qp_and_treats_none_as_unknown() -> None:
     assert not torch.equal(fast(picture), fast(picture, unknown + 1.5))
 
 
+def test_fast_leaves_finely_coded_blocks_alone_and_fades_in_between() -> None:
+    fast, picture = awake("fast"), noise().double()
+
+    def correction(qp: float) -> float:
+        return float(fast(picture, torch.full_like(picture, qp / 51)).abs().mean())
+
+    assert correction(0) == 0
+    assert correction(14) < 1e-9
+    assert 1e-6 < correction(18) < correction(26)
+    assert correction(30) > 0
+    assert fast(picture).abs().mean() > 0  # unknown QP is not taken for a fine one
+
+
 @pytest.mark.parametrize("name", BOTH)
 def test_a_config_builds_the_same_shape_again(name: str) -> None:
     network = build_network(name, {"channels": 16})
