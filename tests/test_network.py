@@ -94,7 +94,7 @@ def test_fast_leaves_finely_coded_blocks_alone_and_fades_in_between() -> None:
     fast, picture = awake("fast"), noise().double()
 
     def correction(qp: float) -> float:
-        return float(fast(picture, torch.full_like(picture, qp / 51)).abs().mean())
+        return fast(picture, torch.full_like(picture, qp / 51)).abs().mean().item()
 
     assert correction(0) == 0
     assert correction(14) < 1e-9
