@@ -131,7 +131,7 @@ def degrade_main(
 @click.option(
     "--balance",
     type=click.FloatRange(0, 2),
-    help="Weigh a sample by its frame's error to this power, inverted. [default: 1; paper: 0]",
+    help="Weigh a sample by its frame's error to this power, inverted. [default: 0.5; paper: 0]",
 )
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Budget of time.")
 @click.option("--steps", type=click.IntRange(1), help="Budget of steps, instead.")

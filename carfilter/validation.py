@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from carfilter.dataset import Pairs
-from carfilter.metrics import psnr, ssim
+from carfilter.metrics import Plane, psnr, ssim
 from carfilter.network import QP_UNKNOWN, Network
+
+_MOST = 100.0  # dB at which an identical frame counts, so that means stay finite
 
 
 @dataclass(frozen=True)
@@ -40,20 +42,15 @@ def score_network(
 
     Args:
         blind: withhold the QP maps.
-        every: take each so many-th frame, from the first.
-        limit: take at most so many frames of a clip, spread over it, instead of `every`.
+        every: take one of so many frames, the middle one.
+        limit: take at most so many frames of a clip, spread over it.
     """
     device = next(network.parameters()).device
-    measures = (psnr, ssim if with_ssim else lambda _clean, _test: math.nan)
+    measures = (_capped_psnr, ssim if with_ssim else lambda _clean, _test: math.nan)
     scores = []
     for shot, about in zip(pairs.shots, pairs.about, strict=True):
-        frames = int(shot["frames"])
-        chosen = range(0, frames, every)
-        if limit is not None and len(chosen) > limit:
-            # Between the ends, since a first frame is always a key frame.
-            chosen = [int((index + 0.5) * frames / limit) for index in range(limit)]  # type: ignore[assignment]
         rows = []
-        for time in chosen:
+        for time in _chosen_frames(int(shot["frames"]), every, limit):
             clean, degraded, qp = frame_of(pairs, shot, time)
             restored = restore_frame(network, degraded, None if blind else qp, device)
             arrays = [plane.numpy() for plane in (clean, degraded, restored)]
@@ -74,6 +71,18 @@ def score_network(
             )
         )
     return scores
+
+
+def _chosen_frames(frames: int, every: int, limit: int | None) -> list[int]:
+    # From the middle of each stretch: a first frame is a key frame, and better than most.
+    count = max(1, frames // every)
+    if limit is not None:
+        count = min(count, limit)
+    return [int((index + 0.5) * frames / count) for index in range(count)]
+
+
+def _capped_psnr(clean: Plane, test: Plane) -> float:
+    return min(psnr(clean, test), _MOST)
 
 
 def frame_of(pairs: Pairs, shot: np.void, time: int) -> tuple[Tensor, Tensor, Tensor]:
