@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
@@ -10,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import torch
 
 from carfilter.archive_book import Book, Settings, describe_options
 from carfilter.archive_estimate import estimate, probe_lengths
@@ -25,6 +22,7 @@ from carfilter.archive_events import (
     Totals,
     size_text,
 )
+from carfilter.archive_machine import choose_workers, cores, wants_gpu
 from carfilter.archive_plan import (
     Found,
     Naming,
@@ -45,7 +43,6 @@ from carfilter.errors import CarfilterError
 from carfilter.pipeline import FilterOptions
 from carfilter.weights import load_weights
 
-_WORKER_BYTES = 1536 << 20  # torch, a model and the frames in flight of a 1080p file
 _SPARE_BYTES = 64 << 20  # free space below which no file is begun
 
 
@@ -159,7 +156,10 @@ class _Drive:
         self.in_dir, self.out_dir, self.options = in_dir, out_dir, options
         self.book, self.observe, self.stop = book, observe, stop
         self.watch, self.totals = watch, Totals()
-        self.workers = choose_workers(options)
+        restore = options.filter.restore
+        # A cluster has other devices than the driver's machine; there it only gives the threads.
+        here = restore if options.ray is None else replace(restore, device="cpu")
+        self.workers = choose_workers(here, options.jobs)
         self._pool: Pool | None = None
         filtering = options.filter
         threads = filtering.target.threads or self.workers.encoder_threads
@@ -181,6 +181,9 @@ class _Drive:
         """Plan, restore, report."""
         started = time.perf_counter()
         pending = self._pending([f for f in found.videos if self._is_complete(f)])
+        for path, reason in found.unreadable:
+            self.totals.failed += 1
+            self.totals.failures.append((path, f"cannot be read ({reason})"))
         pool = self._open_pool(len(pending))
         lengths = probe_lengths(pool, pending, self.book, self.template, self.stop)
         expected = estimate(
@@ -237,7 +240,7 @@ class _Drive:
             self._pool = RayPool(
                 options.ray,
                 self.template.options.target.threads,
-                use_gpus=_may_use_cuda(options),
+                use_gpus=wants_gpu(options.filter.restore),
                 recycle=options.recycle,
                 stall_seconds=options.stall_seconds,
             )
@@ -246,7 +249,7 @@ class _Drive:
         if not options.watch:
             devices = devices[: max(files, 1)]
         # The encoder's threads shape its result and stay as they are; the network's do not.
-        threads = max(_cores() // len(devices), 1)
+        threads = max(cores() // len(devices), 1)
         self._pool = LocalPool(devices, threads, options.recycle, options.stall_seconds)
         return self._pool
 
@@ -272,7 +275,7 @@ class _Drive:
             others=found.others,
             links=found.links,
             unreadable=tuple(found.unreadable),
-            workers=self._pool.free(),
+            workers=self._pool.places(),
             free_bytes=shutil.disk_usage(self.out_dir).free,
             estimate=expected,
         )
@@ -342,46 +345,3 @@ class _Drive:
             write_report(
                 self.options.report, videos, self.book, self.totals, pool, self.template, self.stop
             )
-
-
-@dataclass(frozen=True)
-class Workers:
-    """How many local workers, on which devices, with how many encoder threads each."""
-
-    devices: tuple[str, ...]
-    encoder_threads: int
-
-
-def choose_workers(options: ArchiveOptions) -> Workers:
-    """One process per GPU, or else one per core as far as the memory goes.
-
-    A file in one thread each uses the cores better than one file in many. The number depends on
-    the machine alone, not on the files: the encoder's threads, and with them the result's bytes,
-    must not differ between a run and its continuation.
-    """
-    gpus = torch.cuda.device_count() if _may_use_cuda(options) else 0
-    if options.filter.restore.device not in ("auto", "cuda"):
-        gpus = min(gpus, 1)
-    count = options.jobs or gpus or max(min(_cores(), _free_memory() // _WORKER_BYTES), 1)
-    devices = tuple(f"cuda:{i % gpus}" if gpus else "" for i in range(count))
-    return Workers(devices, max(_cores() // count, 1))
-
-
-def _may_use_cuda(options: ArchiveOptions) -> bool:
-    restore = options.filter.restore
-    return restore.strength > 0 and restore.device != "cpu" and torch.cuda.is_available()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _free_memory() -> int:
-    """Bytes that new processes may take: of the machine, or of the control group if less."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            free = min(free, int(Path(name).read_text()))
-        except (OSError, ValueError):
-            continue  # no such group, or "max"
-    return free

@@ -68,7 +68,7 @@ class Book:
             if row.status == VERIFIED and self._is_placed(row):
                 row.status, row.finished_at = DONE, time.time()
             else:
-                row.status, row.interrupted = PENDING, row.interrupted + 1
+                row.status, row.interrupted, row.verdict = PENDING, row.interrupted + 1, ""
         self.state.save(*left)
         self.sweep()
         return len(left)
@@ -138,7 +138,7 @@ class Book:
     def release(self, found: Found) -> None:
         """Note that work on a file was broken off and the file is not to blame."""
         row = self.row(found)
-        row.status, row.part = PENDING, ""
+        row.status, row.part, row.verdict = PENDING, "", ""
         row.attempts, row.interrupted = max(row.attempts - 1, 0), row.interrupted + 1
         self.state.save(row)
 

@@ -60,13 +60,13 @@ def estimate(
         return Estimate()
     results: list[tuple[Job, Outcome]] = []
     # As many as there are workers, so that the speed is that of a busy machine.
-    copies = max(pool.free() // len(chosen), 1)
+    copies = max(pool.places() // len(chosen), 1)
     jobs = [_sample_job(f, lengths[f.key], template, n) for n in range(copies) for f in chosen]
     run_jobs(pool, jobs, stop, lambda job, outcome: results.append((job, outcome)))
     good = [(j, o) for j, o in results if not o.error and o.seconds and o.frames]
     if not good:
         return Estimate()
-    return _scaled(good, {f.key: f for f in files}, lengths, pool.free())
+    return _scaled(good, {f.key: f for f in files}, lengths, pool.places())
 
 
 def _sample_job(found: Found, length: float, template: Job, copy: int) -> Job:

@@ -52,7 +52,7 @@ class Plan:
     unknown_lengths: int  # pending files that do not say
     others: int
     links: int
-    unreadable: tuple[str, ...]
+    unreadable: tuple[tuple[str, str], ...]  # path and reason
     workers: int
     free_bytes: int
     estimate: Estimate

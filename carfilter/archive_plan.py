@@ -51,7 +51,7 @@ class Scan:
     videos: list[Found] = field(default_factory=list)
     others: int = 0
     links: int = 0
-    unreadable: list[str] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)  # path and reason
 
     @property
     def bytes(self) -> int:
@@ -80,7 +80,10 @@ class Naming:
 
 def text_of(path: str | Path) -> str:
     """Return a path as text that every database, terminal and page can hold."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def check_folders(in_dir: Path, out_dir: Path) -> tuple[Path, Path]:
@@ -114,7 +117,7 @@ def scan(in_dir: Path, out_dir: Path, naming: Naming) -> Scan:
                 result.others += 1
                 continue
         except OSError as error:
-            result.unreadable.append(f"{text_of(entry.path)}: {error.strerror}")
+            result.unreadable.append((text_of(entry.path), error.strerror or str(error)))
             continue
         relative = Path(entry.path).relative_to(in_dir)
         target = out_dir / relative.with_name(naming.target_name(relative.name))
@@ -132,7 +135,7 @@ def _walk(folder: Path, result: Scan) -> Iterator[os.DirEntry[str]]:
         try:
             entries = list(os.scandir(here))
         except OSError as error:
-            result.unreadable.append(f"{text_of(here)}: {error.strerror}")
+            result.unreadable.append((text_of(here), error.strerror or str(error)))
             continue
         for entry in entries:
             if entry.is_symlink():

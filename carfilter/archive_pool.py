@@ -42,6 +42,9 @@ class Message:
 class Pool(Protocol):
     """Where jobs run: processes here, or tasks of a cluster."""
 
+    def places(self) -> int:
+        """How many jobs run at the same time."""
+
     def free(self) -> int:
         """How many jobs can be submitted now."""
 
@@ -74,6 +77,9 @@ class LocalPool:
         self._setups = [Setup(torch_threads, device) for device in devices]
         self._workers: list[_Worker | None] = [None] * len(devices)
         self._recycle, self._stall_seconds = recycle, stall_seconds
+
+    def places(self) -> int:
+        return len(self._workers)
 
     def free(self) -> int:
         return len(self._workers) - self.busy()

@@ -70,6 +70,7 @@ class RayPool:
     Args:
         address: of the cluster; "" takes the one that runs here, or starts one for this run.
         threads: cores of a task.
+        use_gpus: give each task a GPU, if the cluster has any.
 
     Raises:
         CarfilterError: Ray is not installed, or the cluster cannot be reached.
@@ -91,7 +92,7 @@ class RayPool:
                 f"--ray {address}: no cluster answers there ({error}); start one with ray start"
             ) from error
         signal.signal(signal.SIGTERM, handler)  # Ray has put its own there, which just exits
-        self._use_gpus = use_gpus or self._total("GPU") >= 1
+        self._use_gpus = use_gpus and self._total("GPU") >= 1
         self._threads, self._stall_seconds = threads, stall_seconds
         self._setup = Setup(threads)
         # The board stays with the driver: it must not be lost with a node.
@@ -104,6 +105,9 @@ class RayPool:
         self._next_ticket = 0
         self._places = self._count_places()
         self._counted_at = time.monotonic()
+
+    def places(self) -> int:
+        return self._places
 
     def free(self) -> int:
         if time.monotonic() - self._counted_at > _RESOURCES_SECONDS:

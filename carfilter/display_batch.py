@@ -192,7 +192,7 @@ def plan_lines(plan: events.Plan) -> list[str]:
             f" ({size(expected.new_bytes or 0)}; {size(plan.free_bytes)} are free)"
             + (f"; {expected.engine}" if expected.engine else "")
         )
-    lines += [f"cannot be read: {text}" for text in plan.unreadable]
+    lines += [f"{path}: cannot be read ({reason})" for path, reason in plan.unreadable]
     return lines
 
 

@@ -24,8 +24,9 @@ from archives import (
 )
 from media import equal_planes, make_clip, read_content, tiny_weights
 
-from carfilter.archive import ArchiveOptions, choose_workers, clean_archive
+from carfilter.archive import ArchiveOptions, clean_archive
 from carfilter.archive_events import FAILED, PLANNED, STARTED, Event, Totals
+from carfilter.archive_machine import choose_workers
 from carfilter.archive_state import STATE_NAME, State, locked_folder
 from carfilter.archive_verify import VerificationError, check_result
 from carfilter.display_batch import plan_lines
@@ -287,10 +288,10 @@ def test_a_plan_says_time_and_growth_and_does_nothing(tmp_path: Path) -> None:
 
 
 def test_the_number_of_workers_depends_on_the_machine_and_not_on_the_files() -> None:
-    workers = choose_workers(replace(PLAIN, jobs=0))
+    workers = choose_workers(COPY.restore, 0)
     assert 1 <= len(workers.devices) <= len(os.sched_getaffinity(0))
     assert set(workers.devices) == {""}
-    assert len(choose_workers(replace(PLAIN, jobs=3)).devices) == 3
+    assert len(choose_workers(COPY.restore, 3).devices) == 3
 
 
 def test_help_imports_neither_torch_nor_av() -> None:

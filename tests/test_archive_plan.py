@@ -100,3 +100,9 @@ def test_names_that_are_no_text_get_a_key_that_is(tmp_path: Path) -> None:
     assert found.key == "caf\\xe9.mp4"
     assert found.source.exists()
     found.key.encode()
+
+
+def test_a_name_cannot_send_commands_to_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "a\x1b[2J\n.mp4").write_bytes(b"x")
+    (found,) = scan(tmp_path, tmp_path / "out", Naming()).videos
+    assert found.key == "a\\x1b[2J\\n.mp4"
