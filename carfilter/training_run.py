@@ -8,16 +8,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed
 
-from carfilter.dataset import Pairs, load_pairs
+from carfilter.dataset import Pairs, Sampling, draw_crops, load_pairs
 from carfilter.errors import CarfilterError, DeviceError
-from carfilter.network import Network
+from carfilter.int8 import calibrate
+from carfilter.network import Fast, Network
 from carfilter.recipe import Budget, Recipe, paper_recipe
 from carfilter.train import Group, Hooks, State, load_state, new_state, train
 from carfilter.validation import Score, by_crf, score_network
-from carfilter.weights import load_weights
+from carfilter.weights import load_weights, save_weights
+
+_CALIBRATION_DRAWS, _CALIBRATION_BATCH = 16, 16  # 256 crops
 
 
 def recipe_from(options: dict[str, Any]) -> Recipe:
@@ -132,8 +136,23 @@ def run_training(
                 score_seconds=60 * options["score_minutes"],
             )
             train(pairs.to(device), out, recipe, budget, state, hooks, group)
+        if group.rank == 0:
+            calibrate_weights(out, pairs, Sampling(recipe.crop))
     if seen:
         raise KeyboardInterrupt
+
+
+def calibrate_weights(out: Path, pairs: Pairs, sampling: Sampling) -> None:
+    """Store in OUT.pt the ranges of activations that int8 needs, over crops as trained on."""
+    model = load_weights(out)
+    if not isinstance(model.network, Fast):
+        return
+    draws = (
+        draw_crops(pairs, _CALIBRATION_BATCH, sampling, np.random.default_rng(index))
+        for index in range(_CALIBRATION_DRAWS)
+    )
+    ranges = calibrate(model.network, ((crops.degraded, crops.qp) for crops in draws))
+    save_weights(out, model.network, model.training, model.scores, ranges)
 
 
 def packs_of(folder: Path, out: Path, seed: int) -> Path:

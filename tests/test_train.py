@@ -292,6 +292,7 @@ def test_a_finished_run_keeps_its_validation_scores_in_the_model(
     assert "qp_44" in said
     scores = load_weights(out).scores
     assert {"step", "qp_30", "qp_44", "blind_30_min"} <= set(scores)
+    assert len(load_weights(out).int8_ranges or []) == 7  # one to each ReLU layer of fast
     result = CliRunner().invoke(train_main, [str(packs), str(out), "--score-only"])
     assert result.exit_code == 0
     assert "QP known" in result.stdout
