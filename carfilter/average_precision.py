@@ -19,6 +19,8 @@ from carfilter.errors import CarfilterError
 _IOU = 0.5
 _RECALLS = np.linspace(0, 1, 101)  # COCO's interpolation points
 _MAX_BOXES = 100  # of a class in a frame, as in COCO
+FEWEST_BOXES = 20
+"""Boxes of the truth that a class needs to count: a handful would move the mean by tenths."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,11 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Precision:
-    """Mean over the classes that occur in the truth; NaN where none does."""
+    """Mean over the classes that count; NaN where the truth has no box at all."""
 
     mean: float
     classes: dict[str, ClassScore]
+    counted: tuple[str, ...]  # names of the classes in the mean
 
     @property
     def truths(self) -> int:
@@ -57,14 +60,22 @@ def truth_of(detected: Sequence[Boxes], score: float) -> list[Boxes]:
     return [boxes.select(boxes.scores >= score) for boxes in detected]
 
 
+def counted_classes(truth: Sequence[Boxes], names: Mapping[int, str]) -> dict[int, str]:
+    """Return the classes with enough boxes in the truth; if there are none, those with any."""
+    boxes = {i: sum(int((frame.classes == i).sum()) for frame in truth) for i in names}
+    enough = {i: name for i, name in names.items() if boxes[i] >= FEWEST_BOXES}
+    return enough or {i: name for i, name in names.items() if boxes[i]}
+
+
 def average_precision(
     truth: Sequence[Boxes], test: Sequence[Boxes], names: Mapping[int, str]
 ) -> Precision:
     """Return the mean average precision of `test` against `truth`, one `Boxes` per frame each.
 
     Args:
-        names: class index to name, of the classes that count.
+        names: class index to name, of the classes that are scored; see counted_classes().
     """
+    counted = tuple(counted_classes(truth, names).values())
     result = _evaluate(truth, test, names)
     with contextlib.redirect_stdout(io.StringIO()):
         result.accumulate()
@@ -75,8 +86,8 @@ def average_precision(
         found = sum(int((boxes.classes == index).sum()) for boxes in test)
         value = float(curves[:, column].mean()) if truths else float("nan")
         classes[name] = ClassScore(value, truths, found)
-    values = [score.precision for score in classes.values() if score.truths]
-    return Precision(float(np.mean(values)) if values else float("nan"), classes)
+    values = [classes[name].precision for name in counted]
+    return Precision(float(np.mean(values)) if values else float("nan"), classes, counted)
 
 
 def difference_interval(
@@ -92,7 +103,8 @@ def difference_interval(
     Bootstrap, 1993, chapter 13, percentile method). Frames of a video resemble each other, so the
     interval is rather too narrow.
     """
-    matches = [_matches(truth, test, names) for test in (first, second)]
+    counted = counted_classes(truth, names)
+    matches = [_matches(truth, test, counted) for test in (first, second)] if counted else [[], []]
     rng = np.random.default_rng(0)
     differences = []
     for _ in range(replicates):

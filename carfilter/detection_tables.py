@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from carfilter.average_precision import (
+    FEWEST_BOXES,
     Precision,
     average_precision,
     difference_interval,
@@ -104,9 +105,12 @@ def detection_tables(evaluation: Evaluation, found: DetectionScores) -> list[Tab
             differences.append((name, tuple(intervals)))
     any_score = next(iter(found.scores.values()))
     counts = ", ".join(f"{name} {score.truths}" for name, score in any_score.classes.items())
+    enough = all(any_score.classes[name].truths >= FEWEST_BOXES for name in any_score.counted)
+    rule = f", the classes with at least {FEWEST_BOXES}" if enough else ""
     note = (
         f"{any_score.truths} boxes on {found.frames} frames of the clean clips are the truth"
-        f" ({counts}). Compare rows, not detectors: each has its own truth."
+        f" ({counts}); the mean is over {', '.join(any_score.counted) or 'no class'}{rule}."
+        " Compare rows, not detectors: each has its own truth."
     )
     interval_note = (
         "95 % bootstrap intervals over frames. Frames of a video resemble each other, so the true"

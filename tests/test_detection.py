@@ -168,6 +168,17 @@ def test_classes_without_truth_do_not_count() -> None:
     assert math.isnan(result.classes["car"].precision)
 
 
+def test_a_class_with_a_handful_of_boxes_does_not_move_the_mean() -> None:
+    person, bus = (0, 0, 10, 10, 0.9, 0), (50, 50, 60, 60, 0.9, 1)
+    truth = [boxes(person, bus), *(boxes(person) for _ in range(24))]
+    test = [boxes(person)] * 25
+    result = average_precision(truth, test, NAMES)
+    assert result.counted == ("person",)
+    assert result.mean == pytest.approx(1, abs=1e-12)
+    assert result.classes["car"].precision == 0
+    assert difference_interval(truth, test, truth, NAMES, 20) == (0, 0)
+
+
 def test_no_truth_at_all_is_not_a_number() -> None:
     nothing = [boxes()]
     assert math.isnan(average_precision(nothing, nothing, NAMES).mean)
