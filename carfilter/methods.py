@@ -1,5 +1,6 @@
 """The rows of an evaluation: nothing done, spp as the paper had it and at its best, networks."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from carfilter import baselines
 from carfilter.clips import Clip
+from carfilter.network import config_of
 from carfilter.restore import Picture, RestoreOptions, Restorer
 from carfilter.weights import Model
 
@@ -86,7 +88,8 @@ def network(model: Model, options: RestoreOptions | None = None, *, blind: bool 
         return replace(coded, luma=np.stack(list(restored)).astype(np.uint8, copy=False))
 
     # The batch is part of no key: it changes results by rounding at most.
-    key = f"network-1-{model.sha256}-{options.device}-{options.precision}-{options.strength}"
+    how = f"{options.device}-{options.precision}-{options.strength}"
+    key = f"network-2-{_weights_digest(model)}-{how}"
     uses_qp = model.network.uses_qp and not blind
     return Method(
         f"{model.name} (QP unknown)" if blind else model.name,
@@ -96,6 +99,15 @@ def network(model: Model, options: RestoreOptions | None = None, *, blind: bool 
         is_model=True,
         sha256=model.sha256,
     )
+
+
+def _weights_digest(model: Model) -> str:
+    """Return a checksum of what computes: a file keeps its scores when only its notes change."""
+    digest = hashlib.sha256(repr((model.network.name, config_of(model.network))).encode())
+    for name, tensor in sorted(model.network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _pictures(coded: Clip, *, blind: bool) -> list[Picture]:
