@@ -15,7 +15,8 @@ from carfilter.archive_pool import Message
 from carfilter.archive_worker import Job, Outcome, Setup, perform
 from carfilter.errors import CarfilterError
 
-_REPORT_SECONDS = 1.0  # between two messages of a task to the board
+_REPORT_SECONDS = 1.0  # between two messages of a task to the board, at least
+_REPORTS_PER_SECOND = 500  # that the board takes from all tasks together without falling behind
 _RESOURCES_SECONDS = 5.0  # between two looks at the size of the cluster
 _AHEAD = 1.25  # tasks submitted per place, so that a node never waits for the driver
 _START_SECONDS = 600.0  # a task may wait for a place; a node may come back
@@ -37,8 +38,8 @@ class Board:
         return notes
 
 
-def ray_perform(job: Job, setup: Setup, board: Any, ticket: int) -> Outcome:
-    """Be a task: the same work as in a local worker, progress to the board."""
+def ray_perform(job: Job, setup: Setup, board: Any, ticket: int, period: float) -> Outcome:
+    """Be a task: the same work as in a local worker, progress to the board each `period` s."""
     import ray
 
     node = ray.get_runtime_context().get_node_id()
@@ -48,7 +49,7 @@ def ray_perform(job: Job, setup: Setup, board: Any, ticket: int) -> Outcome:
         nonlocal next_at
         now = time.monotonic()
         if now >= next_at:
-            next_at = now + _REPORT_SECONDS
+            next_at = now + period
             board.note.remote(ticket, node, frames, video_seconds)
 
     report(0, 0.0)
@@ -120,7 +121,8 @@ class RayPool:
     def submit(self, job: Job) -> int:
         self._next_ticket += 1
         ticket = self._next_ticket
-        ref = self._remote.remote(job, self._setup, self._board, ticket)
+        period = max(_REPORT_SECONDS, self._places / _REPORTS_PER_SECOND)
+        ref = self._remote.remote(job, self._setup, self._board, ticket, period)
         self._tasks[ref] = _Task(ticket, job, heard_at=time.monotonic())
         return ticket
 

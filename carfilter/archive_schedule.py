@@ -17,7 +17,7 @@ from carfilter.archive_worker import RESTORE, Job, Outcome
 from carfilter.errors import CarfilterError
 
 _WAIT_SECONDS = 0.2  # how soon a signal is noticed
-_BEAT_SECONDS = 10.0  # between two notes for --status
+_BEAT_SECONDS = 5.0  # between two notes for --status
 _LOST_MACHINES = 10  # losses of a file without blame before it is blamed after all
 
 Observer = Callable[[Event], object]

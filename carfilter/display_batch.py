@@ -228,7 +228,7 @@ def show_status(rows: list["Row"], heartbeat: str, *, at_work: bool) -> None:
         console.print(f"its last note of progress is {ago:.0f} s old", markup=False)
     for row in rows:
         if row.status == "running" and at_work:
-            text = f"in work: {row.path} {row.verdict}, {row.frames} frames"
+            text = f"in work: {row.path}: {row.verdict or 'just begun'}, {row.frames} frames"
             console.print(text, markup=False, soft_wrap=True)
     done = [row for row in rows if row.status == "done"]
     if done:

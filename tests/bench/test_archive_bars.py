@@ -128,7 +128,7 @@ def _is_worker(pid: int) -> bool:
 def test_a_ray_node_that_is_killed_half_way_loses_nothing(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     count = 16
-    archive, out = make_archive(tmp_path / "in", count, frames=2000), tmp_path / "out"
+    archive, out = make_archive(tmp_path / "in", count, frames=1000), tmp_path / "out"
     log = tmp_path / "log.json"
     cluster = subprocess.Popen(
         [sys.executable, str(Path(__file__).parent / "ray_cluster.py")],
