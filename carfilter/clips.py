@@ -23,6 +23,8 @@ Planes = npt.NDArray[np.uint8]
 FRAME_TYPES = {1: "I", 2: "P", 3: "B"}
 _PLAIN = ("yuv420p", "yuvj420p")  # the same layout; yuvj420p only says "full range" once more
 _FULL = int(ColorRange.JPEG)
+# x264's AVX-512 code for mbtree differs from run to run at some widths; this code path does not.
+_REPEATABLE = {"x264-params": "cpu-independent=1"}
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,9 @@ def write_clip(path: Path, clip: Clip, options: Mapping[str, str], threads: int 
     height, width = clip.luma.shape[1:]
     try:
         with av.open(str(part), "w") as container:
-            stream = container.add_stream("libx264", rate=clip.fps, options=dict(options))
+            stream = container.add_stream(
+                "libx264", rate=clip.fps, options={**_REPEATABLE, **options}
+            )
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.time_base = 1 / clip.fps
             stream.codec_context.thread_count = threads
