@@ -174,7 +174,7 @@ def test_a_signal_ends_a_run_cleanly_and_the_next_one_finishes_it(
     process = batch(archive, out, *slow, "--jobs", 1)
     wait_for(lambda: any(out.glob("*part*")), process)
     os.killpg(process.pid, number)  # as a terminal does: driver and workers alike
-    process.communicate(timeout=20)
+    process.communicate(timeout=90)
     assert process.returncode == code
     assert not leftovers(out)
     status, output, _ = run_batch("--status", out)
