@@ -41,7 +41,7 @@ class FastConfig:
     factor: int = 2  # space-to-depth
     # Where the QP is known the correction fades in between these two: a block coded this finely has
     # little to gain and much to lose. Chosen on validation clips at CRF 18, 23 and 29.
-    quiet_qp: float = 14.0
+    quiet_qp: float = 16.0
     full_qp: float = 30.0
 
 

@@ -285,7 +285,7 @@ def _open_container(source: str | Path, options: SourceOptions) -> av.container.
         _check_file(Path(source))
         path = f"file:{path}"  # a name such as "a:b.mp4" is a file, not a protocol
     try:
-        return av.open(
+        container: av.container.InputContainer = av.open(
             path,
             "r",
             format=options.format,
@@ -295,6 +295,7 @@ def _open_container(source: str | Path, options: SourceOptions) -> av.container.
         )
     except (av.error.FFmpegError, ValueError) as error:
         raise MediaError(_why_not_opened(name, error, options.format)) from error
+    return container
 
 
 def _check_file(path: Path) -> None:

@@ -162,7 +162,7 @@ class Target:
         for tag in ("color_range", "colorspace", "color_trc", "color_primaries"):
             setattr(context, tag, int(getattr(frame, tag)))
         if hasattr(frame, "chroma_location"):  # PyAV 19 tells it
-            context.chroma_sample_location = int(frame.chroma_location)
+            setattr(context, "chroma_sample_location", int(frame.chroma_location))  # noqa: B010
         matrix = display_matrix(frame)
         if matrix is not None:
             self.stream.set_display_matrix(matrix)

@@ -378,7 +378,8 @@ def test_an_interrupted_run_keeps_a_playable_part_under_another_name(tmp_path: P
 def test_the_same_run_gives_the_same_file(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "in.mp4", frames=24)
     weights = tiny_weights(tmp_path / "tiny.pt")
-    options = FilterOptions(target=TargetOptions(threads=2))
+    # FFV1, since libx264 itself does not repeat itself at every width on CPUs with AVX-512.
+    options = FilterOptions(target=TargetOptions(video_codec="ffv1", threads=2))
     for name in ("one.mkv", "two.mkv"):
         filter_video(source, tmp_path / name, weights, options)
     one, two = (read_content(tmp_path / name) for name in ("one.mkv", "two.mkv"))
