@@ -34,12 +34,17 @@ def command_line(arguments: Sequence[str]) -> str:
     """Return the command, every path cut down to its last part, a line for a few options each."""
     lines = ["carfilter-eval"]
     for argument in arguments:
-        shown = shlex.quote(Path(argument).name if "/" in argument else argument)
+        shown = shlex.quote(_without_folders(argument))
         if argument.startswith("-") and len(lines[-1]) > _LINE:
             lines.append(f"    {shown}")
         else:
             lines[-1] += f" {shown}"
     return " \\\n".join(lines)
+
+
+def _without_folders(argument: str) -> str:
+    """Cut a path down to its last part; sentences, which have slashes too, stay whole."""
+    return Path(argument).name if "/" in argument and " " not in argument.strip() else argument
 
 
 def versions() -> dict[str, str]:

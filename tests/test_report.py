@@ -15,6 +15,7 @@ from test_evaluate import draw_clip, save_clip, save_model
 from carfilter import report
 from carfilter.cli_eval import main
 from carfilter.measures import shown_frame
+from carfilter.record import command_line
 
 # A car over the middle of the picture, in the coarsest grid; a sure one and one in doubt.
 BOXES = yolox_output({80: [0.5, 0.5, 0, 0, 0.9, 0, 1, 0], 3: [0, 0, 0, 0, 0.1, 1, 0, 0]})
@@ -60,6 +61,11 @@ def test_the_page_refers_to_nothing_outside(page: Path) -> None:
 
 def test_the_page_names_no_folder_of_this_machine(page: Path) -> None:
     assert str(page.parent.parent) not in page.read_text()
+
+
+def test_the_command_keeps_sentences_and_drops_folders() -> None:
+    shown = command_line(["/some/where/clips", "--note", "Set V of models/README.md chose."])
+    assert shown == "carfilter-eval clips --note 'Set V of models/README.md chose.'"
 
 
 def test_text_from_outside_is_escaped(page: Path) -> None:
