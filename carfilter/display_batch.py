@@ -26,7 +26,7 @@ class BatchDisplay:
     """Show a run while it lasts; call it with each event."""
 
     def __init__(self, *, level: int, period_seconds: float | None = None) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, emoji=False)
         self._level = level
         on_terminal = self.console.is_terminal
         self._period = period_seconds or (_BAR_SECONDS if on_terminal else _LINE_SECONDS)
@@ -216,7 +216,7 @@ def total_lines(totals: events.Totals) -> list[str]:
 
 def show_status(rows: list["Row"], heartbeat: str, *, at_work: bool) -> None:
     """Print the state of an archive to stdout."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     counts: dict[str, int] = {}
     for row in rows:
         counts[row.status] = counts.get(row.status, 0) + 1

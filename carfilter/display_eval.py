@@ -27,7 +27,7 @@ _PIPE_WIDTH = 140
 @contextmanager
 def eval_progress() -> Iterator[Callable[[str, int], None]]:
     """Show how much is done; what is yielded takes each finished step and the steps in all."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -61,7 +61,7 @@ def show_tables(tables: Sequence[Table]) -> None:
 
 def _console() -> Console:
     """Return a console on stdout, wide where it is no terminal but a file or a pipe."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
 
 
@@ -91,6 +91,6 @@ def show_verdicts(verdicts: Sequence[Verdict]) -> None:
 
 def show_failures(failures: dict[str, str]) -> None:
     """Print to stderr which clips were left out and why."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, emoji=False)
     for name, reason in failures.items():
         console.print(f"[red]failed[/]: {escape(name)}: {escape(reason)}")

@@ -22,7 +22,7 @@ from rich.table import Table
 @contextmanager
 def clip_progress(total: int) -> Iterator[Callable[[str, str | None], None]]:
     """Show how many clips are done; what is yielded takes a clip's name and its error, if any."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -44,7 +44,7 @@ def clip_progress(total: int) -> Iterator[Callable[[str, str | None], None]]:
 @contextmanager
 def training_progress(name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Show the course of training; what is yielded takes the rows of the log."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, emoji=False)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -84,7 +84,7 @@ def print_scores(rows: Sequence[tuple[int, float, float, float]], *, blind: bool
         table.add_column(heading, justify="right")
     for crf, gain, least, like in rows:
         table.add_row(str(crf), f"{gain:+.3f}", f"{least:+.3f}", f"{like:+.4f}")
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 def save_curve(out: Path) -> bool:
