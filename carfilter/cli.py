@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carfilter import __version__
+from carfilter import __version__, share_cores
 from carfilter.errors import CarfilterError, DownstreamClosedError
 
 if TYPE_CHECKING:
@@ -229,6 +229,7 @@ def _filter_with_signals(
 
     def work() -> None:
         try:
+            share_cores()
             from carfilter.pipeline import filter_video
 
             _set_ffmpeg_log(given["loglevel"])

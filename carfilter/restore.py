@@ -98,6 +98,7 @@ class Restorer:
         moved: Any = mine.to(self.device, self._dtype).eval()
         self._network: LumaNetwork = moved.to(memory_format=torch.channels_last)
         self.tile = options.tile or self._default_tile(size)
+        self._threads = torch.get_num_threads()
         self.busy_seconds = 0.0
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
@@ -157,7 +158,8 @@ class Restorer:
                 slot.computed.record(slot.compute_stream)
             slot.download()
         else:
-            slot.store(self._restore_batch(slot.luma(), slot.qp(), depth))
+            with _torch_threads(1):
+                slot.store(self._restore_batch(slot.luma(), slot.qp(), depth))
         self.busy_seconds += time.perf_counter() - started
 
     def _collect(self, slot: "_Slot") -> Iterator[Luma]:
@@ -202,8 +204,7 @@ class Restorer:
     def _restore_tiled(self, luma: Tensor, qp: Tensor | None, depth: int) -> Tensor:
         height, width = luma.shape[1:]
         in_int8 = self._twin is not None and luma.dtype == torch.uint8
-        with self._one_thread():
-            plane = None if qp is None else _expand_qp(qp, height, width, as_codes=in_int8)
+        plane = None if qp is None else _expand_qp(qp, height, width, as_codes=in_int8)
         tile = self.tile
         if not tile or (tile >= height and tile >= width):
             return self._forward(luma, plane, depth)
@@ -223,38 +224,21 @@ class Restorer:
     def _forward(self, luma: Tensor, qp: Tensor | None, depth: int) -> Tensor:
         centre = float(1 << (depth - 1))
         if self._twin is not None and luma.dtype == torch.uint8:
-            correction = self._twin(luma, None if qp is None else qp[:, 0])
-            with self._one_thread():
-                restored = torch.add(luma, correction, alpha=centre * self.strength)
-                return _as_stored(restored, 2 * centre - 1, luma.dtype)
+            with _torch_threads(self._threads):
+                correction = self._twin(luma, None if qp is None else qp[:, 0])
+            restored = torch.add(luma, correction, alpha=centre * self.strength)
+            return _as_stored(restored, 2 * centre - 1, luma.dtype)
         # int16 carries uint16 samples bit by bit: torch computes with few unsigned types.
         stored = luma if luma.dtype == torch.uint8 else luma.to(torch.int32) & 0xFFFF
-        with self._one_thread():
-            # (Y - 128) / 128 is exact in half precision, and so is the QP's place in it.
-            decoded = stored[:, None].to(torch.float32).sub_(centre).mul_(1 / centre)
-            x, plane = decoded.to(self._dtype), None if qp is None else qp.to(self._dtype)
-        correction = self._network(x, plane)
-        with self._one_thread():
-            # In place: fresh buffers of this size cost more than the sums.
-            restored = decoded.add_(correction.to(torch.float32), alpha=self.strength)
-            restored = restored.mul_(centre).add_(centre)[:, 0]
-            return _as_stored(restored, 2 * centre - 1, luma.dtype)
-
-    @contextlib.contextmanager
-    def _one_thread(self) -> Iterator[None]:
-        """Leave the cores to decoder and encoder in work too small to share.
-
-        On busy cores a second thread is waited for longer than it saves: 3 against 7 ms a frame at
-        640x360 beside libx264 on two cores.
-        """
-        threads = torch.get_num_threads()
-        if self.device.type == "cpu":
-            torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            if self.device.type == "cpu":
-                torch.set_num_threads(threads)
+        # (Y - 128) / 128 is exact in half precision, and so is the QP's place in it.
+        decoded = stored[:, None].to(torch.float32).sub_(centre).mul_(1 / centre)
+        x, plane = decoded.to(self._dtype), None if qp is None else qp.to(self._dtype)
+        with _torch_threads(self._threads):
+            correction = self._network(x, plane)
+        # In place: fresh buffers of this size cost more than the sums.
+        restored = decoded.add_(correction.to(torch.float32), alpha=self.strength)
+        restored = restored.mul_(centre).add_(centre)[:, 0]
+        return _as_stored(restored, 2 * centre - 1, luma.dtype)
 
     def _default_tile(self, size: tuple[int, int]) -> int:
         live = self._network.live_bytes * size[0] * size[1] * self.batch_size
@@ -414,6 +398,21 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         "allocate memory" in str(error)  # how torch says it for a CPU
     )
+
+
+@contextlib.contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads: all for the network, one for the small work around it.
+
+    Beside a busy encoder a second thread is waited for longer than it saves: 7 against 3 ms a frame
+    at 640x360 beside libx264 on two cores.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _as_stored(restored: Tensor, peak: float, dtype: torch.dtype) -> Tensor:

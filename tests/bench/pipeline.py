@@ -21,7 +21,10 @@ SAMPLE = Path(__file__).parents[2] / "samples" / "plaza.mp4"
 X264 = ["-c:v", "libx264", "-crf", "18", "-preset", "medium", "-c:a", "copy"]
 
 IDENTITY = """
-import sys, torch
+import sys
+from carfilter import share_cores
+share_cores()
+import torch
 from torch import nn
 from carfilter.pipeline import FilterOptions, filter_video
 from carfilter.target import TargetOptions
