@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -116,31 +116,35 @@ def can_hold(format_name: str, stream: av.stream.Stream) -> bool:
     """Try whether a muxer takes a stream as it is."""
     if format_name == "mpegts" and stream_codec(stream) not in _TS_HOLDS:
         return False
-    scratch = av.open(io.BytesIO(), "w", format=format_name)
-    try:
+    with _scratch(format_name) as (target, refusals):
         if stream.type == "attachment":
-            add_attachment(scratch, stream)
+            add_attachment(target, stream)
         else:
-            scratch.add_stream_from_template(stream, opaque=True)
-        scratch.start_encoding()
-    except (av.error.FFmpegError, ValueError):
-        return False
-    finally:
-        with contextlib.suppress(av.error.FFmpegError):
-            scratch.close()
-    return True
+            target.add_stream_from_template(stream, opaque=True)
+        target.start_encoding()
+    return not refusals
 
 
 def _can_encode(format_name: str, codec: str) -> bool:
-    scratch = av.open(io.BytesIO(), "w", format=format_name)
+    with _scratch(format_name) as (target, refusals):
+        target.add_stream(codec)
+    return not refusals
+
+
+@contextlib.contextmanager
+def _scratch(
+    format_name: str,
+) -> Iterator[tuple[av.container.OutputContainer, list[Exception]]]:
+    """Open a target in memory; what the muxer refuses in the block is put into the list."""
+    target = av.open(io.BytesIO(), "w", format=format_name)
+    refusals: list[Exception] = []
     try:
-        scratch.add_stream(codec)
-    except (av.error.FFmpegError, ValueError):
-        return False
+        yield target, refusals
+    except (av.error.FFmpegError, ValueError) as error:
+        refusals.append(error)
     finally:
         with contextlib.suppress(av.error.FFmpegError):
-            scratch.close()
-    return True
+            target.close()
 
 
 def _remedy(route: Route, format_name: str) -> str:
