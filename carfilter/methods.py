@@ -9,7 +9,8 @@ import numpy as np
 from carfilter import baselines
 from carfilter.clips import Clip
 from carfilter.network import config_of
-from carfilter.restore import Picture, RestoreOptions, Restorer
+from carfilter.pictures import Picture
+from carfilter.restore import RestoreOptions, Restorer
 from carfilter.weights import Model
 
 _B_FRAME = 3  # of Clip.types

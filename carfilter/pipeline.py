@@ -18,8 +18,9 @@ import torch
 from carfilter import __version__
 from carfilter.errors import CarfilterError, MediaError
 from carfilter.frames import bit_depth, copy_luma, replace_luma, side_by_side
+from carfilter.pictures import Picture
 from carfilter.prefetch import Prefetch
-from carfilter.restore import Picture, RestoreOptions, Restorer
+from carfilter.restore import RestoreOptions, Restorer
 from carfilter.source import (
     Decoded,
     Event,

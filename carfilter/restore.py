@@ -1,6 +1,6 @@
 """The Restorer: luma in presentation order in, restored luma in the same order out.
 
-Devices, precision, batches, pinned slots, tiles and what happens when memory runs out live here;
+Devices, precision, batches, tiles and what happens when memory runs out live here;
 video does not: this module knows arrays only and runs without PyAV.
 """
 
@@ -9,11 +9,9 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,27 +19,14 @@ from torch import Tensor, nn
 from carfilter.errors import DeviceError
 from carfilter.int8 import Int8Fast, is_available, passes_self_test, qp_codes
 from carfilter.network import MAX_QP, QP_UNKNOWN, Fast
+from carfilter.pictures import MACROBLOCK, Luma, Picture, split_fields, weave
+from carfilter.slots import Slot
 
-Luma = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-QpMap = npt.NDArray[np.int16]
-
-_MACROBLOCK = 16
 _CPU_BATCH_PIXELS = 912 * 512  # one 512p frame fills two cores; smaller ones go in batches
 _CUDA_BATCH_PIXELS = 8 * 912 * 512
 _CPU_LIVE_BYTES = 1 << 30  # above it a frame is cut into tiles, before the system swaps
 _SMALLEST_TILE = 64
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture's luma [H, W] (uint8, or uint16 above 8 bits) and what the decoder knew of it."""
-
-    luma: Luma
-    depth: int = 8  # bits of a sample
-    qp: QpMap | None = None  # [ceil(H/16), ceil(W/16)] in 0..51
-    frame_type: int = 0  # 1, 2, 3 are I, P, B; 0 is unknown
-    interlaced: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,20 +106,20 @@ class Restorer:
             DeviceError: not even one small tile fits into memory.
         """
         field_counts: deque[int] = deque()
-        planes = self._restore_planes(_split_fields(pictures, field_counts))
+        planes = self._restore_planes(split_fields(pictures, field_counts))
         for plane in planes:
             if field_counts.popleft() == 1:
                 yield plane
             else:
-                yield _weave(plane, next(planes))
+                yield weave(plane, next(planes))
 
     def _restore_planes(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
-        slots: deque[_Slot] = deque()
-        free: list[_Slot] = []
+        slots: deque[Slot] = deque()
+        free: list[Slot] = []
         for batch in _batches(pictures, self):
             slot = next((s for s in free if s.fits(batch)), None)
             if slot is None:
-                free, slot = [], _Slot(self.device, batch, self.batch_size)
+                free, slot = [], Slot(self.device, batch, self.batch_size)
             else:
                 free.remove(slot)
             slots.append(slot)
@@ -145,7 +130,7 @@ class Restorer:
         while slots:
             yield from self._collect(slots.popleft())
 
-    def _submit(self, slot: "_Slot", batch: list[Picture]) -> None:
+    def _submit(self, slot: Slot, batch: list[Picture]) -> None:
         """Start a batch; on CUDA this returns while the GPU still works on it."""
         started = time.perf_counter()
         slot.fill(batch, with_qp=self._network.uses_qp)
@@ -162,7 +147,7 @@ class Restorer:
                 slot.store(self._restore_batch(slot.luma(), slot.qp(), depth))
         self.busy_seconds += time.perf_counter() - started
 
-    def _collect(self, slot: "_Slot") -> Iterator[Luma]:
+    def _collect(self, slot: Slot) -> Iterator[Luma]:
         started = time.perf_counter()
         slot.wait()
         self.busy_seconds += time.perf_counter() - started
@@ -209,7 +194,7 @@ class Restorer:
         if not tile or (tile >= height and tile >= width):
             return self._forward(luma, plane, depth)
         # Tiles start on the macroblock grid, so that space-to-depth meets the same phase.
-        halo = _round_to_macroblock(self._network.halo + _MACROBLOCK - 1)
+        halo = _round_to_macroblock(self._network.halo + MACROBLOCK - 1)
         out = torch.empty_like(luma)
         for top in range(0, height, tile):
             for left in range(0, width, tile):
@@ -246,92 +231,6 @@ class Restorer:
             return 0
         share = _CPU_LIVE_BYTES / (self._network.live_bytes * self.batch_size)
         return max(_round_to_macroblock(int(share**0.5)), _SMALLEST_TILE)
-
-
-class _Slot:
-    """The buffers of one batch in flight: on CUDA pinned on the host, and their twins there."""
-
-    def __init__(self, device: torch.device, batch: list[Picture], batch_size: int) -> None:
-        first = batch[0].luma
-        self.cuda = device.type == "cuda"
-        self.depth = 1 if self.cuda else 0  # batches in flight beside the one being filled
-        self.dtype = torch.uint8 if first.dtype == np.uint8 else torch.int16
-        shape = (batch_size, *first.shape)
-        qp_shape = (batch_size, -(-shape[1] // _MACROBLOCK), -(-shape[2] // _MACROBLOCK))
-        self.count = 0
-        self.knows_qp = False
-        self.host = torch.empty(shape, dtype=self.dtype, pin_memory=self.cuda)
-        self.host_qp = torch.empty(qp_shape, dtype=torch.int8, pin_memory=self.cuda)
-        self.host_out = torch.empty(shape, dtype=self.dtype, pin_memory=self.cuda)
-        if self.cuda:
-            self.device_luma = torch.empty(shape, dtype=self.dtype, device=device)
-            self.device_qp = torch.empty(qp_shape, dtype=torch.int8, device=device)
-            self.device_out = torch.empty(shape, dtype=self.dtype, device=device)
-            self.upload_stream, self.compute_stream, self.download_stream = _streams(device)
-            new_event: Any = torch.cuda.Event  # torch does not type its constructor
-            self.uploaded, self.computed, self.downloaded = new_event(), new_event(), new_event()
-
-    def fits(self, batch: list[Picture]) -> bool:
-        luma = batch[0].luma
-        same_type = (luma.dtype == np.uint8) == (self.dtype == torch.uint8)
-        return same_type and luma.shape == self.host.shape[1:] and len(batch) <= len(self.host)
-
-    def fill(self, batch: list[Picture], *, with_qp: bool) -> None:
-        self.count = len(batch)
-        self.knows_qp = with_qp and any(picture.qp is not None for picture in batch)
-        luma, qp = self.host.numpy(), self.host_qp.numpy()
-        for i, picture in enumerate(batch):
-            np.copyto(luma[i], picture.luma.view(luma.dtype))
-            if self.knows_qp:
-                qp[i] = QP_UNKNOWN if picture.qp is None else picture.qp
-
-    def luma(self) -> Tensor:
-        return (self.device_luma if self.cuda else self.host)[: self.count]
-
-    def qp(self) -> Tensor | None:
-        if not self.knows_qp:
-            return None
-        return (self.device_qp if self.cuda else self.host_qp)[: self.count]
-
-    def store(self, restored: Tensor) -> None:
-        (self.device_out if self.cuda else self.host_out)[: self.count].copy_(restored)
-
-    def upload(self) -> None:
-        n = self.count
-        with torch.cuda.stream(self.upload_stream):
-            self.device_luma[:n].copy_(self.host[:n], non_blocking=True)
-            if self.knows_qp:
-                self.device_qp[:n].copy_(self.host_qp[:n], non_blocking=True)
-            self.uploaded.record(self.upload_stream)
-
-    def download(self) -> None:
-        n = self.count
-        with torch.cuda.stream(self.download_stream):
-            self.download_stream.wait_event(self.computed)
-            self.host_out[:n].copy_(self.device_out[:n], non_blocking=True)
-            self.downloaded.record(self.download_stream)
-
-    def wait(self) -> None:
-        if self.cuda:
-            self.downloaded.synchronize()
-
-    def results(self) -> Iterator[Luma]:
-        """Yield copies: the slot is filled again while the caller still holds them."""
-        kind = np.uint8 if self.dtype == torch.uint8 else np.uint16
-        for i in range(self.count):
-            luma: Any = self.host_out[i].numpy().view(kind).copy()
-            yield luma
-
-
-_device_streams: dict[torch.device, tuple[Any, Any, Any]] = {}
-
-
-def _streams(device: torch.device) -> tuple[Any, Any, Any]:
-    """Return the upload, compute and download streams, the same for all slots of a device."""
-    if device not in _device_streams:
-        make: Any = torch.cuda.Stream  # torch does not type its constructor
-        _device_streams[device] = (make(device), make(device), make(device))
-    return _device_streams[device]
 
 
 def choose_device(name: str) -> torch.device:
@@ -391,7 +290,7 @@ def _default_batch(device: torch.device, size: tuple[int, int]) -> int:
 
 
 def _round_to_macroblock(value: int) -> int:
-    return value // _MACROBLOCK * _MACROBLOCK
+    return value // MACROBLOCK * MACROBLOCK
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -423,11 +322,11 @@ def _as_stored(restored: Tensor, peak: float, dtype: torch.dtype) -> Tensor:
 def _expand_qp(qp: Tensor, height: int, width: int, *, as_codes: bool) -> Tensor:
     """int8 [N, h, w] per macroblock to [N, 1, H, W]: QP / 51 or QP_UNKNOWN, or int8's codes."""
     if as_codes:
-        rows = qp_codes(qp)[:, None].repeat_interleave(_MACROBLOCK, 2)[:, :, :height]
-        return rows.repeat_interleave(_MACROBLOCK, 3)[..., :width]
+        rows = qp_codes(qp)[:, None].repeat_interleave(MACROBLOCK, 2)[:, :, :height]
+        return rows.repeat_interleave(MACROBLOCK, 3)[..., :width]
     values = qp[:, None].to(torch.float32)
     values = torch.where(values < 0, QP_UNKNOWN, values / MAX_QP)
-    return F.interpolate(values, scale_factor=_MACROBLOCK)[..., :height, :width]
+    return F.interpolate(values, scale_factor=MACROBLOCK)[..., :height, :width]
 
 
 def _batches(pictures: Iterable[Picture], restorer: Restorer) -> Iterator[list[Picture]]:
@@ -443,22 +342,3 @@ def _batches(pictures: Iterable[Picture], restorer: Restorer) -> Iterator[list[P
             batch = []
     if batch:
         yield batch
-
-
-def _split_fields(pictures: Iterable[Picture], counts: deque[int]) -> Iterator[Picture]:
-    for picture in pictures:
-        if picture.interlaced and picture.luma.shape[0] % 2 == 0:
-            counts.append(2)
-            for parity in (0, 1):
-                # Blocks of an interlaced frame mix its fields: no QP belongs to one of them.
-                field: Any = np.ascontiguousarray(picture.luma[parity::2])
-                yield replace(picture, luma=field, qp=None, interlaced=False)
-        else:
-            counts.append(1)
-            yield picture
-
-
-def _weave(upper: Luma, lower: Luma) -> Luma:
-    woven = np.empty((upper.shape[0] * 2, upper.shape[1]), upper.dtype)
-    woven[0::2], woven[1::2] = upper, lower
-    return woven

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from carfilter.network import build_network
-from carfilter.restore import Picture, RestoreOptions, Restorer
+from carfilter.pictures import Picture
+from carfilter.restore import RestoreOptions, Restorer
 
 pytestmark = pytest.mark.cuda
 

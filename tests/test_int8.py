@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from carfilter.errors import DeviceError, WeightsError
 from carfilter.int8 import Int8Fast, calibrate, is_available, passes_self_test, qp_codes
 from carfilter.network import Car, Fast, FastConfig
-from carfilter.restore import Picture, RestoreOptions, Restorer
+from carfilter.pictures import Picture
+from carfilter.restore import RestoreOptions, Restorer
 from carfilter.weights import load_weights, save_weights
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="this CPU or torch has no int8 kernels")

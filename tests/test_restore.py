@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from carfilter.errors import DeviceError
 from carfilter.network import Network, build_network
-from carfilter.restore import Picture, RestoreOptions, Restorer
+from carfilter.pictures import Picture
+from carfilter.restore import RestoreOptions, Restorer
 
 
 def awake(name: str) -> Network:
