@@ -16,14 +16,13 @@ from typing import Any, TypeAlias
 
 import av
 import av.error
-from av.stream import Disposition
 
+from carfilter.cut import Cut
 from carfilter.errors import MediaError
 from carfilter.frames import QpMap, check_pix_fmt, read_qp
+from carfilter.selection import main_video, select_streams
 
 _LIVE = re.compile(r"^(rtsp|rtsps|rtmp|rtmps|rtp|udp|tcp|srt|http|https|mmsh|mmst)://", re.I)
-_SPEC = re.compile(r"^(-)?0(?::([vasdt]))?(?::(\d+))?(\?)?$")
-_TYPES = {"v": "video", "a": "audio", "s": "subtitle", "d": "data", "t": "attachment"}
 _OPEN_TIMEOUT, _READ_TIMEOUT = 15.0, 30.0  # seconds; for network sources only
 # PyAV 18 fails on tags that are not UTF-8 unless told otherwise; 19 has no such option any more.
 _LENIENT_TAGS: Any = {} if av.__version__.split(".")[0] >= "19" else {"metadata_errors": "replace"}
@@ -45,6 +44,12 @@ class SourceOptions:
     threads: int = 0  # of the decoder; 0 takes the cores
     stop_on_error: bool = False
     qp_maps: bool = False  # let the decoder export them; H.264 then decodes without frame threads
+
+    @property
+    def dropped_types(self) -> set[str]:
+        """The stream types that -an, -sn and -dn leave out."""
+        kept = {"audio": self.audio, "subtitle": self.subtitles, "data": self.data}
+        return {kind for kind, is_kept in kept.items() if not is_kept}
 
 
 @dataclass
@@ -121,18 +126,24 @@ class Source:
         Raises:
             MediaError: the source ends in errors, or its first error under stop_on_error.
         """
-        limit = _Limits(self)
-        limit.seek()
+        cut = Cut(
+            self.container,
+            self.video,
+            self.copied,
+            self.options.start_seconds,
+            self.options.end_seconds,
+        )
+        cut.seek()
         wanted = [self.video, *(s for s in self.copied if s.type != "attachment")]
         for packet in self._packets(wanted):
             if packet.stream_index == self.video.index:
-                yield from self._frames(packet, limit)
-            elif packet.size and limit.keeps_packet(packet):
+                yield from self._frames(packet, cut)
+            elif packet.size and cut.keeps_packet(packet):
                 yield packet
-            if limit.is_past(packet):
+            if cut.is_past(packet):
                 return
         # A source that ends in an error sends no empty packet to drain the decoder with.
-        yield from self._frames(None, limit)
+        yield from self._frames(None, cut)
 
     def close(self) -> None:
         """Close the container; no more packets of it may be muxed afterwards."""
@@ -154,9 +165,9 @@ class Source:
                 if failures >= _MAX_FAILURES or is_url(self.name):
                     break
 
-    def _frames(self, packet: av.Packet[Any] | None, limit: _Limits) -> Iterator[Decoded]:
+    def _frames(self, packet: av.Packet[Any] | None, cut: Cut) -> Iterator[Decoded]:
         for decoded in self._decode(packet):
-            if limit.keeps_frame(decoded.frame):
+            if cut.keeps_frame(decoded.frame, self.time_base):
                 self._repair_pts(decoded.frame)
                 yield decoded
 
@@ -198,68 +209,6 @@ class Source:
         self._last_pts = frame.pts
 
 
-class _Limits:
-    """-ss, -t and -to: which frames and packets lie inside, and their shift."""
-
-    def __init__(self, source: Source) -> None:
-        options, container = source.options, source.container
-        self.source = source
-        first = Fraction(container.start_time or 0, 1_000_000)
-        begin, end = options.start_seconds, options.end_seconds
-        self.begin = None if begin is None else first + Fraction(begin).limit_denominator(10**6)
-        self.end = None if end is None else first + Fraction(end).limit_denominator(10**6)
-        self.video_ended = False
-
-    def seek(self) -> None:
-        """Go to the key frame before the start where the source can seek."""
-        if self.begin is None:
-            return
-        try:
-            self.source.container.seek(int(self.begin * 1_000_000), backward=True)
-        except av.error.FFmpegError:
-            return  # a pipe: decode from its beginning and drop
-        self.source.video.codec_context.flush_buffers()
-
-    def keeps_frame(self, frame: av.VideoFrame) -> bool:
-        if frame.pts is None or (self.begin is None and self.end is None):
-            return not self.video_ended
-        at = frame.pts * self.source.time_base
-        if self.end is not None and at >= self.end:
-            self.video_ended = True
-            return False
-        if self.begin is not None:
-            if at < self.begin:
-                return False
-            frame.pts -= round(self.begin / self.source.time_base)
-        return True
-
-    def keeps_packet(self, packet: av.Packet[Any]) -> bool:
-        stamp = packet.pts if packet.pts is not None else packet.dts
-        if stamp is None or not packet.time_base or (self.begin is None and self.end is None):
-            return True
-        base = Fraction(packet.time_base.numerator, packet.time_base.denominator)
-        if self.end is not None and stamp * base >= self.end:
-            return False
-        if self.begin is not None:
-            if stamp * base < self.begin and not is_picture(packet.stream):
-                return False
-            shift = round(self.begin / base)
-            packet.pts = None if packet.pts is None else max(packet.pts - shift, 0)
-            packet.dts = None if packet.dts is None else packet.dts - shift
-        return True
-
-    def is_past(self, packet: av.Packet[Any]) -> bool:
-        """Stop reading once the video has ended and the file is well past the end."""
-        if self.end is None or not self.video_ended:
-            return False
-        if not any(s.type == "audio" for s in self.source.copied):
-            return True
-        stamp = packet.dts if packet.dts is not None else packet.pts
-        base = packet.time_base
-        # Interleaving of up to a second is common; later packets belong to what was cut off.
-        return stamp is not None and bool(base) and stamp * float(base) > float(self.end) + 1.0
-
-
 def open_source(source: str | Path, options: SourceOptions | None = None) -> Source:
     """Open a path, a URL or "-" (stdin) and choose the video to restore and the streams to copy.
 
@@ -269,8 +218,9 @@ def open_source(source: str | Path, options: SourceOptions | None = None) -> Sou
     options, name = options or SourceOptions(), display_name(source)
     container = _open_container(source, options)
     try:
-        video = _main_video(container, options, name)
-        copied = [s for s in _mapped(container, options, name) if s.index != video.index]
+        chosen = select_streams(container, options.maps, options.dropped_types, name)
+        video = main_video(container, chosen, name)
+        copied = [s for s in chosen if s.index != video.index]
         _prepare_decoder(video, options, name)
     except BaseException:
         container.close()
@@ -326,25 +276,6 @@ def _why_not_opened(name: str, error: Exception, wanted: str | None) -> str:
     return f"{name}: cannot be opened ({reason}); check the name and that the source is up"
 
 
-def is_picture(stream: av.stream.Stream) -> bool:
-    """Say whether a stream is cover art: one attached picture and not a video."""
-    return stream.type == "video" and bool(stream.disposition & Disposition.attached_pic)
-
-
-def _main_video(
-    container: av.container.InputContainer, options: SourceOptions, name: str
-) -> av.VideoStream:
-    mapped = {s.index for s in _mapped(container, options, name)}
-    videos = [s for s in container.streams.video if not is_picture(s) and s.index in mapped]
-    if not videos:
-        raise MediaError(f"{name}: holds no video stream to restore; check the file (or -map)")
-    best = container.streams.best("video")
-    chosen = next((s for s in videos if best is not None and s.index == best.index), videos[0])
-    if not chosen.codec_context:
-        raise MediaError(f"{name}: no decoder for its video; convert it first")
-    return chosen
-
-
 def _prepare_decoder(video: av.VideoStream, options: SourceOptions, name: str) -> None:
     context = video.codec_context
     if context.pix_fmt is None:
@@ -361,38 +292,6 @@ def _prepare_decoder(video: av.VideoStream, options: SourceOptions, name: str) -
         context.thread_type = "SLICE"
     # Fixed, since with 0 some decoders take a thread per core of the host and not of the container.
     context.thread_count = options.threads or len(os.sched_getaffinity(0))
-
-
-def _mapped(
-    container: av.container.InputContainer, options: SourceOptions, name: str
-) -> list[av.stream.Stream]:
-    """Return the streams that -map, -an, -sn and -dn leave, in the order of the file."""
-    streams = list(container.streams)
-    chosen = set() if any(not m.startswith("-") for m in options.maps) else {*range(len(streams))}
-    for spec in options.maps:
-        match = _SPEC.match(spec)
-        if not match:
-            raise MediaError(
-                f"-map {spec}: not understood; use forms such as 0, 0:v, 0:a:1, 0:3, -0:s"
-            )
-        minus, kind, number, optional = match.groups()
-        found = [s for s in streams if kind is None or s.type == _TYPES[kind]]
-        if number is not None:
-            found = [found[int(number)]] if int(number) < len(found) else []
-        if not found and not optional and not minus:
-            raise MediaError(f"-map {spec}: {name} has no such stream; list them with ffprobe")
-        indices = {s.index for s in found}
-        chosen = chosen - indices if minus else chosen | indices
-    dropped = {
-        kind
-        for kind, kept in (
-            ("audio", options.audio),
-            ("subtitle", options.subtitles),
-            ("data", options.data),
-        )
-        if not kept
-    }
-    return [s for s in streams if s.index in chosen and s.type not in dropped]
 
 
 @dataclass(frozen=True)
