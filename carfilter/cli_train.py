@@ -17,6 +17,18 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
         raise click.BadParameter(f"{text!r} is not a list such as 29,35,41,47") from error
 
 
+def _strengths(
+    _context: click.Context, _parameter: click.Parameter, text: str
+) -> tuple[float, ...]:
+    try:
+        values = tuple(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is neither a number nor a list of them") from error
+    if min(values) < 0:
+        raise click.BadParameter("noise has no negative strength")
+    return values
+
+
 def _size(
     _context: click.Context, _parameter: click.Parameter, text: str | None
 ) -> tuple[int, int] | None:
@@ -70,9 +82,21 @@ def _guarded(command: str, work: Callable[[], None]) -> None:
     "--bufsize-seconds", default=1.0, help="VBV buffer, in seconds of the cap it belongs to."
 )
 @click.option("--scale-caps", is_flag=True, help="Scale the paper's caps with the pixel rate.")
-@click.option("--noise", default=0.0, help="Sensor noise added before encoding, in grey levels.")
+@click.option(
+    "--noise",
+    default="0",
+    callback=_strengths,
+    help="Sensor noise added before encoding, in grey levels; with a list such as 0,2,4 each clip"
+    " is made once for each.",
+)
 @click.option("--seed", default=0, help="Of everything that is drawn at random.")
 @click.option("--photo-frames", default=8, type=click.IntRange(1), help="Clip length of a photo.")
+@click.option(
+    "--photo-camera",
+    type=click.Choice(["pan", "still"]),
+    default="pan",
+    help="still: a fixed view which pieces of other photos cross, as of a fixed camera.",
+)
 @click.option("--max-frames", type=click.IntRange(1), help="Use only the first ones of a video.")
 @click.option("--jobs", default=1, type=click.IntRange(1), help="Clips at a time.")
 @click.option("-y", "overwrite", is_flag=True, help="Overwrite the results in OUT_DIR.")
@@ -81,7 +105,8 @@ def degrade_main(
 ) -> None:
     """Make compressed twins of clean videos and photos, to train with or to evaluate on.
 
-    CLEAN are files or folders; photos become short clips by slow pan and zoom. OUT_DIR gets
+    CLEAN are files or folders; photos become short clips by slow pan and zoom, or
+    of a fixed view. OUT_DIR gets
     videos/ (the encodes), clean/ (what was encoded, lossless), packs/ (luma, QP maps and frame
     types for carfilter-train) and manifest.json (real bitrate, mean QP, whether a cap was felt).
 
@@ -111,7 +136,9 @@ def degrade_main(
 @click.command("carfilter-train")
 @click.argument("pairs_dir", type=click.Path(path_type=Path, file_okay=False))
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--model", type=click.Choice(["car", "fast"]), default="fast", show_default=True)
+@click.option(
+    "--model", type=click.Choice(["car", "fast", "best"]), default="fast", show_default=True
+)
 @click.option(
     "--recipe",
     type=click.Choice(["fast", "paper"]),
@@ -174,11 +201,12 @@ def train_main(pairs_dir: Path, out: Path, **options: Any) -> None:
 
         if options["score_only"]:
             from carfilter.training_run import score_weights
-            from carfilter.validation import by_crf
+            from carfilter.validation import MODES, by_crf
 
             scores = score_weights(pairs_dir, out, options["device"], options["every"])
-            for blind in sorted({score.blind for score in scores}):
-                print_scores(list(by_crf([s for s in scores if s.blind == blind])), blind=blind)
+            for mode, title in MODES.items():
+                if rows := list(by_crf([s for s in scores if s.mode == mode])):
+                    print_scores(rows, title)
             return
         from carfilter.training_run import run_training
 

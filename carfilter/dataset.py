@@ -6,7 +6,7 @@ are an offset away.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from carfilter.errors import MediaError
 from carfilter.network import QP_UNKNOWN
-from carfilter.packs import Twin, list_packs, load_clean, load_twin
+from carfilter.packs import NO_QP, Twin, list_packs, load_clean, load_twin
+from carfilter.window import PAST_SLOTS, REFERENCES, Coding, choose
 
 _GRID = 16  # macroblocks; a multiple of the space-to-depth factor and of every transform size
 _LEVELS = 128.0
@@ -36,6 +37,9 @@ class Pairs:
     qp: Tensor  # int8 [macroblocks], 0..51 or negative for unknown
     error: Tensor  # float32 [degraded frames], mean squared error in squared grey levels
     shots: npt.NDArray[Any]
+    # int32 [degraded frames, REFERENCES]: of each frame, the times in its shot that window.choose()
+    # names, or its own
+    references: npt.NDArray[np.int32]
     about: tuple[dict[str, Any], ...]  # of each shot, as its pack says
 
     @property
@@ -45,8 +49,8 @@ class Pairs:
 
     def to(self, device: torch.device) -> "Pairs":
         """Return the set with its tensors on a device."""
-        moved = [tensor.to(device) for tensor in (self.luma, self.qp, self.error)]
-        return Pairs(moved[0], moved[1], moved[2], self.shots, self.about)
+        luma, qp, error = (tensor.to(device) for tensor in (self.luma, self.qp, self.error))
+        return replace(self, luma=luma, qp=qp, error=error)
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,15 @@ class Crops:
     degraded: Tensor  # the same of the compressed twin
     qp: Tensor  # float32 [N, 1, S, S], QP / 51 or QP_UNKNOWN
     error: Tensor  # float32 [N], error of the whole frame before restoration, squared grey levels
+    references: Tensor | None = None  # float32 [N, R, S, S] of luma, degraded like the crop
+    reference_qp: Tensor | None = None  # the same of QP
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What the network is called with."""
+        if self.references is None or self.reference_qp is None:
+            return self.degraded, self.qp
+        return self.degraded, self.qp, self.references, self.reference_qp
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,12 @@ class Sampling:
     hard: float = 0.5  # share of crops that are the worse of two places in the same frame
     qp_dropout: float = 0.2  # share of crops whose QP map is withheld
     transpose: bool = True  # turn by quarters and flip both ways, instead of left and right only
+    references: bool = False  # draw them as well
+    # Of a batch, shares whose references are all there, the past ones alone, or none; of the rest
+    # each is there or not by the toss of a coin.
+    whole: float = 0.5
+    past: float = 0.25
+    alone: float = 0.1
 
 
 def load_pairs(folder: Path, threads: int = 4) -> Pairs:
@@ -81,7 +100,7 @@ def load_pairs(folder: Path, threads: int = 4) -> Pairs:
     planes: list[npt.NDArray[np.uint8]] = []
     maps: list[npt.NDArray[np.int8]] = []
     errors: list[npt.NDArray[np.float32]] = []
-    rows, about = [], []
+    rows, about, references = [], [], []
     pixels = blocks = frames = 0
     for clean, twins in clips:
         planes.append(clean.ravel())
@@ -89,6 +108,7 @@ def load_pairs(folder: Path, threads: int = 4) -> Pairs:
         for twin, error in twins:
             rows.append((start, pixels, blocks, frames, *clean.shape))
             about.append(twin.about)
+            references.append(_references_of(twin))
             planes.append(twin.luma.ravel())
             maps.append(twin.qp.ravel())
             errors.append(error)
@@ -99,7 +119,23 @@ def load_pairs(folder: Path, threads: int = 4) -> Pairs:
         qp=torch.from_numpy(np.concatenate(maps)),
         error=torch.from_numpy(np.concatenate(errors)),
         shots=np.array(rows, _SHOT),
+        references=np.concatenate(references),
         about=tuple(about),
+    )
+
+
+def _references_of(twin: Twin) -> npt.NDArray[np.int32]:
+    known = (twin.qp != NO_QP).all((1, 2))
+    codings = [
+        Coding(int(kind), float(qp.mean()) if has_qp else None)
+        for kind, qp, has_qp in zip(twin.types, twin.qp, known, strict=True)
+    ]
+    return np.array(
+        [
+            [at if index is None else index for index in choose(codings, at)]
+            for at in range(len(codings))
+        ],
+        np.int32,
     )
 
 
@@ -147,9 +183,35 @@ def draw_crops(
     unknown = rng.random(batch_size) < sampling.qp_dropout
     # One small table goes to the device; all work per pixel is done there.
     fields = [chosen[name] for name in _SHOT.names or ()]
-    table = np.stack([*fields, frame, *place, *other, *turn, hard, unknown]).astype(np.int64)
+    columns = [*fields, frame, *place, *other, *turn, hard, unknown]
+    if sampling.references:
+        columns += [*_draw_references(pairs, chosen, frame, sampling, rng)]
+    table = np.stack(columns).astype(np.int64)
     on_device = torch.from_numpy(table).to(pairs.luma.device)
     return _gather(pairs, on_device, size, mine=sampling.hard > 0)
+
+
+def _draw_references(
+    pairs: Pairs,
+    shots: npt.NDArray[Any],
+    frame: npt.NDArray[np.int64],
+    sampling: Sampling,
+    rng: np.random.Generator,
+) -> npt.NDArray[np.int64]:
+    """Return int64 [REFERENCES, N]: the time of each reference in its shot.
+
+    The frame's own time stands for none. Some are withheld, so that a network learns to do without
+    what a file's ends, a long GOP or a live stream do not give.
+    """
+    share = rng.random((len(shots), 1))
+    ends = np.cumsum([sampling.whole, sampling.past, sampling.alone])
+    is_past = np.isin(np.arange(REFERENCES), PAST_SLOTS)
+    tossed = rng.random((len(shots), REFERENCES)) < 0.5
+    there = np.select(
+        [share < ends[0], share < ends[1], share < ends[2]], [True, is_past, False], tossed
+    )
+    times = pairs.references[shots["frame"] + frame]
+    return np.where(there, times, frame[:, None]).T
 
 
 def _draw_places(
@@ -161,15 +223,15 @@ def _draw_places(
 
 
 def _gather(pairs: Pairs, table: Tensor, size: int, *, mine: bool) -> Crops:
-    """Cut the crops that `table`, int64 [18, N], lists one to a column."""
+    """Cut the crops that `table`, int64 [17, N] or [17 + REFERENCES, N], lists one to a column."""
     clean_at, degraded_at, qp_at, frame_at, _, height, width = table[:7, :, None, None]
     time, top, left, other_top, other_left, mirror, upset, swap, hard, unknown = table[
-        7:, :, None, None
+        7:17, :, None, None
     ]
     side = torch.arange(size, device=table.device)
     rows, columns = side[:, None], side[None]
 
-    def pixels(row: Tensor, column: Tensor) -> Tensor:
+    def pixels(row: Tensor, column: Tensor, time: Tensor = time) -> Tensor:
         index: Tensor = (time * height + row) * width + column
         return index
 
@@ -188,15 +250,24 @@ def _gather(pairs: Pairs, table: Tensor, size: int, *, mine: bool) -> Crops:
     column = left + torch.where(swap != 0, down.mT, across)
     pixel = pixels(row, column)
     wide, high = (width + _GRID - 1) // _GRID, (height + _GRID - 1) // _GRID
-    block = (time * high + row // _GRID) * wide + column // _GRID
-    qp = pairs.qp[block + qp_at].float() / 51
+
+    def qps(time: Tensor) -> Tensor:
+        block = (time * high + row // _GRID) * wide + column // _GRID
+        qp = pairs.qp[block + qp_at].float() / 51
+        return torch.where((unknown != 0) | (qp < 0), QP_UNKNOWN, qp)
+
+    others = [(_scaled(pairs.luma[pixels(row, column, then) + degraded_at]), qps(then))
+              for then in table[17:, :, None, None]]  # fmt: skip
+    lumas, maps = zip(*others, strict=True) if others else ((), ())
     return Crops(
-        clean=_scaled(pairs.luma[pixel + clean_at]),
-        degraded=_scaled(pairs.luma[pixel + degraded_at]),
-        qp=torch.where((unknown != 0) | (qp < 0), QP_UNKNOWN, qp)[:, None],
+        clean=_scaled(pairs.luma[pixel + clean_at])[:, None],
+        degraded=_scaled(pairs.luma[pixel + degraded_at])[:, None],
+        qp=qps(time)[:, None],
         error=pairs.error[(frame_at + time)[:, 0, 0]],
+        references=torch.stack(lumas, 1) if others else None,
+        reference_qp=torch.stack(maps, 1) if others else None,
     )
 
 
 def _scaled(luma: Tensor) -> Tensor:
-    return ((luma.float() - _LEVELS) / _LEVELS)[:, None]
+    return (luma.float() - _LEVELS) / _LEVELS

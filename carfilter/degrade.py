@@ -14,14 +14,16 @@ from signal import SIG_IGN, SIGINT, signal
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from carfilter.clips import Clip, read_clip, read_photo, scale_clip, write_clip
 from carfilter.errors import CarfilterError, MediaError
 from carfilter.packs import NO_QP, Twin, save_clean, save_twin
-from carfilter.photos import pan_and_zoom
+from carfilter.photos import pan_and_zoom, still_scene
 from carfilter.variants import Settings, Variant, generator_for, plan_variants
 
 _PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
+_MOST_PIECES = 3  # that cross a still view
 _VIDEO_SUFFIXES = {".mkv", ".mp4", ".mov", ".avi", ".ts", ".webm", ".nut", ".y4m", ".m4v", ".mpg"}
 
 
@@ -49,16 +51,14 @@ def find_sources(paths: Sequence[Path]) -> dict[str, Path]:
     return sources
 
 
-def open_source(path: Path, name: str, settings: Settings) -> Clip:
+def open_source(path: Path, name: str, settings: Settings, noise: float = 0.0) -> Clip:
     """Read a clean clip, or make one of a photograph; noise, if asked for, becomes part of it.
 
     The noise belongs to the clean clip since it is what a camera hands to its encoder: the filter
     is to restore that, not to remove it.
     """
     if path.suffix.lower() in _PHOTO_SUFFIXES:
-        luma = pan_and_zoom(
-            read_photo(path), settings.photo_frames, generator_for(settings.seed, name, "pan")
-        )
+        luma = _photo_luma(path, name, settings)
         height, width = luma.shape[1:]
         gray = np.full((len(luma), 2, height // 2, width // 2), 128, np.uint8)
         clip = Clip(luma, gray, Fraction(25), full_range=True)
@@ -66,26 +66,38 @@ def open_source(path: Path, name: str, settings: Settings) -> Clip:
         clip = replace(read_clip(path, settings.max_frames), qp=None, types=None)
     if settings.size and settings.scale == "before":
         clip = scale_clip(clip, *settings.size)
-    if settings.noise:
+    if noise:
         rng = generator_for(settings.seed, name, "noise")
-        noise = rng.normal(0, settings.noise, clip.luma.shape).astype(np.float32)
-        clip = replace(clip, luma=np.rint(clip.luma + noise).clip(0, 255).astype(np.uint8))
+        grain = rng.normal(0, noise, clip.luma.shape).astype(np.float32)
+        clip = replace(clip, luma=np.rint(clip.luma + grain).clip(0, 255).astype(np.uint8))
     return clip
 
 
-def degrade_clip(name: str, path: Path, out: Path, settings: Settings) -> list[dict[str, Any]]:
+def _photo_luma(path: Path, name: str, settings: Settings) -> npt.NDArray[np.uint8]:
+    rng = generator_for(settings.seed, name, "pan")
+    if settings.photo_camera == "pan":
+        return pan_and_zoom(read_photo(path), settings.photo_frames, rng)
+    beside = sorted(f for f in path.parent.iterdir() if f.suffix.lower() in _PHOTO_SUFFIXES)
+    chosen = rng.integers(0, len(beside), rng.integers(0, _MOST_PIECES + 1))
+    others = [read_photo(beside[index]) for index in chosen]
+    return still_scene(read_photo(path), others, settings.photo_frames, rng)
+
+
+def degrade_clip(
+    name: str, path: Path, out: Path, settings: Settings, noise: float = 0.0
+) -> list[dict[str, Any]]:
     """Make every variant of one clip below `out`; return a manifest row of plain values for each.
 
     Raises:
         MediaError: the clip cannot be read, or a file cannot be written.
     """
     photo = path.suffix.lower() in _PHOTO_SUFFIXES
-    clip = open_source(path, name, settings)
+    clip = open_source(path, name, settings, noise)
     # What training compares with; differs from `clip` only when scaling comes after the encoder.
     clean = scale_clip(clip, *settings.size) if settings.size else clip
     write_clip(out / "clean" / f"{name}.mkv", clean, {"qp": "0", "preset": "veryfast"})
     about = {"fps": str(clip.fps), "full_range": clip.full_range, "source": path.name}
-    save_clean(out / "packs", name, clean.luma, {**about, "noise": settings.noise})
+    save_clean(out / "packs", name, clean.luma, {**about, "noise": noise})
     pixel_rate = clip.luma[0].size * float(clip.fps)
     rows = []
     for variant in plan_variants(settings, name, pixel_rate, photo):
@@ -161,6 +173,7 @@ def degrade(
 ) -> list[dict[str, Any]]:
     """Make the variants of all clips, `jobs` at a time, and write OUT/manifest.json.
 
+    With several strengths of noise each clip is made once for each, named CLIP-nSTRENGTH.
     A clip that fails does not stop the others.
 
     Args:
@@ -173,7 +186,8 @@ def degrade(
         (out / folder).mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     failed: list[str] = []
-    for clip, result in _results(sources, out, settings, jobs):
+    tasks = _tasks(sources, settings)
+    for clip, result in _results(tasks, out, settings, jobs):
         if isinstance(result, str):
             failed.append(clip)
             on_clip(clip, result)
@@ -185,20 +199,31 @@ def degrade(
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     if failed:
         raise MediaError(
-            f"{len(failed)} of {len(sources)} clips failed, {failed[0]} first;"
+            f"{len(failed)} of {len(tasks)} clips failed, {failed[0]} first;"
             " the others are in the manifest"
         )
     return rows
 
 
+def _tasks(sources: dict[str, Path], settings: Settings) -> dict[str, tuple[Path, float]]:
+    """Return file and noise of every clip that is to be made, by the clip's name."""
+    if len(settings.noise) == 1:
+        return {name: (path, settings.noise[0]) for name, path in sources.items()}
+    return {
+        f"{name}-n{noise:g}".replace(".", "_"): (path, noise)
+        for name, path in sources.items()
+        for noise in settings.noise
+    }
+
+
 def _results(
-    sources: dict[str, Path], out: Path, settings: Settings, jobs: int
+    clips: dict[str, tuple[Path, float]], out: Path, settings: Settings, jobs: int
 ) -> Iterator[tuple[str, list[dict[str, Any]] | str]]:
     """Yield each clip with its rows, or with the sentence that says why it failed."""
     if jobs == 1:
-        for name, path in sources.items():
+        for name, (path, noise) in clips.items():
             try:
-                yield name, degrade_clip(name, path, out, settings)
+                yield name, degrade_clip(name, path, out, settings, noise)
             except CarfilterError as error:
                 yield name, str(error)
         return
@@ -206,8 +231,8 @@ def _results(
     with ProcessPoolExecutor(jobs, get_context("spawn"), signal, (SIGINT, SIG_IGN)) as pool:
         try:
             tasks = {
-                pool.submit(degrade_clip, name, path, out, settings): name
-                for name, path in sources.items()
+                pool.submit(degrade_clip, name, path, out, settings, noise): name
+                for name, (path, noise) in clips.items()
             }
             for task in as_completed(tasks):
                 try:

@@ -73,13 +73,13 @@ def training_progress(name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
         yield show
 
 
-def print_scores(rows: Sequence[tuple[int, float, float, float]], *, blind: bool) -> None:
+def print_scores(rows: Sequence[tuple[int, float, float, float]], title: str) -> None:
     """Print mean gains over the decode to stdout.
 
     Args:
         rows: CRF, mean PSNR gain, smallest PSNR gain of a clip, mean SSIM gain.
     """
-    table = Table(title="QP unknown" if blind else "QP known")
+    table = Table(title=title)
     for heading in ("CRF", "PSNR gain dB", "least of a clip", "SSIM gain"):
         table.add_column(heading, justify="right")
     for crf, gain, least, like in rows:

@@ -29,15 +29,15 @@ def is_available() -> bool:
 
 
 @torch.no_grad()
-def calibrate(network: Fast, batches: Iterable[tuple[Tensor, Tensor | None]]) -> list[float]:
-    """Return the range of each ReLU layer, head first, over batches of (luma, qp) as in training.
+def calibrate(network: Fast, batches: Iterable[tuple[Tensor | None, ...]]) -> list[float]:
+    """Return the range of each ReLU layer, head first, over batches of inputs as in training.
 
     The 99.99th percentile, the largest over the batches: a rarer value is clipped, which costs less
     than the coarser steps that its range would need.
     """
     ranges = [0.0] * (len(network.body) + 1)
-    for luma, qp in batches:
-        for i, activations in enumerate(_activations(network, luma, qp)):
+    for inputs in batches:
+        for i, activations in enumerate(_activations(network, inputs)):
             # quantile() takes 16 million values at most.
             values = activations.flatten()
             values = values[:: max(1, values.numel() // 4_000_000)]
@@ -45,7 +45,7 @@ def calibrate(network: Fast, batches: Iterable[tuple[Tensor, Tensor | None]]) ->
     return ranges
 
 
-def _activations(network: Fast, luma: Tensor, qp: Tensor | None) -> list[Tensor]:
+def _activations(network: Fast, inputs: tuple[Tensor | None, ...]) -> list[Tensor]:
     seen: list[Tensor] = []
     layers = [network.head, *network.body]
     head: list[Tensor] = []
@@ -58,7 +58,7 @@ def _activations(network: Fast, luma: Tensor, qp: Tensor | None) -> list[Tensor]
 
     handles = [layer.register_forward_hook(keep) for layer in layers]
     try:
-        network(luma, qp)
+        network(*inputs)
     finally:
         for handle in handles:
             handle.remove()

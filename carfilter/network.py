@@ -5,7 +5,8 @@ added to the luma. The caller adds it, so that the sum never passes through half
 
     restored = luma + network(luma, qp)
 
-Shapes are float [N, 1, H, W] throughout, of any H and W.
+`best` also takes other frames of the scene. Shapes are float [N, 1, H, W] throughout, of any H
+and W.
 """
 
 from dataclasses import asdict, dataclass
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from carfilter.window import REFERENCES
 
 QP_UNKNOWN = -1.0
 """Value of the QP plane where the decoder exported no QP; known ones lie in 0..1 (QP / 51)."""
@@ -43,6 +46,26 @@ class FastConfig:
     # little to gain and much to lose. Chosen on validation clips at CRF 18, 23 and 29.
     quiet_qp: float = 16.0
     full_qp: float = 30.0
+
+    @property
+    def inputs(self) -> int:
+        """Channels of the first layer: the cells of the luma, and the QP."""
+        return self.factor**2 + 1
+
+
+@dataclass(frozen=True)
+class BestConfig(FastConfig):
+    """Shape of `best`."""
+
+    references: int = REFERENCES
+    # A reference enters as its difference to the frame, times this: finer than the luma, and
+    # clipped at +-32 grey levels, beyond which it shows something else.
+    contrast: float = 4.0
+
+    @property
+    def inputs(self) -> int:
+        """Channels of the first layer: cells and QP, of the luma and of every reference."""
+        return (self.factor**2 + 1) * (1 + self.references)
 
 
 def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
@@ -84,6 +107,7 @@ class Car(nn.Module):
 
     name = "car"
     uses_qp = False
+    references = 0
 
     def __init__(self, config: CarConfig | None = None) -> None:
         super().__init__()
@@ -123,16 +147,16 @@ class Fast(nn.Module):
 
     name = "fast"
     uses_qp = True
+    references = 0
 
     def __init__(self, config: FastConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or FastConfig()
-        cells = config.factor**2
-        self.head = conv3x3(cells + 1, config.channels)
+        self.head = conv3x3(config.inputs, config.channels)
         self.body = nn.ModuleList(
             conv3x3(config.channels, config.channels) for _ in range(config.body)
         )
-        self.tail = _scale_weight(conv3x3(config.channels, cells), 1e-3)
+        self.tail = _scale_weight(conv3x3(config.channels, config.factor**2), 1e-3)
 
     @property
     def halo(self) -> int:
@@ -146,18 +170,27 @@ class Fast(nn.Module):
 
     def forward(self, luma: Tensor, qp: Tensor | None = None) -> Tensor:
         """QP plane: float [N, 1, H, W], constant over each 16x16 block; None is unknown."""
-        factor, (height, width) = self.config.factor, luma.shape[-2:]
-        cells = F.pixel_unshuffle(_pad_to_multiple(luma, factor), factor)
+        cells, plane = self._cells(luma), self._plane(luma, qp)
+        return self._correct(torch.cat((cells, plane), 1), plane, luma.shape)
+
+    def _cells(self, luma: Tensor) -> Tensor:
+        factor = self.config.factor
+        return F.pixel_unshuffle(_pad_to_multiple(luma, factor), factor)
+
+    def _plane(self, luma: Tensor, qp: Tensor | None) -> Tensor:
+        factor = self.config.factor
         if qp is None:
-            plane = torch.full_like(cells[:, :1], QP_UNKNOWN)
-        else:
-            plane = _pad_to_multiple(qp, factor)[..., ::factor, ::factor]
-        head = F.relu(self.head(torch.cat((cells, plane), 1)))
+            qp = torch.full_like(luma, QP_UNKNOWN)
+        return _pad_to_multiple(qp, factor)[..., ::factor, ::factor]
+
+    def _correct(self, inputs: Tensor, plane: Tensor, shape: torch.Size) -> Tensor:
+        head = F.relu(self.head(inputs))
         x = head
         for layer in self.body[:-1]:
             x = F.relu(layer(x))
         x = F.relu(self.body[-1](x) + head)
-        return F.pixel_shuffle(self.tail(x) * self.gate(plane), factor)[..., :height, :width]
+        correction = F.pixel_shuffle(self.tail(x) * self.gate(plane), self.config.factor)
+        return correction[..., : shape[-2], : shape[-1]]
 
     def gate(self, plane: Tensor) -> Tensor:
         """Return the share of the correction, 0..1, for a plane of QP / 51 or QP_UNKNOWN (1)."""
@@ -166,15 +199,73 @@ class Fast(nn.Module):
         return torch.where(plane < 0, torch.ones_like(share), share)
 
 
+class Best(Fast):
+    """`fast` that also sees key frames before and after and the two neighbours (window.py).
+
+    A reference adds five channels to the first layer: its difference to the frame, and its QP.
+    One that is missing is the frame itself: no difference, the same QP.
+    """
+
+    name = "best"
+    config: BestConfig
+
+    def __init__(self, config: BestConfig | None = None) -> None:
+        super().__init__(config or BestConfig())
+
+    @property
+    def references(self) -> int:  # type: ignore[override]
+        """Number of other frames that a frame is restored with."""
+        return self.config.references
+
+    def forward(
+        self,
+        luma: Tensor,
+        qp: Tensor | None = None,
+        references: Tensor | None = None,
+        reference_qp: Tensor | None = None,
+    ) -> Tensor:
+        """Luma of the references: float [N, R, H, W] in the slots of window.choose().
+
+        Their QP planes have that shape too; None for either is all missing, all unknown.
+        """
+        cells, plane = self._cells(luma), self._plane(luma, qp)
+        if references is None:
+            others, planes = torch.zeros_like(cells), plane
+            others = others.repeat(1, self.references, 1, 1)
+            planes = planes.expand(-1, self.references, -1, -1)
+        else:
+            others = self._cells(self.difference(references, luma))
+            planes = self._plane(references, reference_qp)
+        return self._correct(torch.cat((cells, plane, others, planes), 1), plane, luma.shape)
+
+    def difference(self, references: Tensor, luma: Tensor) -> Tensor:
+        """Return what the first layer sees of references, in -1..1."""
+        return ((references - luma) * self.config.contrast).clamp(-1, 1)
+
+
+def grow(fast: Fast) -> Best:
+    """Return `best` that restores as a trained `fast` does, whatever the references."""
+    old = fast.config
+    shape = {name: getattr(old, name) for name in ("channels", "body", "factor")}
+    best = Best(BestConfig(**shape, quiet_qp=old.quiet_qp, full_qp=old.full_qp))
+    known = {name: value for name, value in fast.state_dict().items() if name != "head.weight"}
+    best.load_state_dict(known, strict=False)
+    with torch.no_grad():
+        best.head.weight.zero_()
+        best.head.weight[:, : old.inputs] = fast.head.weight
+    return best
+
+
 def _pad_to_multiple(plane: Tensor, factor: int) -> Tensor:
     bottom, right = -plane.shape[-2] % factor, -plane.shape[-1] % factor
     return F.pad(plane, (0, right, 0, bottom), mode="replicate") if bottom or right else plane
 
 
-Network = Car | Fast
-_NETWORKS: dict[str, tuple[type[Car] | type[Fast], type[CarConfig] | type[FastConfig]]] = {
+Network = Car | Fast  # Best is a Fast
+_NETWORKS: dict[str, tuple[type[Network], type[CarConfig] | type[FastConfig]]] = {
     "car": (Car, CarConfig),
     "fast": (Fast, FastConfig),
+    "best": (Best, BestConfig),
 }
 
 

@@ -162,7 +162,11 @@ def sampling_at(recipe: Recipe, progress: float) -> tuple[int, Sampling]:
     batch, crop = recipe.batch, recipe.crop
     if recipe.late_crop and progress >= 2 / 3:
         batch, crop = max(1, round(batch * (crop / recipe.late_crop) ** 2)), recipe.late_crop
-    return batch, Sampling(crop, recipe.hard, recipe.qp_dropout, recipe.transpose)
+    references = recipe.model == "best"
+    sampling = Sampling(
+        crop, recipe.hard, recipe.qp_dropout, recipe.transpose, references=references
+    )
+    return batch, sampling
 
 
 def callable_network(network: Network, group: Group) -> nn.Module:
@@ -191,7 +195,7 @@ def train_step(state: State, recipe: Recipe, crops: Crops, lr: float, model: nn.
         state.optimizer.param_groups[0]["lr"] = 0.0
     on_cuda = crops.degraded.is_cuda
     with torch.autocast("cuda", torch.bfloat16, enabled=on_cuda):
-        correction = model(crops.degraded, crops.qp)
+        correction = model(*crops.inputs)
     # The sum is formed in full precision, as in the filter.
     restored = crops.degraded + correction.float()
     loss = loss_of(recipe, restored, crops.clean, crops.error, state.step)

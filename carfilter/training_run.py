@@ -15,7 +15,7 @@ import torch.distributed
 from carfilter.dataset import Pairs, Sampling, draw_crops, load_pairs
 from carfilter.errors import CarfilterError, DeviceError
 from carfilter.int8 import calibrate
-from carfilter.network import Fast, Network
+from carfilter.network import Fast, Network, grow
 from carfilter.recipe import Budget, Recipe, paper_recipe
 from carfilter.train import Group, Hooks, State, load_state, new_state, train
 from carfilter.validation import Score, by_crf, score_network
@@ -137,7 +137,8 @@ def run_training(
             )
             train(pairs.to(device), out, recipe, budget, state, hooks, group)
         if group.rank == 0:
-            calibrate_weights(out, pairs, Sampling(recipe.crop))
+            sampling = Sampling(recipe.crop, references=recipe.model == "best")
+            calibrate_weights(out, pairs, sampling)
     if seen:
         raise KeyboardInterrupt
 
@@ -151,7 +152,7 @@ def calibrate_weights(out: Path, pairs: Pairs, sampling: Sampling) -> None:
         draw_crops(pairs, _CALIBRATION_BATCH, sampling, np.random.default_rng(index))
         for index in range(_CALIBRATION_DRAWS)
     )
-    ranges = calibrate(model.network, ((crops.degraded, crops.qp) for crops in draws))
+    ranges = calibrate(model.network, (crops.inputs for crops in draws))
     save_weights(out, model.network, model.training, model.scores, ranges)
 
 
@@ -177,6 +178,8 @@ def _first_state(out: Path, recipe: Recipe, device: torch.device, options: dict[
     if options["resume"]:
         return load_state(out.with_suffix(".state.pt"), recipe, device)
     start = load_weights(options["init"]).network if options["init"] else None
+    if isinstance(start, Fast) and not start.references and recipe.model == "best":
+        start = grow(start)
     if start is not None and start.name != recipe.model:
         raise CarfilterError(
             f"{options['init']}: a {start.name} network; give --model {start.name} to fine-tune it"
@@ -185,23 +188,25 @@ def _first_state(out: Path, recipe: Recipe, device: torch.device, options: dict[
 
 
 def quick_score(network: Network, valid: Pairs) -> dict[str, float]:
-    """Return mean and least PSNR gain per CRF on two frames of each clip, QP known and blind."""
+    """Return mean and least PSNR gain per CRF on two frames of each clip, in all modes."""
     row = {}
-    for blind in modes(network):
-        scores = score_network(network, valid, blind=blind, limit=2, with_ssim=False)
+    for mode in modes(network):
+        scores = score_network(network, valid, mode, limit=2, with_ssim=False)
         for crf, gain, least, _ in by_crf(scores):
-            row[f"{'blind' if blind else 'qp'}_{crf}"] = round(gain, 4)
-            row[f"{'blind' if blind else 'qp'}_{crf}_min"] = round(least, 4)
+            row[f"{mode}_{crf}"] = round(gain, 4)
+            row[f"{mode}_{crf}_min"] = round(least, 4)
     return row
 
 
-def modes(network: Network) -> tuple[bool, ...]:
-    """Return whether to score blind: False and True for a network that takes QP maps."""
-    return (False, True) if network.uses_qp else (True,)
+def modes(network: Network) -> tuple[str, ...]:
+    """Return what to score a network with, see validation.MODES."""
+    if network.references:
+        return ("qp", "past", "alone", "blind")
+    return ("qp", "blind") if network.uses_qp else ("blind",)
 
 
 def score_weights(pairs_dir: Path, weights: Path, device_name: str, every: int) -> list[Score]:
-    """Score existing weights on all packs below a folder, QP known and blind.
+    """Score existing weights on all packs below a folder, in every mode of modes().
 
     Raises:
         CarfilterError: no packs, no such weights, no such device.
@@ -210,6 +215,6 @@ def score_weights(pairs_dir: Path, weights: Path, device_name: str, every: int) 
     pairs = load_pairs(pairs_dir)
     return [
         score
-        for blind in modes(network)
-        for score in score_network(network, pairs, blind=blind, every=every)
+        for mode in modes(network)
+        for score in score_network(network, pairs, mode, every=every)
     ]

@@ -11,9 +11,29 @@ from torch import Tensor
 
 from carfilter.dataset import Pairs
 from carfilter.metrics import Plane, psnr, ssim
-from carfilter.network import QP_UNKNOWN, Network
+from carfilter.network import QP_UNKNOWN, Best, Network
+from carfilter.window import PAST_SLOTS
+
+MODES = {
+    "qp": "QP known",
+    "blind": "QP unknown",
+    "past": "QP known, past references only",
+    "alone": "QP known, no references",
+}
+"""What a network is given; without a word on references it has all that there are."""
 
 _MOST = 100.0  # dB at which an identical frame counts, so that means stay finite
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One frame of a twin: luma uint8 [H, W], QP float [H, W] in 0..1 or QP_UNKNOWN."""
+
+    clean: Tensor
+    degraded: Tensor
+    qp: Tensor
+    references: Tensor  # uint8 [R, H, W]
+    reference_qp: Tensor
 
 
 @dataclass(frozen=True)
@@ -22,7 +42,7 @@ class Score:
 
     clip: str
     crf: int
-    blind: bool
+    mode: str  # of MODES
     psnr: float  # dB, of the decode
     ssim: float
     psnr_gain: float
@@ -32,8 +52,8 @@ class Score:
 def score_network(
     network: Network,
     pairs: Pairs,
+    mode: str = "qp",
     *,
-    blind: bool,
     every: int = 1,
     limit: int | None = None,
     with_ssim: bool = True,
@@ -41,7 +61,7 @@ def score_network(
     """Restore frames of each twin and compare what would be written with the clean ones.
 
     Args:
-        blind: withhold the QP maps.
+        mode: of MODES.
         every: take one of so many frames, the middle one.
         limit: take at most so many frames of a clip, spread over it.
     """
@@ -51,9 +71,9 @@ def score_network(
     for shot, about in zip(pairs.shots, pairs.about, strict=True):
         rows = []
         for time in _chosen_frames(int(shot["frames"]), every, limit):
-            clean, degraded, qp = frame_of(pairs, shot, time)
-            restored = restore_frame(network, degraded, None if blind else qp, device)
-            arrays = [plane.numpy() for plane in (clean, degraded, restored)]
+            sample = frame_of(pairs, shot, time, mode)
+            restored = restore_frame(network, sample, device)
+            arrays = [plane.numpy() for plane in (sample.clean, sample.degraded, restored)]
             pairs_of_frame = ((arrays[0], test) for test in arrays[1:])
             rows.append([f(*pair) for pair in pairs_of_frame for f in measures])
         before, like_before, after, like_after = (
@@ -63,7 +83,7 @@ def score_network(
             Score(
                 clip=str(about["clip"]),
                 crf=int(about["crf"]),
-                blind=blind,
+                mode=mode,
                 psnr=before,
                 ssim=like_before,
                 psnr_gain=after - before,
@@ -85,29 +105,46 @@ def _capped_psnr(clean: Plane, test: Plane) -> float:
     return min(psnr(clean, test), _MOST)
 
 
-def frame_of(pairs: Pairs, shot: np.void, time: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return clean and degraded luma, uint8 [H, W], and the QP plane, float [H, W], of a frame."""
+def frame_of(pairs: Pairs, shot: np.void, time: int, mode: str = "qp") -> Sample:
+    """Return a frame with what is known of it in that mode."""
     height, width = int(shot["height"]), int(shot["width"])
     rows, columns = -(-height // 16), -(-width // 16)
-    planes = []
-    for name in ("clean", "degraded"):
+
+    def luma(name: str, time: int) -> Tensor:
         start = int(shot[name]) + time * height * width
-        planes.append(pairs.luma[start : start + height * width].view(height, width).cpu())
-    start = int(shot["qp"]) + time * rows * columns
-    blocks = pairs.qp[start : start + rows * columns].view(rows, columns).cpu()
-    plane = torch.where(blocks < 0, QP_UNKNOWN, blocks.float() / 51)
-    plane = plane.repeat_interleave(16, 0).repeat_interleave(16, 1)[:height, :width]
-    return planes[0], planes[1], plane
+        return pairs.luma[start : start + height * width].view(height, width).cpu()
+
+    def qp(time: int) -> Tensor:
+        start = int(shot["qp"]) + time * rows * columns
+        blocks = pairs.qp[start : start + rows * columns].view(rows, columns).cpu()
+        unknown = (blocks < 0) if mode != "blind" else torch.ones_like(blocks, dtype=torch.bool)
+        plane = torch.where(unknown, QP_UNKNOWN, blocks.float() / 51)
+        return plane.repeat_interleave(16, 0).repeat_interleave(16, 1)[:height, :width]
+
+    times = [int(then) for then in pairs.references[int(shot["frame"]) + time]]
+    if mode in ("past", "alone"):
+        kept = PAST_SLOTS if mode == "past" else ()
+        times = [then if slot in kept else time for slot, then in enumerate(times)]
+    return Sample(
+        clean=luma("clean", time),
+        degraded=luma("degraded", time),
+        qp=qp(time),
+        references=torch.stack([luma("degraded", then) for then in times]),
+        reference_qp=torch.stack([qp(then) for then in times]),
+    )
 
 
 @torch.inference_mode()
-def restore_frame(
-    network: Network, degraded: Tensor, qp: Tensor | None, device: torch.device
-) -> Tensor:
+def restore_frame(network: Network, sample: Sample, device: torch.device) -> Tensor:
     """Return the restored luma, uint8 [H, W], in float32 whatever training used."""
-    luma = ((degraded.float() - 128) / 128)[None, None].to(device)
-    plane = None if qp is None else qp[None, None].to(device)
-    restored = luma + network(luma, plane)
+    luma, references = (
+        ((plane.float() - 128) / 128)[None].to(device)
+        for plane in (sample.degraded[None], sample.references)
+    )
+    inputs = [luma, sample.qp[None, None].to(device)]
+    if isinstance(network, Best):
+        inputs += [references, sample.reference_qp[None].to(device)]
+    restored = luma + network(*inputs)
     levels: Tensor = (restored * 128 + 128).round().clamp(0, 255).to(torch.uint8)
     return levels[0, 0].cpu()
 

@@ -52,9 +52,10 @@ class Settings:
     scale: str = "before"  # the encoder, or after it
     bufsize_seconds: float = 1.0  # VBV buffer in seconds of the cap
     scale_caps: bool = False
-    noise: float = 0.0  # standard deviation in grey levels
+    noise: tuple[float, ...] = (0.0,)  # standard deviations in grey levels, a version for each
     seed: int = 0
     photo_frames: int = 8
+    photo_camera: str = "pan"  # or still: a fixed view that pieces of other photographs cross
     max_frames: int | None = None
 
 

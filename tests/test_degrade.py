@@ -194,7 +194,7 @@ def test_scaling_after_the_encoder_keeps_both_and_has_no_qp_map(
 
 
 def test_noise_is_part_of_the_clean_clip(clean_folder: Path, tmp_path: Path) -> None:
-    settings = Settings(variants="plain", crfs=(20,), noise=3.0)
+    settings = Settings(variants="plain", crfs=(20,), noise=(3.0,))
     degrade(find_sources([clean_folder]), tmp_path / "out", settings)
     clean, _ = load_clean(tmp_path / "out/packs/street.clean.npz")
     source = read_clip(clean_folder / "street.mkv").luma

@@ -10,7 +10,7 @@ LAYERS = {
     0: "errors",
     1: "cut selection"
     " source frames streams target clips network metrics prefetch int8 detection baselines"
-    " average_precision packs photos bd_rate pictures",
+    " average_precision packs photos bd_rate pictures window",
     2: "weights restore slots degrade variants dataset recipe",
     3: "pipeline train training_log validation training_run",
     4: "archive archive_book archive_estimate archive_events archive_machine archive_plan"

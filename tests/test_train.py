@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -98,11 +99,11 @@ def test_qp_maps_turn_with_their_crops(pairs: Pairs) -> None:
     """Put each pixel's own QP into its luma; then any turn must leave the two equal."""
     shot = pairs.shots[0]
     size = int(shot["frames"] * shot["height"] * shot["width"])
-    planes = [frame_of(pairs, shot, time)[2] for time in range(int(shot["frames"]))]
+    planes = [frame_of(pairs, shot, time).qp for time in range(int(shot["frames"]))]
     luma = pairs.luma.clone()
     qp = (torch.stack(planes) * 51).round().to(torch.uint8).flatten()
     luma[shot["degraded"] : shot["degraded"] + size] = qp
-    marked = Pairs(luma, pairs.qp, pairs.error, pairs.shots[:1], pairs.about[:1])
+    marked = replace(pairs, luma=luma, shots=pairs.shots[:1], about=pairs.about[:1])
     crops = draw_crops(marked, 64, Sampling(32, 0.5, 0.0), np.random.default_rng(1))
     assert torch.equal((crops.degraded * 128 + 128).round(), (crops.qp * 51).round())
 
@@ -168,7 +169,7 @@ def test_training_gains_on_what_it_was_trained_with(pairs: Pairs, tmp_path: Path
     state = new_state(SMALL, CPU)
     assert train(pairs, tmp_path / "a.pt", SMALL, Budget(steps=100), state)
     model = load_weights(tmp_path / "a.pt")
-    gain = {s.crf: s.psnr_gain for s in score_network(model.network, pairs, blind=False)}
+    gain = {s.crf: s.psnr_gain for s in score_network(model.network, pairs)}
     assert gain[44] > 0.5
     assert gain[30] > -0.02
     assert model.training["steps"] == 100
