@@ -64,21 +64,24 @@ def save_twin(folder: Path, clip: str, clean: Planes, twin: Twin) -> Path:
 def list_packs(folder: Path) -> dict[Path, list[Path]]:
     """Return the degraded packs of each clean one, anywhere below `folder`, in order of names.
 
-    Twins may lie in another folder than their clean pack, so that a set can travel in parts.
+    Twins may lie in another folder than their clean pack, so that a set can travel in parts; one
+    that lies beside them comes first, so that several sets of the same clips can be used together.
 
     Raises:
         MediaError: no packs there, or twins without their clean pack.
     """
     files = sorted(folder.rglob("*.npz")) if folder.is_dir() else []
-    cleans = {path.name.removesuffix(".clean.npz"): path for path in files if _is_clean(path)}
-    pairs: dict[Path, list[Path]] = {path: [] for path in cleans.values()}
+    pairs: dict[Path, list[Path]] = {path: [] for path in files if _is_clean(path)}
+    elsewhere = {path.name: path for path in pairs}
     for path in files:
         if _is_clean(path):
             continue
-        clip = path.name.rsplit(".", 2)[0]
-        if clip not in cleans:
-            raise MediaError(f"{path}: its clean pack {clip}.clean.npz is missing; copy it as well")
-        pairs[cleans[clip]].append(path)
+        name = path.name.rsplit(".", 2)[0] + ".clean.npz"
+        beside = path.with_name(name)
+        clean = beside if beside in pairs else elsewhere.get(name)
+        if clean is None:
+            raise MediaError(f"{path}: its clean pack {name} is missing; copy it as well")
+        pairs[clean].append(path)
     if not any(pairs.values()):
         raise MediaError(f"{folder}: holds no training packs; make some with carfilter-degrade")
     return pairs
