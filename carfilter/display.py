@@ -88,12 +88,13 @@ def summary(run: "Run") -> str:
         for stage, seconds in run.busy_seconds.items()
     )
     qp = "unknown" if run.mean_qp is None else f"{run.mean_qp:.1f}"
+    jumps = f" {run.jumps} clock jumps;" if run.jumps else ""
     verb = "interrupted after" if run.interrupted else "done:"
     where = run.partial or run.target
     return (
         f"{verb} {run.frames} frames in {run.elapsed_seconds:.1f} s ({run.fps:.1f} fps);"
         f" bottleneck {run.bottleneck} (busy: {busy}); mean QP {qp};"
-        f" {run.damaged} damaged; {run.bytes_written / _MEGABYTE:.2f} MB in {where}"
+        f" {run.damaged} damaged;{jumps} {run.bytes_written / _MEGABYTE:.2f} MB in {where}"
     )
 
 

@@ -56,6 +56,7 @@ class Run:
     bytes_written: int = 0
     damaged: int = 0
     repaired: int = 0
+    jumps: int = 0  # of the source's clock
     qp_sum: float = 0.0
     qp_frames: int = 0  # frames whose QP map the decoder gave
     elapsed_seconds: float = 0.0
@@ -196,6 +197,7 @@ def _transfer(
             if progress is not None and isinstance(event, Decoded):
                 progress(run)
         run.damaged, run.repaired = source.report.damaged, source.report.repaired
+        run.jumps = source.report.jumps
         begun = time.perf_counter()
         _end(run, source, target, stop)
         run.bytes_written = target.bytes
@@ -372,6 +374,7 @@ def _write_sidecar(
         "frames": run.frames,
         "damaged": run.damaged,
         "repaired_timestamps": run.repaired,
+        "clock_jumps": run.jumps,
         "mean_qp": run.mean_qp,
         "options": asdict(options),
     }

@@ -6,6 +6,7 @@ to others. What comes out is ordered as in the file: decoded frames, and the pac
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -17,10 +18,13 @@ from typing import Any, TypeAlias
 import av
 import av.error
 
+from carfilter.clock import Clock, FrameTimes
 from carfilter.cut import Cut
 from carfilter.errors import MediaError
 from carfilter.frames import QpMap, check_pix_fmt, read_qp
 from carfilter.selection import main_video, select_streams
+
+logger = logging.getLogger("carfilter")
 
 _LIVE = re.compile(r"^(rtsp|rtsps|rtmp|rtmps|rtp|udp|tcp|srt|http|https|mmsh|mmst)://", re.I)
 _OPEN_TIMEOUT, _READ_TIMEOUT = 15.0, 30.0  # seconds; for network sources only
@@ -59,6 +63,7 @@ class DecodeReport:
     frames: int = 0
     damaged: int = 0  # frames with concealed errors, and packets that gave none
     repaired: int = 0  # frames whose timestamp was missing or did not increase
+    jumps: int = 0  # of the source's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,6 @@ class Source:
     copied: list[av.stream.Stream]
     options: SourceOptions
     report: DecodeReport = field(default_factory=DecodeReport)
-    _last_pts: int | None = None
 
     @property
     def time_base(self) -> Fraction:
@@ -134,16 +138,18 @@ class Source:
             self.options.end_seconds,
         )
         cut.seek()
+        clock, times = Clock(self.container, self.video), self._frame_times()
         wanted = [self.video, *(s for s in self.copied if s.type != "attachment")]
         for packet in self._packets(wanted):
+            self._correct(packet, clock)
             if packet.stream_index == self.video.index:
-                yield from self._frames(packet, cut)
+                yield from self._frames(packet, cut, times)
             elif packet.size and cut.keeps_packet(packet):
                 yield packet
             if cut.is_past(packet):
                 return
         # A source that ends in an error sends no empty packet to drain the decoder with.
-        yield from self._frames(None, cut)
+        yield from self._frames(None, cut, times)
 
     def close(self) -> None:
         """Close the container; no more packets of it may be muxed afterwards."""
@@ -165,10 +171,33 @@ class Source:
                 if failures >= _MAX_FAILURES or is_url(self.name):
                     break
 
-    def _frames(self, packet: av.Packet[Any] | None, cut: Cut) -> Iterator[Decoded]:
+    def _correct(self, packet: av.Packet[Any], clock: Clock) -> None:
+        clock.correct(packet)
+        if clock.first_jump and not self.report.jumps:
+            at, by = clock.first_jump
+            logger.warning(
+                "%s: its clock jumps by %+.3f s at %.3f s; the times go on without a gap, sound and"
+                " picture together",
+                self.name,
+                by,
+                at,
+            )
+        self.report.jumps = clock.jumps
+
+    def _frame_times(self) -> FrameTimes:
+        step = 1 / ((self.rate or Fraction(25)) * self.time_base)
+        return FrameTimes(self.time_base, max(round(step), 1))
+
+    def _frames(
+        self, packet: av.Packet[Any] | None, cut: Cut, times: FrameTimes
+    ) -> Iterator[Decoded]:
         for decoded in self._decode(packet):
-            if cut.keeps_frame(decoded.frame, self.time_base):
-                self._repair_pts(decoded.frame)
+            frame = decoded.frame
+            frame.pts = times.best_effort(frame)
+            if cut.keeps_frame(frame, self.time_base):
+                times.repair(frame)
+                self.report.frames += 1
+                self.report.repaired = times.repaired
                 yield decoded
 
     def _decode(self, packet: av.Packet[Any] | None) -> Iterator[Decoded]:
@@ -193,20 +222,6 @@ class Source:
             raise MediaError(
                 f"{self.name}: damaged ({error.strerror}); leave out -xerror to go on past it"
             ) from error
-
-    def _repair_pts(self, frame: av.VideoFrame) -> None:
-        """Give every frame a pts above the last one: NUT aborts the process without."""
-        self.report.frames += 1
-        last = self._last_pts
-        if frame.pts is None:
-            step = max(round(1 / ((self.rate or Fraction(25)) * self.time_base)), 1)
-            frame.pts = 0 if last is None else last + step
-            self.report.repaired += 1
-        elif last is not None and frame.pts <= last:
-            frame.pts = last + 1
-            self.report.repaired += 1
-        frame.time_base = self.time_base
-        self._last_pts = frame.pts
 
 
 def open_source(source: str | Path, options: SourceOptions | None = None) -> Source:

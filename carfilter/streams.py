@@ -190,18 +190,11 @@ class Copy:
 
     def __init__(self, target: av.container.OutputContainer, stream: av.stream.Stream) -> None:
         self.stream = target.add_stream_from_template(stream, opaque=True)
-        self._last_dts: int | None = None
         self._is_mov_text = stream_codec(stream) == "mov_text"
 
     def convert(self, packet: av.Packet[Any]) -> Iterable[av.Packet[Any]]:
         if self._is_mov_text and bytes(packet) == _MOV_TEXT_GAP:
             return ()
-        # Cameras and damaged files repeat or reverse a dts; a muxer would refuse the packet.
-        if packet.dts is not None and self._last_dts is not None and packet.dts <= self._last_dts:
-            packet.dts = self._last_dts + 1
-            if packet.pts is not None:
-                packet.pts = max(packet.pts, packet.dts)
-        self._last_dts = packet.dts if packet.dts is not None else self._last_dts
         packet.stream = self.stream
         return (packet,)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import sys
 from collections import deque
@@ -73,6 +74,7 @@ class Target:
     _held: deque[tuple[float, av.Packet[Any]]] = field(default_factory=deque)
     _held_bytes: int = 0
     _clock: float = float("-inf")  # seconds of the last muxed video dts
+    _last_dts: dict[int, int] = field(default_factory=dict)  # by stream, in its muxer's ticks
 
     @property
     def encoder(self) -> str:
@@ -158,7 +160,7 @@ class Target:
             self.bytes += packet.size
             if packet.dts is not None and packet.time_base:
                 self._clock = packet.dts * float(packet.time_base)
-            self.container.mux_one(packet)
+            self._mux(packet)
         self._release()
 
     def _hold(self, packets: Iterable[av.Packet[Any]]) -> None:
@@ -179,7 +181,24 @@ class Target:
             self._held.popleft()
             self._held_bytes -= packet.size
             self.bytes += packet.size
-            self.container.mux_one(packet)
+            self._mux(packet)
+
+    def _mux(self, packet: av.Packet[Any]) -> None:
+        """Mux a packet with a dts above its stream's last one, counted in the muxer's own ticks:
+        cameras repeat a dts, and two may be rounded to one; a muxer would refuse the second."""
+        index, base = packet.stream.index, packet.stream.time_base
+        if packet.dts is not None and packet.time_base and base:
+            ticks = Fraction(packet.time_base.numerator, packet.time_base.denominator)
+            ticks /= Fraction(base.numerator, base.denominator)
+            dts, last = _rounded(packet.dts * ticks), self._last_dts.get(index)
+            # Two subtitles, or two events of a camera, may well stand at one time.
+            lowest = dts if last is None else last + (packet.stream.type in ("video", "audio"))
+            if dts < lowest:
+                pts = dts if packet.pts is None else _rounded(packet.pts * ticks)
+                packet.time_base = base
+                packet.pts, packet.dts = max(pts, lowest), lowest
+            self._last_dts[index] = max(dts, lowest)
+        self.container.mux_one(packet)
 
     @contextlib.contextmanager
     def _mapped_errors(self) -> Iterator[None]:
@@ -312,6 +331,11 @@ def add_provenance(target: Target, text: str) -> None:
         tags["comment"] = f"{tags['comment']}\n{text}" if tags.get("comment") else text
     else:
         tags["carfilter"] = text
+
+
+def _rounded(ticks: Fraction) -> int:
+    """Round halves away from zero, as the muxer does."""
+    return math.floor(ticks + Fraction(1, 2)) if ticks >= 0 else math.ceil(ticks - Fraction(1, 2))
 
 
 def _sync(path: Path) -> None:

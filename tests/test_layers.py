@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "carfilter"
 LAYERS = {
     0: "errors",
-    1: "cut selection encoder"
+    1: "clock cut selection encoder"
     " source frames streams target clips network metrics prefetch int8 detection baselines"
     " average_precision packs photos bd_rate pictures window",
     2: "weights restore slots degrade variants dataset recipe",
@@ -22,7 +22,17 @@ LAYERS = {
 }
 LEVEL = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 ONLY_IN = {
-    "av": {"source", "cut", "selection", "encoder", "frames", "streams", "target", "clips"},
+    "av": {
+        "source",
+        "clock",
+        "cut",
+        "selection",
+        "encoder",
+        "frames",
+        "streams",
+        "target",
+        "clips",
+    },
     "click": {"cli", "cli_train", "cli_eval", "cli_batch"},
 }
 

@@ -1,0 +1,151 @@
+"""The clock of a source: timestamps that jump, repeat, go backwards or are missing.
+
+A camera sets its clock, MPEG-TS counts to 2^33 and starts again, recordings are spliced: the
+timestamps go on from where they were, by one offset for all streams, so that sound stays with the
+picture. As FFmpeg's own discontinuity handling does it, except that each stream crosses a jump when
+its own packets do: https://ffmpeg.org/ffmpeg.html (-dts_delta_threshold, -dts_error_threshold).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+
+from carfilter.selection import is_picture
+
+_TS_DISCONT = 0x200  # AVFMT_TS_DISCONT: the format may jump by itself, as MPEG-TS does
+_BACKWARD = Fraction(1, 10)  # seconds; less is jitter, which is repaired frame by frame
+_FORWARD_DISCONT = Fraction(10)  # of formats that jump by themselves
+_FORWARD = Fraction(30 * 3600)  # of others, where a gap is a pause in the recording
+_OVERLAP = Fraction(1)  # by which sound may start before the picture behind a splice
+_KEPT = 8  # epochs that a late packet, or one behind a single wild timestamp, may belong to
+
+
+@dataclass
+class _Place:
+    """Where a stream stands, in corrected seconds."""
+
+    offset: Fraction  # of its epoch
+    last: Fraction
+    next: Fraction
+
+
+class Clock:
+    """Correct the packets of one reading of a source, in the order of the file."""
+
+    def __init__(self, container: av.container.InputContainer, video: av.VideoStream) -> None:
+        jumps_by_itself = bool(container.format.flags & _TS_DISCONT)
+        self.forward = _FORWARD_DISCONT if jumps_by_itself else _FORWARD
+        self.wrap = Fraction(2**33, 90000) if container.format.name in ("mpegts", "mpeg") else None
+        self.video_index = video.index
+        self.jumps = 0
+        self.first_jump: tuple[float, float] | None = None  # where and by how much, in seconds
+        self._offsets = [Fraction(0)]  # of the epochs, oldest first
+        self._places: dict[int, _Place] = {}
+
+    def correct(self, packet: av.Packet[Any]) -> None:
+        """Shift a packet's timestamps by the offset of the epoch it belongs to."""
+        stamp = packet.dts if packet.dts is not None else packet.pts
+        if stamp is None or not packet.time_base:
+            return
+        base = Fraction(packet.time_base.numerator, packet.time_base.denominator)
+        seconds, stream = stamp * base, packet.stream
+        if stream.type not in ("video", "audio") or is_picture(stream):
+            offset = self._nearest(seconds)
+        elif packet.dts is None:
+            place = self._places.get(stream.index)
+            offset = place.offset if place else self._nearest(seconds)
+        else:
+            offset = self._follow(stream.index, seconds, (packet.duration or 0) * base)
+        if offset:
+            shift = round(offset / base)
+            packet.pts = None if packet.pts is None else packet.pts + shift
+            packet.dts = None if packet.dts is None else packet.dts + shift
+
+    def _follow(self, index: int, seconds: Fraction, duration: Fraction) -> Fraction:
+        place = self._places.get(index)
+        if place is None:
+            offset = self._nearest(seconds)
+        elif self._fits(place, seconds + place.offset, _BACKWARD):
+            offset = place.offset
+        else:
+            offset = self._other_epoch(place, seconds)
+        at = seconds + offset
+        self._places[index] = _Place(offset, at, at + duration)
+        return offset
+
+    def _fits(self, place: _Place, at: Fraction, backward: Fraction) -> bool:
+        # A pause of one stream while another goes on is a pause and no jump.
+        reached = max(other.next for other in self._places.values())
+        return at + backward >= place.last and at - reached <= self.forward
+
+    def _other_epoch(self, place: _Place, seconds: Fraction) -> Fraction:
+        """Return the offset of a known epoch that fits, or begin a new one at the stream's end."""
+        newer = False
+        fitting = []
+        for offset in self._offsets:
+            if self._fits(place, seconds + offset, _OVERLAP if newer else _BACKWARD):
+                fitting.append(offset)
+            newer = newer or offset == place.offset
+        if fitting:
+            return min(fitting, key=lambda offset: abs(seconds + offset - place.next))
+        self.jumps += 1
+        if self.first_jump is None:
+            by = seconds + place.offset - place.next
+            if self.wrap and by > self.wrap / 2:
+                by -= self.wrap  # which FFmpeg adds to what goes back behind the start
+            self.first_jump = float(place.next), float(by)
+        self._offsets = [*self._offsets[1 - _KEPT :], place.next - seconds]
+        return self._offsets[-1]
+
+    def _nearest(self, seconds: Fraction) -> Fraction:
+        """Return the offset by which a stream without a place yet is nearest to the picture."""
+        place = self._places.get(self.video_index) or next(iter(self._places.values()), None)
+        if place is None:
+            return self._offsets[-1]
+        now = place.last
+        return min(reversed(self._offsets), key=lambda offset: abs(seconds + offset - now))
+
+
+class FrameTimes:
+    """Give every frame a pts above the last one: NUT aborts the process without.
+
+    Args:
+        step: ticks of a frame where the frame itself has no duration.
+    """
+
+    def __init__(self, time_base: Fraction, step: int) -> None:
+        self.time_base, self.step = time_base, step
+        self.repaired = 0
+        self._last: int | None = None
+        self._last_read: dict[str, int] = {}
+        self._faults = {"pts": 0, "dts": 0}
+
+    def repair(self, frame: av.VideoFrame) -> None:
+        """Set pts and time base; `repaired` counts the frames whose pts was missing or too low."""
+        pts, last = frame.pts, self._last
+        if pts is None:
+            step = frame.duration or self.step
+            pts = 0 if last is None else last + step
+            self.repaired += 1
+        elif last is not None and pts <= last:
+            pts = last + 1
+            self.repaired += 1
+        frame.pts, frame.time_base = pts, self.time_base
+        self._last = pts
+
+    def best_effort(self, frame: av.VideoFrame) -> int | None:
+        """Return the frame's pts, or its packet's dts where these have been the better ones.
+
+        Old AVI files hold dts alone. https://ffmpeg.org/doxygen/trunk/decode_8c_source.html
+        (guess_correct_pts)
+        """
+        for name, value in (("pts", frame.pts), ("dts", frame.dts)):
+            if value is not None:
+                self._faults[name] += value <= self._last_read.get(name, value - 1)
+                self._last_read[name] = value
+        trusted = self._faults["pts"] <= self._faults["dts"] or frame.dts is None
+        return frame.pts if trusted and frame.pts is not None else frame.dts

@@ -1,0 +1,220 @@
+"""Clocks that jump, wrap, repeat or are missing: the result goes on, sound with picture."""
+
+import logging
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+from media import Content, make_clip, read_content
+
+from carfilter import filter_video
+from carfilter.pipeline import FilterOptions, Run
+from carfilter.restore import RestoreOptions
+from carfilter.source import SourceOptions
+from carfilter.target import TargetOptions
+
+THROUGH = FilterOptions(
+    target=TargetOptions(video_codec="ffv1"), restore=RestoreOptions(strength=0)
+)
+WRAP = Fraction(2**33, 90000)  # seconds after which MPEG-TS starts from zero again
+FRAME = Fraction(1, 25)
+CLUSTER, TIMESTAMP = b"\x1f\x43\xb6\x75", b"\xe7"  # of Matroska
+
+
+def second_of_video(folder: Path) -> Path:
+    """25 frames with B-frames and a second of sound."""
+    return make_clip(folder / "second.mkv", frames=25, audio="aac", options={"bf": "2", "g": "12"})
+
+
+def transport_stream(source: Path, start: Fraction, keep: slice = slice(None)) -> bytes:
+    """The clip as MPEG-TS that begins at `start` seconds; `keep` chooses among its packets."""
+    path = source.with_suffix(".part.ts")
+    with av.open(str(source)) as clip, av.open(str(path), "w") as out:
+        streams = {s.index: out.add_stream_from_template(s, opaque=True) for s in clip.streams}
+        for packet in [p for p in clip.demux() if p.size][keep]:
+            base = packet.time_base
+            shift = round(start * base.denominator / base.numerator)
+            packet.pts += shift
+            packet.dts = None if packet.dts is None else packet.dts + shift
+            packet.stream = streams[packet.stream_index]
+            out.mux_one(packet)
+    return path.read_bytes()
+
+
+def restored(source: Path, target: Path, options: FilterOptions = THROUGH) -> tuple[Run, Content]:
+    return filter_video(source, target, options=options), read_content(target)
+
+
+def steps(content: Content) -> list[Fraction]:
+    return [b - a for a, b in zip(content.seconds, content.seconds[1:], strict=False)]
+
+
+@pytest.mark.parametrize(
+    ("starts", "jumps"),
+    [
+        ((100, 3), 1),  # the camera sets its clock back
+        ((3, 100), 1),  # and forward
+        ((5, 5), 1),  # a recording spliced to itself
+        ((1000, 500, 1000), 2),
+        ((WRAP - 400, 0), 1),  # the counter starts again, minutes of it lost
+        ((WRAP - Fraction(1, 2),), 0),  # in mid-clip, as FFmpeg itself can tell
+    ],
+)
+def test_a_clock_that_jumps_goes_on_without_a_gap_and_sound_stays_with_the_picture(
+    tmp_path: Path, starts: tuple[Fraction, ...], jumps: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip, source = second_of_video(tmp_path), tmp_path / "in.ts"
+    source.write_bytes(b"".join(transport_stream(clip, Fraction(start)) for start in starts))
+    with caplog.at_level(logging.WARNING, logger="carfilter"):
+        run, content = restored(source, tmp_path / "out.nut")
+    assert run.frames == len(content.seconds) == 25 * len(starts)
+    assert set(steps(content)) == {FRAME}
+    assert run.jumps == jumps
+    assert len([r for r in caplog.records if "clock jumps" in r.message]) == min(jumps, 1)
+    plain = read_content(clip)
+    lead = plain.seconds[0] - plain.packets[1][-1][0]  # of the picture before the last sound
+    for number in range(len(starts)):
+        last = content.packets[1][(number + 1) * len(plain.packets[1]) - 1][0]
+        assert abs(content.seconds[number * 25] - last - lead) < Fraction(1, 1000)
+
+
+def test_one_wild_timestamp_does_not_move_the_rest(tmp_path: Path) -> None:
+    clip, source = second_of_video(tmp_path), tmp_path / "in.ts"
+    parts = [
+        transport_stream(clip, Fraction(7), slice(0, 18)),
+        transport_stream(clip, Fraction(50_000), slice(18, 19)),
+        transport_stream(clip, Fraction(7), slice(19, None)),
+    ]
+    source.write_bytes(b"".join(parts))
+    run, content = restored(source, tmp_path / "out.nut")
+    whole = tmp_path / "whole.ts"
+    whole.write_bytes(transport_stream(clip, Fraction(7)))
+    _, plain = restored(whole, tmp_path / "plain.nut")
+    assert run.jumps == 1
+    assert len(content.seconds) == 25
+    assert content.seconds[-1] == plain.seconds[-1]
+    assert content.packets[1][-1] == plain.packets[1][-1]
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts", "mov"])
+@pytest.mark.parametrize("audio", [None, "aac"])
+def test_a_jump_reaches_every_container_with_sound_copied_or_encoded(
+    tmp_path: Path, container: str, audio: str | None
+) -> None:
+    clip, source = second_of_video(tmp_path), tmp_path / "in.ts"
+    source.write_bytes(b"".join(transport_stream(clip, Fraction(at)) for at in (100, 3)))
+    options = FilterOptions(
+        target=TargetOptions(audio_codec=audio), restore=RestoreOptions(strength=0)
+    )
+    run, content = restored(source, tmp_path / f"out.{container}", options)
+    assert run.frames == len(content.seconds) == 50
+    assert max(steps(content)) - min(steps(content)) <= Fraction(1, 1000)
+    assert abs(content.packets[1][-1][0] - content.seconds[-1]) < Fraction(1, 10)
+
+
+def test_a_matroska_file_whose_clock_was_set_back_goes_on(tmp_path: Path) -> None:
+    clip, source = second_of_video(tmp_path), tmp_path / "in.mkv"
+    with (
+        av.open(str(clip)) as given,
+        av.open(str(source), "w", options={"cluster_time_limit": "200"}) as out,
+    ):
+        streams = {s.index: out.add_stream_from_template(s, opaque=True) for s in given.streams}
+        for packet in given.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream_index]
+                packet.pts += 60_000
+                packet.dts = None if packet.dts is None else packet.dts + 60_000
+                out.mux_one(packet)
+    data = bytearray(source.read_bytes())
+    place = data.find(CLUSTER)
+    clusters = []
+    while place >= 0:
+        clusters.append(data.index(TIMESTAMP, place))
+        place = data.find(CLUSTER, place + 4)
+    assert len(clusters) > 3
+    for at in clusters[2:]:  # an E7, its length, and the milliseconds
+        length = data[at + 1] & 0x7F
+        value = int.from_bytes(data[at + 2 : at + 2 + length], "big") - 50_000
+        data[at + 2 : at + 2 + length] = value.to_bytes(length, "big")
+    source.write_bytes(data)
+    run, content = restored(source, tmp_path / "out.mkv")
+    assert run.jumps == 1
+    assert run.frames == len(content.seconds) == 25
+    assert max(steps(content)) < Fraction(1, 10)
+    assert min(steps(content)) > Fraction(1, 100)
+    assert abs(content.packets[1][-1][0] - content.seconds[-1]) < Fraction(1, 10)
+
+
+def test_a_pause_of_the_recording_is_kept(tmp_path: Path) -> None:
+    pts = [*range(6), *range(3000, 3006)]  # two minutes without motion
+    source = make_clip(tmp_path / "in.mp4", pts=pts)
+    run, content = restored(source, tmp_path / "out.mp4")
+    assert run.jumps == 0
+    assert content.seconds == [Fraction(p, 25) for p in pts]
+
+
+def test_a_picture_that_rests_while_the_sound_goes_on_is_no_jump(tmp_path: Path) -> None:
+    pts = [*range(6), *range(300, 306)]
+    clip = make_clip(tmp_path / "clip.mkv", pts=pts)
+    tone = make_clip(tmp_path / "tone.mkv", frames=310, audio="aac")
+    source = tmp_path / "in.ts"
+    with av.open(str(clip)) as one, av.open(str(tone)) as two, av.open(str(source), "w") as out:
+        made = [
+            (c, s, out.add_stream_from_template(s, opaque=True))
+            for c, s in ((one, one.streams.video[0]), (two, two.streams.audio[0]))
+        ]
+        packets = [(p, m) for c, s, m in made for p in c.demux(s) if p.size]
+        for packet, stream in sorted(packets, key=lambda both: both[0].pts * both[0].time_base):
+            packet.stream = stream
+            out.mux_one(packet)
+    run, content = restored(source, tmp_path / "out.nut")
+    assert run.jumps == 0
+    assert content.seconds[6] - content.seconds[5] == Fraction(295, 25)
+
+
+def test_frames_without_times_come_at_the_rate_of_the_source(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.h264", frames=20)  # a raw stream has no timestamps at all
+    run, content = restored(source, tmp_path / "out.mkv")
+    assert run.frames == run.repaired == 20
+    assert [float(s) for s in content.seconds] == pytest.approx([i / 25 for i in range(20)])
+
+
+def test_repeated_times_are_set_apart_by_a_tick_and_counted(tmp_path: Path) -> None:
+    source = make_clip(
+        tmp_path / "in.mkv",
+        time_base=Fraction(1, 90000),
+        pts=[0, 3600, 3610, 3620, 7200, 10800, 10801, 14400, 18000, 21600, 25200, 28800],
+    )  # which Matroska rounds to its millisecond
+    run, content = restored(source, tmp_path / "out.nut")
+    assert [round(float(s) * 1000) for s in content.seconds[:8]] == [
+        0,
+        40,
+        41,
+        42,
+        80,
+        120,
+        121,
+        160,
+    ]
+    assert run.repaired == 3
+    assert run.frames == 12
+
+
+def test_old_avi_files_that_hold_the_order_of_decoding_alone_keep_every_frame(
+    tmp_path: Path,
+) -> None:
+    source = make_clip(tmp_path / "in.avi", frames=24, options={"bf": "2"})
+    run, content = restored(source, tmp_path / "out.mkv")
+    assert run.frames == len(content.seconds) == 24
+    assert min(steps(content)) > 0
+    assert float(content.seconds[-1] - content.seconds[0]) == pytest.approx(23 / 25, abs=0.09)
+
+
+def test_a_cut_counts_in_the_times_behind_the_jump(tmp_path: Path) -> None:
+    clip, source = second_of_video(tmp_path), tmp_path / "in.ts"
+    source.write_bytes(b"".join(transport_stream(clip, Fraction(at)) for at in (100, 3)))
+    options = FilterOptions(SourceOptions(end_seconds=1.5), THROUGH.target, THROUGH.restore)
+    run, content = restored(source, tmp_path / "out.nut", options)
+    assert run.frames == 35  # the sound begins 0.128 s before the picture
+    assert set(steps(content)) == {FRAME}
