@@ -1,21 +1,25 @@
-"""`fast` in int8 on CPUs, through torch's own oneDNN convolutions: about five times fp32's speed.
+"""`fast` and `best` in int8 on CPUs, through torch's own oneDNN convolutions: five times as fast.
 
 uint8 luma goes straight in, ReLU layers stay uint8, the last layer returns to fp32 and is added to
 the picture. Weights have a scale per output channel; activations one per layer, from calibration.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from carfilter.network import Fast
+from carfilter.network import Best, Fast
+from carfilter.pictures import MACROBLOCK
+from carfilter.slots import Inputs
 
 # Both inputs share one code: (code - 128) / 128 is the value that the network was trained on.
 _INPUT_SCALE, _INPUT_ZERO = 1 / 128, 128
 _QP_CODE_UNKNOWN = 0  # stands for -1
+_NO_DIFFERENCE = 128  # the code of a reference's sample that equals the frame's
 _PERCENTILE = 0.9999
 _SELF_TEST_LEVELS = 0.5  # mean difference to fp32, in grey levels, that passes
 _ONE, _NO_SCALARS = [1, 1], []  # type: ignore[var-annotated]
@@ -114,9 +118,8 @@ class Int8Fast:
         scales = [max(value, 1e-6) / 255 for value in ranges]
         self.skip_scale = scales[0]
         channels = network.config.channels
-        cells = self.factor**2
         self.head = _Convolution(
-            network.head, _INPUT_SCALE, _INPUT_ZERO, [1, cells + 1, 64, 64], scales[0]
+            network.head, _INPUT_SCALE, _INPUT_ZERO, [1, network.config.inputs, 64, 64], scales[0]
         )
         shape = [1, channels, 64, 64]
         self.body = [
@@ -127,37 +130,89 @@ class Int8Fast:
         codes = (torch.arange(256, dtype=torch.float32) - _INPUT_ZERO) * _INPUT_SCALE
         self.gates = network.gate(codes)  # by QP code
 
-    def __call__(self, luma: Tensor, qp: Tensor | None) -> Tensor:
-        """uint8 [N, H, W] of luma and of QP codes in; correction, float32 [N, H, W], out.
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """uint8 luma [N, H, W] in; correction, float32 [N, H, W], out.
 
         The correction is in units of 128 grey levels, like that of the float network.
         """
-        factor, (height, width) = self.factor, luma.shape[-2:]
-        bottom, right = -height % factor, -width % factor
-        if bottom or right:
-            # Replicated edges, as in the float network; pad() has no such mode for integers.
-            rows = torch.arange(height + bottom).clamp_max(height - 1)
-            columns = torch.arange(width + right).clamp_max(width - 1)
-            luma = luma[:, rows][:, :, columns]
-            qp = None if qp is None else qp[:, rows][:, :, columns]
-        cells = F.pixel_unshuffle(luma[:, None], factor)
-        if qp is None:
-            plane = torch.full_like(cells[:, :1], _QP_CODE_UNKNOWN)
-        else:
-            plane = qp[:, None, ::factor, ::factor]
-        x = torch.cat((cells, plane), 1).contiguous(memory_format=torch.channels_last)
-        x = head = self.head(x)
+        height, width = inputs.luma.shape[-2:]
+        cells = F.pixel_unshuffle(self._padded(inputs.luma)[:, None], self.factor)
+        plane = self._plane(inputs.qp, cells)
+        x = head = self.head(self._first(cells, plane, inputs))
         for layer in self.body[:-1]:
             x = layer(x)
         x = self.body[-1].add_and_relu(x, head, self.skip_scale)
         correction = self.tail(x)
-        if qp is not None:
+        if inputs.qp is not None:
             correction.mul_(self.gates[plane.to(torch.int64)])
-        return F.pixel_shuffle(correction, factor)[:, 0, :height, :width]
+        return F.pixel_shuffle(correction, self.factor)[:, 0, :height, :width]
+
+    def _first(self, cells: Tensor, plane: Tensor, _inputs: Inputs) -> Tensor:
+        """Return the channels of the first layer, uint8 [N, C, H/2, W/2]."""
+        return torch.cat((cells, plane), 1).contiguous(memory_format=torch.channels_last)
+
+    def _padded(self, planes: Tensor) -> Tensor:
+        """Replicate the edges as the float network does; pad() has no such mode for integers."""
+        height, width = planes.shape[-2:]
+        bottom, right = -height % self.factor, -width % self.factor
+        if not bottom and not right:
+            return planes
+        rows = torch.arange(height + bottom).clamp_max(height - 1)
+        columns = torch.arange(width + right).clamp_max(width - 1)
+        return planes[..., rows, :][..., columns]
+
+    def _plane(self, qp: Tensor | None, cells: Tensor) -> Tensor:
+        """int8 [N, h, w] or [N, R, h, w] per macroblock to codes, uint8 [N, 1 or R, H/2, W/2]."""
+        if qp is None:
+            return torch.full_like(cells[:, :1], _QP_CODE_UNKNOWN)
+        codes, unit = qp_codes(qp[:, None] if qp.ndim == 3 else qp), MACROBLOCK // self.factor
+        height, width = cells.shape[-2:]
+        rows = codes.repeat_interleave(unit, -2)[..., :height, :]
+        return rows.repeat_interleave(unit, -1)[..., :width]
+
+
+class Int8Best(Int8Fast):
+    """The int8 twin of a trained `best`: differences to the references are exact in uint8."""
+
+    def __init__(self, network: Best, ranges: list[float]) -> None:
+        super().__init__(network, ranges)
+        self.references = network.references
+        self.contrast = int(network.config.contrast)
+
+    def _first(self, cells: Tensor, plane: Tensor, inputs: Inputs) -> Tensor:
+        batch, own = len(cells), cells.shape[1]
+        count = own * self.references
+        # Filled channel by channel in the layout that the convolution reads, which saves a pass.
+        channels = own + 1 + count + self.references
+        first = torch.empty(batch, *cells.shape[-2:], channels, dtype=torch.uint8)
+        view = first.permute(0, 3, 1, 2)
+        view[:, :own], view[:, own : own + 1] = cells, plane
+        others, planes = view[:, own + 1 : own + 1 + count], view[:, own + 1 + count :]
+        if inputs.references is None:
+            others.fill_(_NO_DIFFERENCE)
+            planes.copy_(plane.expand_as(planes))
+            return view
+        difference = self._difference(self._padded(inputs.references), self._padded(inputs.luma))
+        for row in range(self.factor):
+            for column in range(self.factor):
+                cell = difference[..., row :: self.factor, column :: self.factor]
+                others[:, row * self.factor + column :: own] = cell
+        planes.copy_(self._plane(inputs.reference_qp, cells).expand_as(planes))
+        return view
+
+    def _difference(self, references: Tensor, luma: Tensor) -> Tensor:
+        """Return codes of contrast x (reference - luma), as int16 in 0..255."""
+        wide = references.to(torch.int16).sub_(luma[:, None]).mul_(self.contrast)
+        return wide.add_(_NO_DIFFERENCE).clamp_(0, 255)
+
+
+def int8_twin(network: Fast, ranges: list[float]) -> Int8Fast:
+    """Return the int8 twin of `fast` or `best`; `ranges` as of calibrate()."""
+    return Int8Best(network, ranges) if isinstance(network, Best) else Int8Fast(network, ranges)
 
 
 def qp_codes(qp: Tensor) -> Tensor:
-    """int8 QP of any shape, -1 for unknown, to the uint8 codes that Int8Fast takes."""
+    """int8 QP of any shape, -1 for unknown, to the uint8 codes of the first layer."""
     codes = (qp.to(torch.float32) * (128 / 51) + 128).round().clamp(0, 255)
     return torch.where(qp < 0, _QP_CODE_UNKNOWN, codes).to(torch.uint8)
 
@@ -170,7 +225,14 @@ def passes_self_test(network: Fast, twin: Int8Fast) -> bool:
     picture = F.interpolate(coarse, (128, 128), mode="bicubic").mul(255)
     noise = torch.randn(1, 1, 128, 128, generator=generator) * 4
     luma = (picture + noise).round().clamp(0, 255)
-    qp = torch.full((1, 128, 128), 35, dtype=torch.int8)
-    wanted = network((luma - 128) / 128, qp[:, None].float() / 51)[:, 0]
-    given = twin(luma[:, 0].to(torch.uint8), qp_codes(qp))
-    return float((given - wanted).abs().mean()) * 128 <= _SELF_TEST_LEVELS
+    qp = torch.full((1, 8, 8), 35, dtype=torch.int8)
+    plane = torch.full_like(luma, 35 / 51)
+    inputs, planes = Inputs(luma[:, 0].to(torch.uint8), qp), [(luma - 128) / 128, plane]
+    if isinstance(network, Best):
+        shape = (1, network.references, 128, 128)
+        others = (picture + torch.randn(shape, generator=generator) * 3).round().clamp(0, 255)
+        maps = qp[:, None].expand(-1, network.references, -1, -1)
+        inputs = replace(inputs, references=others.to(torch.uint8), reference_qp=maps)
+        planes += [(others - 128) / 128, plane.expand(shape)]
+    wanted = network(*planes)[:, 0]
+    return float((twin(inputs) - wanted).abs().mean()) * 128 <= _SELF_TEST_LEVELS

@@ -23,6 +23,8 @@ class Picture:
     qp: QpMap | None = None  # [ceil(H/16), ceil(W/16)] in 0..51
     frame_type: int = 0  # 1, 2, 3 are I, P, B; 0 is unknown
     interlaced: bool = False
+    # Other pictures of the scene, for a multi-frame network; see carfilter.references
+    references: tuple["Picture | None", ...] = ()
 
 
 def split_fields(pictures: Iterable[Picture], counts: deque[int]) -> Iterator[Picture]:
@@ -31,12 +33,17 @@ def split_fields(pictures: Iterable[Picture], counts: deque[int]) -> Iterator[Pi
         if picture.interlaced and picture.luma.shape[0] % 2 == 0:
             counts.append(2)
             for parity in (0, 1):
-                # Blocks of an interlaced frame mix its fields: no QP belongs to one of them.
-                field: Any = np.ascontiguousarray(picture.luma[parity::2])
-                yield replace(picture, luma=field, qp=None, interlaced=False)
+                others = (None if r is None else _field(r, parity) for r in picture.references)
+                yield replace(_field(picture, parity), references=tuple(others))
         else:
             counts.append(1)
             yield picture
+
+
+def _field(picture: Picture, parity: int) -> Picture:
+    """Blocks of an interlaced frame mix its fields: no QP belongs to one of them."""
+    field: Any = np.ascontiguousarray(picture.luma[parity::2])
+    return replace(picture, luma=field, qp=None, interlaced=False)
 
 
 def weave(upper: Luma, lower: Luma) -> Luma:

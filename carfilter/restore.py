@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from carfilter.errors import DeviceError
-from carfilter.int8 import Int8Fast, is_available, passes_self_test, qp_codes
+from carfilter.int8 import Int8Fast, int8_twin, is_available, passes_self_test
 from carfilter.network import MAX_QP, QP_UNKNOWN, Fast
 from carfilter.pictures import MACROBLOCK, Luma, Picture, split_fields, weave
-from carfilter.slots import Slot
+from carfilter.references import with_references
+from carfilter.slots import Inputs, Slot
 
 _CPU_BATCH_PIXELS = 912 * 512  # one 512p frame fills two cores; smaller ones go in batches
 _CUDA_BATCH_PIXELS = 8 * 912 * 512
@@ -38,6 +39,7 @@ class RestoreOptions:
     batch_size: int = 0
     tile: int = 0
     strength: float = 1.0
+    lookahead: int = 64  # pictures that a multi-frame network may wait for
 
 
 class LumaNetwork(Protocol):
@@ -47,7 +49,7 @@ class LumaNetwork(Protocol):
     halo: int
     live_bytes: int
 
-    def __call__(self, luma: Tensor, qp: Tensor | None = None) -> Tensor: ...
+    def __call__(self, luma: Tensor, qp: Tensor | None, *others: Tensor | None) -> Tensor: ...
 
 
 class Restorer:
@@ -62,8 +64,6 @@ class Restorer:
         DeviceError: the device or the precision is not to be had here.
     """
 
-    lookahead = 0
-
     def __init__(
         self,
         network: nn.Module,
@@ -76,6 +76,9 @@ class Restorer:
         self._twin = _int8_twin(network, int8_ranges, self.device, options.precision)
         self.precision = _choose_precision(self.device, options.precision, self._twin)
         self.strength = options.strength
+        # A network that says nothing of references takes none.
+        self.references = int(getattr(network, "references", 0))
+        self.lookahead = options.lookahead if self.references else 0
         self.batch_size = options.batch_size or _default_batch(self.device, size)
         self._dtype = _PRECISIONS.get(self.precision, torch.float32)
         # A copy before half precision: the caller may use his network again.
@@ -106,6 +109,8 @@ class Restorer:
             DeviceError: not even one small tile fits into memory.
         """
         field_counts: deque[int] = deque()
+        if self.references:
+            pictures = with_references(pictures, self.lookahead)
         planes = self._restore_planes(split_fields(pictures, field_counts))
         for plane in planes:
             if field_counts.popleft() == 1:
@@ -119,7 +124,7 @@ class Restorer:
         for batch in _batches(pictures, self):
             slot = next((s for s in free if s.fits(batch)), None)
             if slot is None:
-                free, slot = [], Slot(self.device, batch, self.batch_size)
+                free, slot = [], Slot(self.device, batch, self.batch_size, self.references)
             else:
                 free.remove(slot)
             slots.append(slot)
@@ -139,12 +144,12 @@ class Restorer:
             slot.upload()
             with torch.cuda.stream(slot.compute_stream):
                 slot.compute_stream.wait_event(slot.uploaded)
-                slot.store(self._restore_batch(slot.luma(), slot.qp(), depth))
+                slot.store(self._restore_batch(slot.inputs(), depth))
                 slot.computed.record(slot.compute_stream)
             slot.download()
         else:
             with _torch_threads(1):
-                slot.store(self._restore_batch(slot.luma(), slot.qp(), depth))
+                slot.store(self._restore_batch(slot.inputs(), depth))
         self.busy_seconds += time.perf_counter() - started
 
     def _collect(self, slot: Slot) -> Iterator[Luma]:
@@ -154,23 +159,20 @@ class Restorer:
         yield from slot.results()
 
     @torch.inference_mode()
-    def _restore_batch(self, luma: Tensor, qp: Tensor | None, depth: int) -> Tensor:
+    def _restore_batch(self, inputs: Inputs, depth: int) -> Tensor:
         """uint8 or int16 [N, H, W] in and out; smaller batches, then tiles, if memory runs out."""
         while True:
             try:
                 parts = [
-                    self._restore_tiled(
-                        luma[i : i + self.batch_size],
-                        None if qp is None else qp[i : i + self.batch_size],
-                        depth,
-                    )
-                    for i in range(0, len(luma), self.batch_size)
+                    self._restore_tiled(inputs.pictures(i, i + self.batch_size), depth)
+                    for i in range(0, len(inputs), self.batch_size)
                 ]
                 return torch.cat(parts) if len(parts) > 1 else parts[0]
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
-                self._shrink(luma.shape[1], luma.shape[2], error)
+                height, width = inputs.luma.shape[1:]
+                self._shrink(height, width, error)
 
     def _shrink(self, height: int, width: int, error: BaseException) -> None:
         if self.device.type == "cuda":
@@ -186,44 +188,46 @@ class Restorer:
             ) from error
         self.tile = tile
 
-    def _restore_tiled(self, luma: Tensor, qp: Tensor | None, depth: int) -> Tensor:
-        height, width = luma.shape[1:]
-        in_int8 = self._twin is not None and luma.dtype == torch.uint8
-        plane = None if qp is None else _expand_qp(qp, height, width, as_codes=in_int8)
+    def _restore_tiled(self, inputs: Inputs, depth: int) -> Tensor:
+        height, width = inputs.luma.shape[1:]
         tile = self.tile
         if not tile or (tile >= height and tile >= width):
-            return self._forward(luma, plane, depth)
+            return self._forward(inputs, depth)
         # Tiles start on the macroblock grid, so that space-to-depth meets the same phase.
         halo = _round_to_macroblock(self._network.halo + MACROBLOCK - 1)
-        out = torch.empty_like(luma)
+        out = torch.empty_like(inputs.luma)
         for top in range(0, height, tile):
             for left in range(0, width, tile):
                 y, x = max(top - halo, 0), max(left - halo, 0)
-                rows, columns = slice(y, top + tile + halo), slice(x, left + tile + halo)
-                part = None if plane is None else plane[..., rows, columns]
-                restored = self._forward(luma[:, rows, columns], part, depth)
+                bottom, right = min(top + tile + halo, height), min(left + tile + halo, width)
+                restored = self._forward(inputs.crop(y, x, bottom, right), depth)
                 inner = restored[:, top - y : top - y + tile, left - x : left - x + tile]
                 out[:, top : top + tile, left : left + tile] = inner
         return out
 
-    def _forward(self, luma: Tensor, qp: Tensor | None, depth: int) -> Tensor:
+    def _forward(self, inputs: Inputs, depth: int) -> Tensor:
         centre = float(1 << (depth - 1))
+        luma = inputs.luma
         if self._twin is not None and luma.dtype == torch.uint8:
             with _torch_threads(self._threads):
-                correction = self._twin(luma, None if qp is None else qp[:, 0])
+                correction = self._twin(inputs)
             restored = torch.add(luma, correction, alpha=centre * self.strength)
             return _as_stored(restored, 2 * centre - 1, luma.dtype)
-        # int16 carries uint16 samples bit by bit: torch computes with few unsigned types.
-        stored = luma if luma.dtype == torch.uint8 else luma.to(torch.int32) & 0xFFFF
-        # (Y - 128) / 128 is exact in half precision, and so is the QP's place in it.
-        decoded = stored[:, None].to(torch.float32).sub_(centre).mul_(1 / centre)
-        x, plane = decoded.to(self._dtype), None if qp is None else qp.to(self._dtype)
+        decoded = _scaled(luma[:, None], centre)
+        x, plane = decoded.to(self._dtype), self._qp_plane(inputs.qp, luma)
+        others: tuple[Tensor | None, ...] = ()
+        if inputs.references is not None:
+            references = _scaled(inputs.references, centre).to(self._dtype)
+            others = (references, self._qp_plane(inputs.reference_qp, luma))
         with _torch_threads(self._threads):
-            correction = self._network(x, plane)
+            correction = self._network(x, plane, *others)
         # In place: fresh buffers of this size cost more than the sums.
         restored = decoded.add_(correction.to(torch.float32), alpha=self.strength)
         restored = restored.mul_(centre).add_(centre)[:, 0]
         return _as_stored(restored, 2 * centre - 1, luma.dtype)
+
+    def _qp_plane(self, qp: Tensor | None, luma: Tensor) -> Tensor | None:
+        return None if qp is None else _expand_qp(qp, *luma.shape[1:]).to(self._dtype)
 
     def _default_tile(self, size: tuple[int, int]) -> int:
         live = self._network.live_bytes * size[0] * size[1] * self.batch_size
@@ -279,7 +283,7 @@ def _int8_twin(
         return None
     if not isinstance(network, Fast) or not is_available():
         return None
-    twin = Int8Fast(network, ranges)
+    twin = int8_twin(network, ranges)
     return twin if passes_self_test(network, twin) else None
 
 
@@ -319,12 +323,17 @@ def _as_stored(restored: Tensor, peak: float, dtype: torch.dtype) -> Tensor:
     return whole.to(dtype) if dtype == torch.uint8 else whole.to(torch.int32).to(dtype)
 
 
-def _expand_qp(qp: Tensor, height: int, width: int, *, as_codes: bool) -> Tensor:
-    """int8 [N, h, w] per macroblock to [N, 1, H, W]: QP / 51 or QP_UNKNOWN, or int8's codes."""
-    if as_codes:
-        rows = qp_codes(qp)[:, None].repeat_interleave(MACROBLOCK, 2)[:, :, :height]
-        return rows.repeat_interleave(MACROBLOCK, 3)[..., :width]
-    values = qp[:, None].to(torch.float32)
+def _scaled(luma: Tensor, centre: float) -> Tensor:
+    """uint8 or int16 luma of any shape to float32 in -1..1."""
+    # int16 carries uint16 samples bit by bit: torch computes with few unsigned types.
+    stored = luma if luma.dtype == torch.uint8 else luma.to(torch.int32) & 0xFFFF
+    # (Y - 128) / 128 is exact in half precision, and so is the QP's place in it.
+    return stored.to(torch.float32).sub_(centre).mul_(1 / centre)
+
+
+def _expand_qp(qp: Tensor, height: int, width: int) -> Tensor:
+    """int8 [N, h, w] or [N, R, h, w] per macroblock to [N, 1 or R, H, W]: QP / 51, QP_UNKNOWN."""
+    values = (qp[:, None] if qp.ndim == 3 else qp).to(torch.float32)
     values = torch.where(values < 0, QP_UNKNOWN, values / MAX_QP)
     return F.interpolate(values, scale_factor=MACROBLOCK)[..., :height, :width]
 

@@ -1,6 +1,7 @@
 """The buffers of a batch on its way through the network, and on CUDA the streams it travels on."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,25 +12,72 @@ from carfilter.network import QP_UNKNOWN
 from carfilter.pictures import MACROBLOCK, Luma, Picture
 
 
-class Slot:
-    """The buffers of one batch in flight: on CUDA pinned on the host, and their twins there."""
+@dataclass(frozen=True)
+class Inputs:
+    """What a network is called with, all of one size, where it runs.
 
-    def __init__(self, device: torch.device, batch: list[Picture], batch_size: int) -> None:
+    Luma is uint8, or int16 that carries uint16; QP maps are int8, one value per macroblock, -1 for
+    unknown. No map stands for none known or wanted.
+    """
+
+    luma: Tensor  # [N, H, W]
+    qp: Tensor | None = None  # [N, h, w]
+    references: Tensor | None = None  # [N, R, H, W]
+    reference_qp: Tensor | None = None  # [N, R, h, w]
+
+    def __len__(self) -> int:
+        return len(self.luma)
+
+    def pictures(self, first: int, last: int) -> "Inputs":
+        """Return those pictures of the batch."""
+        parts = (self.luma, self.qp, self.references, self.reference_qp)
+        return Inputs(*(None if part is None else part[first:last] for part in parts))  # type: ignore[arg-type]
+
+    def crop(self, top: int, left: int, bottom: int, right: int) -> "Inputs":
+        """Return a part of each picture; top and left lie on the macroblock grid."""
+
+        def cut(planes: Tensor | None, unit: int) -> Tensor | None:
+            if planes is None:
+                return None
+            rows = slice(top // unit, -(-bottom // unit))
+            return planes[..., rows, left // unit : -(-right // unit)]
+
+        luma = self.luma[:, top:bottom, left:right]
+        references = cut(self.references, 1)
+        return Inputs(
+            luma, cut(self.qp, MACROBLOCK), references, cut(self.reference_qp, MACROBLOCK)
+        )
+
+
+class Slot:
+    """The buffers of one batch in flight: on CUDA pinned on the host, and their twins there.
+
+    Args:
+        references: that go with each picture.
+    """
+
+    def __init__(
+        self, device: torch.device, batch: list[Picture], batch_size: int, references: int = 0
+    ) -> None:
         first = batch[0].luma
         self.cuda = device.type == "cuda"
         self.depth = 1 if self.cuda else 0  # batches in flight beside the one being filled
         self.dtype = torch.uint8 if first.dtype == np.uint8 else torch.int16
-        shape = (batch_size, *first.shape)
-        qp_shape = (batch_size, -(-shape[1] // MACROBLOCK), -(-shape[2] // MACROBLOCK))
+        size = first.shape
+        # The pictures first, then their references: one copy across the bus takes all.
+        shape = (batch_size, 1 + references, *size)
+        qp_shape = (*shape[:2], -(-size[0] // MACROBLOCK), -(-size[1] // MACROBLOCK))
+        self.references = references
         self.count = 0
         self.knows_qp = False
         self.host = torch.empty(shape, dtype=self.dtype, pin_memory=self.cuda)
         self.host_qp = torch.empty(qp_shape, dtype=torch.int8, pin_memory=self.cuda)
-        self.host_out = torch.empty(shape, dtype=self.dtype, pin_memory=self.cuda)
+        out_shape = (batch_size, *size)
+        self.host_out = torch.empty(out_shape, dtype=self.dtype, pin_memory=self.cuda)
         if self.cuda:
             self.device_luma = torch.empty(shape, dtype=self.dtype, device=device)
             self.device_qp = torch.empty(qp_shape, dtype=torch.int8, device=device)
-            self.device_out = torch.empty(shape, dtype=self.dtype, device=device)
+            self.device_out = torch.empty(out_shape, dtype=self.dtype, device=device)
             self.upload_stream, self.compute_stream, self.download_stream = _streams(device)
             new_event: Any = torch.cuda.Event  # torch does not type its constructor
             self.uploaded, self.computed, self.downloaded = new_event(), new_event(), new_event()
@@ -38,30 +86,37 @@ class Slot:
         """Say whether a batch has the size and sample type of these buffers."""
         luma = batch[0].luma
         same_type = (luma.dtype == np.uint8) == (self.dtype == torch.uint8)
-        return same_type and luma.shape == self.host.shape[1:] and len(batch) <= len(self.host)
+        return same_type and luma.shape == self.host.shape[2:] and len(batch) <= len(self.host)
 
     def fill(self, batch: list[Picture], *, with_qp: bool) -> None:
-        """Copy a batch in; its QP maps only where wanted and at least one is known."""
+        """Copy a batch in; its QP maps only where wanted and at least one is known.
+
+        A reference that is missing is the picture itself.
+        """
         self.count = len(batch)
         self.knows_qp = with_qp and any(picture.qp is not None for picture in batch)
         luma, qp = self.host.numpy(), self.host_qp.numpy()
         for i, picture in enumerate(batch):
-            np.copyto(luma[i], picture.luma.view(luma.dtype))
-            if self.knows_qp:
-                qp[i] = QP_UNKNOWN if picture.qp is None else picture.qp
+            others = picture.references or (None,) * self.references
+            for j, seen in enumerate((picture, *others)[: 1 + self.references]):
+                seen = picture if seen is None else seen
+                np.copyto(luma[i, j], seen.luma.view(luma.dtype))
+                if self.knows_qp:
+                    qp[i, j] = QP_UNKNOWN if seen.qp is None else seen.qp
 
-    def luma(self) -> Tensor:
-        """uint8 or int16 [N, H, W], where the network runs."""
-        return (self.device_luma if self.cuda else self.host)[: self.count]
-
-    def qp(self) -> Tensor | None:
-        """int8 [N, h, w] per macroblock, -1 for unknown; None where no map is known or wanted."""
-        if not self.knows_qp:
-            return None
-        return (self.device_qp if self.cuda else self.host_qp)[: self.count]
+    def inputs(self) -> Inputs:
+        """Return what was filled in, where the network runs."""
+        luma = (self.device_luma if self.cuda else self.host)[: self.count]
+        qp = (
+            (self.device_qp if self.cuda else self.host_qp)[: self.count] if self.knows_qp else None
+        )
+        own = Inputs(luma[:, 0], None if qp is None else qp[:, 0])
+        if not self.references:
+            return own
+        return replace(own, references=luma[:, 1:], reference_qp=None if qp is None else qp[:, 1:])
 
     def store(self, restored: Tensor) -> None:
-        """Keep the result, of the dtype and shape of luma()."""
+        """Keep the result, of the dtype and shape of the luma."""
         (self.device_out if self.cuda else self.host_out)[: self.count].copy_(restored)
 
     def upload(self) -> None:
