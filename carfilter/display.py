@@ -89,6 +89,7 @@ def summary(run: "Run") -> str:
     )
     qp = "unknown" if run.mean_qp is None else f"{run.mean_qp:.1f}"
     jumps = f" {run.jumps} clock jumps;" if run.jumps else ""
+    jumps += f" {run.changed} frames of another form;" if run.changed else ""
     verb = "interrupted after" if run.interrupted else "done:"
     where = run.partial or run.target
     return (

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import av
 import av.error
 
 from carfilter.errors import MediaError
-from carfilter.frames import display_matrix
+from carfilter.frames import display_matrix, pixel_format
 from carfilter.source import Source
 from carfilter.streams import check_encoder, copy_tags
 
@@ -17,6 +19,23 @@ if TYPE_CHECKING:
 
 _RATE_CONTROL = {"crf", "qp", "b", "maxrate", "minrate", "bufsize", "cq", "rc", "global_quality"}
 _PARAMS = ("x264-params", "x264opts", "x265-params")
+_PLANAR = {
+    "nv12": "yuv420p",
+    "nv21": "yuv420p",
+    "nv16": "yuv422p",
+    "nv24": "yuv444p",
+    "nv42": "yuv444p",
+    "nv20le": "yuv422p10le",
+    "p010le": "yuv420p10le",
+    "p012le": "yuv420p12le",
+    "p016le": "yuv420p16le",
+    "p210le": "yuv422p10le",
+    "p212le": "yuv422p12le",
+    "p216le": "yuv422p16le",
+    "p410le": "yuv444p10le",
+    "p412le": "yuv444p12le",
+    "p416le": "yuv444p16le",
+}
 _DEFAULT_CRF = {"libx264": "18", "libx265": "18"}
 
 
@@ -39,8 +58,9 @@ def add_video(
             the pixel format.
     """
     decoder = source.video.codec_context
-    pix_fmt = options.pix_fmt or decoder.pix_fmt or ""
-    codec = options.video_codec or _default_codec(container, pix_fmt, is_pipe=is_pipe)
+    asked = options.pix_fmt or decoder.pix_fmt or ""
+    pixel_format(asked)
+    codec = options.video_codec or _default_codec(container, asked, is_pipe=is_pipe)
     check_encoder(codec, "video", "-c:v", "libx264")
     try:
         stream = container.add_stream(codec, rate=source.rate or 25, time_base=source.time_base)
@@ -51,15 +71,7 @@ def add_video(
         ) from error
     assert isinstance(stream, av.VideoStream)
     context = stream.codec_context
-    formats = [f.name for f in context.codec.video_formats or ()]
-    if pix_fmt.startswith("yuvj") and pix_fmt not in formats and options.pix_fmt is None:
-        pix_fmt = pix_fmt.replace("yuvj", "yuv")  # the same samples; the range is a tag of its own
-    if formats and pix_fmt not in formats:
-        raise MediaError(
-            f"-c:v {codec}: cannot encode pixel format {pix_fmt}; give -pix_fmt with one of"
-            f" {', '.join(formats[:8])}, or -c:v ffv1 with an .mkv target"
-        )
-    context.pix_fmt = pix_fmt
+    context.pix_fmt = _written_format(container, codec, asked, was_asked=bool(options.pix_fmt))
     context.width, context.height = size or (decoder.width, decoder.height)
     context.thread_count = options.threads
     if source.video.sample_aspect_ratio:
@@ -71,12 +83,60 @@ def add_video(
     return stream
 
 
+def _written_format(
+    container: av.container.OutputContainer, codec: str, pix_fmt: str, *, was_asked: bool
+) -> str:
+    """Return the pixel format to encode: the given one, or another layout of the same samples."""
+    formats = [f.name for f in av.Codec(codec, "w").video_formats or ()]
+    for name in [pix_fmt] if was_asked else _layouts(pix_fmt):
+        if name in formats or (not formats and _can_name(container.format.name, codec, name)):
+            return name
+    if not formats:
+        raise MediaError(
+            f"-c:v {codec}: the {container.format.name} format has no name for {pix_fmt};"
+            f" give -pix_fmt {_layouts(pix_fmt)[-1]}, or another -c:v"
+        )
+    raise MediaError(
+        f"-c:v {codec}: cannot encode pixel format {pix_fmt}; give -pix_fmt with one of"
+        f" {', '.join(formats[:8])}, or -c:v ffv1 with an .mkv target"
+    )
+
+
+def _layouts(pix_fmt: str) -> list[str]:
+    """Return the formats that hold the same samples: the range is a tag of its own, and the two
+    chroma planes may be one."""
+    if pix_fmt.startswith("yuvj"):
+        return [pix_fmt, pix_fmt.replace("yuvj", "yuv")]
+    return [pix_fmt, *([_PLANAR[pix_fmt]] if pix_fmt in _PLANAR else [])]
+
+
+def _can_name(format_name: str, codec: str, pix_fmt: str) -> bool:
+    """Try whether a reader of raw video would know its format: NUT writes an empty tag for P010,
+    and it is read as RGB."""
+    if codec != "rawvideo" or format_name in ("rawvideo", "yuv4mpegpipe"):
+        return True
+    file = io.BytesIO()
+    frame = av.VideoFrame(32, 32, pix_fmt)
+    frame.pts, frame.time_base = 0, Fraction(1, 25)
+    try:
+        with av.open(file, "w", format=format_name) as target:
+            stream = target.add_stream(codec, rate=25)
+            assert isinstance(stream, av.VideoStream)
+            stream.width, stream.height, stream.pix_fmt = 32, 32, pix_fmt
+            target.mux(stream.encode(frame))
+        file.seek(0)
+        with av.open(file, format=format_name.split(",")[0]) as made:
+            return made.streams.video[0].codec_context.pix_fmt == pix_fmt.replace("yuvj", "yuv")
+    except (av.error.FFmpegError, ValueError):
+        return False
+
+
 def _default_codec(container: av.container.OutputContainer, pix_fmt: str, *, is_pipe: bool) -> str:
     name, holds = container.format.name, container.supported_codecs
     if name in ("rawvideo", "yuv4mpegpipe") or (is_pipe and name == "nut"):
         return "rawvideo"
     x264 = [f.name for f in av.Codec("libx264", "w").video_formats or ()]
-    if ("libx264" in holds or name in ("mpegts", "rtsp")) and pix_fmt in x264:
+    if ("libx264" in holds or name in ("mpegts", "rtsp")) and set(_layouts(pix_fmt)) & set(x264):
         return "libx264"
     if "matroska" in name and "ffv1" in holds:
         return "ffv1"

@@ -29,15 +29,25 @@ def bit_depth(pix_fmt: av.VideoFormat) -> int:
     return int(pix_fmt.components[0].bits)
 
 
-def check_pix_fmt(pix_fmt: av.VideoFormat, source: str) -> None:
-    """Refuse pixel formats whose luma is not a plane of its own, with the remedy.
+def pixel_format(name: str) -> av.VideoFormat:
+    """Return the pixel format that -pix_fmt names.
 
     Raises:
-        MediaError: RGB, palette, packed YUV, hardware or floating point formats.
+        MediaError: there is none of that name.
     """
+    try:
+        return av.VideoFormat(name)
+    except ValueError as error:
+        raise MediaError(
+            f"-pix_fmt {name}: there is no such pixel format; see ffmpeg -pix_fmts"
+        ) from error
+
+
+def has_luma_plane(pix_fmt: av.VideoFormat) -> bool:
+    """Say whether luma is a plane of its own: not in RGB, palettes, packed YUV, on a GPU."""
     components = pix_fmt.components
     first_plane = [c for c in components if c.plane == 0]
-    if (
+    return not (
         pix_fmt.is_rgb
         or pix_fmt.has_palette
         or pix_fmt.is_bit_stream
@@ -45,10 +55,19 @@ def check_pix_fmt(pix_fmt: av.VideoFormat, source: str) -> None:
         or not components[0].is_luma
         or not 8 <= components[0].bits <= 16
         or pix_fmt.name.startswith(("bayer", "xyz", "ya"))
-    ):
+    )
+
+
+def check_pix_fmt(pix_fmt: av.VideoFormat, source: str) -> None:
+    """Refuse pixel formats whose luma is not a plane of its own, with the remedy.
+
+    Raises:
+        MediaError: RGB, palette, packed YUV, hardware or floating point formats.
+    """
+    if not has_luma_plane(pix_fmt):
         raise MediaError(
             f"{source}: pixel format {pix_fmt.name} has no luma plane of its own;"
-            f" convert it first, for example: ffmpeg -i INPUT -pix_fmt yuv444p -c:v ffv1 OUT.mkv"
+            " give -pix_fmt yuv444p (or yuv422p, yuv420p) to convert it first"
         )
 
 

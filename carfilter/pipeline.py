@@ -57,6 +57,7 @@ class Run:
     damaged: int = 0
     repaired: int = 0
     jumps: int = 0  # of the source's clock
+    changed: int = 0  # frames brought to the first one's size, format or range
     qp_sum: float = 0.0
     qp_frames: int = 0  # frames whose QP map the decoder gave
     elapsed_seconds: float = 0.0
@@ -116,7 +117,7 @@ def filter_video(
     run = Run(display_name(source), "stdout" if str(target) == "-" else str(target))
     # The model first: a wrong name must not cost the opening of a live source.
     model = None if options.restore.strength == 0 else _as_model(weights)
-    opened = open_source(source, replace(options.source, qp_maps=model is not None))
+    opened = open_source(source, _source_options(options, model))
     try:
         size = _target_size(opened, options)
         sink = open_target(target, opened, options.target, size)
@@ -152,12 +153,16 @@ def restored_frames(
     """
     options = options or FilterOptions()
     model = None if options.restore.strength == 0 else _as_model(weights)
-    opened = open_source(source, replace(options.source, qp_maps=model is not None))
+    opened = open_source(source, _source_options(options, model))
     restorer = None if model is None else _make_restorer(model, opened, options.restore)
     with _Stages(opened, restorer, threading.Event(), Run(opened.name, "")) as events:
         for event in events:
             if isinstance(event, Decoded):
                 yield event.frame
+
+
+def _source_options(options: FilterOptions, model: Model | None) -> SourceOptions:
+    return replace(options.source, qp_maps=model is not None, pix_fmt=options.target.pix_fmt)
 
 
 def _as_model(weights: str | Path | Model | None) -> Model:
@@ -197,7 +202,7 @@ def _transfer(
             if progress is not None and isinstance(event, Decoded):
                 progress(run)
         run.damaged, run.repaired = source.report.damaged, source.report.repaired
-        run.jumps = source.report.jumps
+        run.jumps, run.changed = source.report.jumps, target.changed
         begun = time.perf_counter()
         _end(run, source, target, stop)
         run.bytes_written = target.bytes
@@ -326,12 +331,13 @@ def _announce(
     decoder = source.video.codec_context
     run.seconds_expected = source.seconds
     logger.info(
-        "#%d video (%s, %dx%d %s) -> restore, encode with %s",
+        "#%d video (%s, %dx%d %s) -> %srestore, encode with %s",
         source.video.index,
         decoder.name,
         decoder.width,
         decoder.height,
         decoder.pix_fmt,
+        f"convert to {target.options.pix_fmt}, " if source.converts else "",
         target.encoder,
     )
     for route in target.routes:
@@ -375,6 +381,7 @@ def _write_sidecar(
         "damaged": run.damaged,
         "repaired_timestamps": run.repaired,
         "clock_jumps": run.jumps,
+        "changed_frames": run.changed,
         "mean_qp": run.mean_qp,
         "options": asdict(options),
     }

@@ -19,9 +19,10 @@ import av
 import av.error
 
 from carfilter.clock import Clock, FrameTimes
+from carfilter.conform import convert
 from carfilter.cut import Cut
 from carfilter.errors import MediaError
-from carfilter.frames import QpMap, check_pix_fmt, read_qp
+from carfilter.frames import QpMap, check_pix_fmt, has_luma_plane, pixel_format, read_qp
 from carfilter.selection import main_video, select_streams
 
 logger = logging.getLogger("carfilter")
@@ -47,6 +48,7 @@ class SourceOptions:
     data: bool = True
     threads: int = 0  # of the decoder; 0 takes the cores
     stop_on_error: bool = False
+    pix_fmt: str | None = None  # to convert to what has no luma plane of its own
     qp_maps: bool = False  # let the decoder export them; H.264 then decodes without frame threads
 
     @property
@@ -99,6 +101,7 @@ class Source:
     copied: list[av.stream.Stream]
     options: SourceOptions
     report: DecodeReport = field(default_factory=DecodeReport)
+    _planar: set[str] = field(default_factory=set)  # pixel formats seen that have a luma plane
 
     @property
     def time_base(self) -> Fraction:
@@ -113,6 +116,12 @@ class Source:
             if rate:
                 return Fraction(rate.numerator, rate.denominator)
         return None
+
+    @property
+    def converts(self) -> bool:
+        """Whether its frames are converted on request, having no luma plane of their own."""
+        pix_fmt = self.video.codec_context.format
+        return pix_fmt is not None and not has_luma_plane(pix_fmt)
 
     @property
     def seconds(self) -> float | None:
@@ -214,7 +223,18 @@ class Source:
             self.report.damaged += frame.is_corrupt
             if frame.is_corrupt and self.options.stop_on_error:
                 raise MediaError(f"{self.name}: damaged frame; leave out -xerror to go on past it")
-            yield Decoded(frame, read_qp(frame), int(frame.pict_type))
+            qp, frame_type = read_qp(frame), int(frame.pict_type)
+            planar = self._with_luma_plane(frame)
+            yield Decoded(planar, qp if planar is frame else None, frame_type)
+
+    def _with_luma_plane(self, frame: av.VideoFrame) -> av.VideoFrame:
+        name = frame.format.name
+        if name not in self._planar:
+            if not has_luma_plane(frame.format) and self.options.pix_fmt:
+                return convert(frame, self.options.pix_fmt)
+            check_pix_fmt(frame.format, self.name)
+            self._planar.add(name)
+        return frame
 
     def _count_damage(self, error: av.error.FFmpegError) -> None:
         self.report.damaged += 1
@@ -298,7 +318,10 @@ def _prepare_decoder(video: av.VideoStream, options: SourceOptions, name: str) -
             f"{name}: no frame of its video can be decoded; it is damaged or holds no picture yet"
         )
     assert context.format is not None
-    check_pix_fmt(context.format, name)
+    if options.pix_fmt is None or has_luma_plane(context.format):
+        check_pix_fmt(context.format, name)
+    else:
+        check_pix_fmt(pixel_format(options.pix_fmt), f"-pix_fmt {options.pix_fmt}")
     context.thread_type = "AUTO"
     if options.qp_maps and context.name == "h264":
         context.options = {**context.options, "export_side_data": "venc_params"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import math
 import os
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 import av
 import av.error
 
+from carfilter.conform import convert, is_full_range, picture_form
 from carfilter.encoder import add_video, open_encoder
 from carfilter.errors import DownstreamClosedError, MediaError
 from carfilter.source import Source, is_url
@@ -32,6 +34,8 @@ from carfilter.streams import (
     make_carrier,
     plan_routes,
 )
+
+logger = logging.getLogger("carfilter")
 
 _HELD_BYTES = 64 << 20  # of copied packets that wait for the video
 _FRAGMENTED = "frag_keyframe+empty_moov+default_base_moof"
@@ -70,7 +74,11 @@ class Target:
     carriers: dict[int, Carrier]
     part: Path | None  # where the file grows; None for pipes, URLs and devices
     frames: int = 0  # packets the video encoder gave, one a frame
+    changed: int = 0  # frames that came in another size, format or range than the first
     bytes: int = 0
+    _given: int = 0  # frames
+    _first: str = ""  # form in which the first one came
+    _full_range: bool = False  # of what is written
     _held: deque[tuple[float, av.Packet[Any]]] = field(default_factory=deque)
     _held_bytes: int = 0
     _clock: float = float("-inf")  # seconds of the last muxed video dts
@@ -85,22 +93,35 @@ class Target:
         """Encode a frame; the first one fixes size, colour tags and rotation."""
         context = self.stream.codec_context
         with self._mapped_errors():
+            form = picture_form(frame)
             if not context.is_open:
+                if frame.format.name != context.pix_fmt:
+                    frame = convert(frame, context.pix_fmt or "")
+                self._first, self._full_range = form, is_full_range(frame)
                 open_encoder(self.stream, frame)
                 self.container.start_encoding()
-            if frame.format.name != context.pix_fmt:
-                # The same range on both sides, so that no sample is rescaled on the way.
-                frame = frame.reformat(
-                    format=context.pix_fmt, dst_color_range=int(frame.color_range)
-                )
-            if (frame.width, frame.height) != (context.width, context.height):
-                raise MediaError(
-                    f"{self.source.name}: the picture changes from {context.width}x"
-                    f"{context.height} to {frame.width}x{frame.height} after frame {self.frames};"
-                    " cut it there with -to and -ss and restore the parts"
-                )
+            elif form != self._first or frame.format.name != context.pix_fmt:
+                frame = self._like_the_first(frame, form)
+            self._given += 1
             frame.pict_type = 0  # else the source's frame types are forced on the encoder
             self._mux_video(self.stream.encode(frame))
+
+    def _like_the_first(self, frame: av.VideoFrame, form: str) -> av.VideoFrame:
+        """Bring a frame to the first one's size, format and range: an encoder has one of each."""
+        context = self.stream.codec_context
+        if form != self._first:
+            if not self.changed:
+                logger.warning(
+                    "%s: the picture changes from %s to %s at frame %d; from there it is brought"
+                    " to the first form, since a file has one",
+                    self.source.name,
+                    self._first,
+                    form,
+                    self._given,
+                )
+            self.changed += 1
+        size = (context.width, context.height)
+        return convert(frame, context.pix_fmt or "", size, full_range=self._full_range)
 
     def write_packet(self, packet: av.Packet[Any]) -> None:
         """Pass on a packet of another stream; it waits until the video has reached its time."""

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "carfilter"
 LAYERS = {
     0: "errors",
-    1: "clock cut selection encoder"
+    1: "clock conform cut selection encoder"
     " source frames streams target clips network metrics prefetch int8 detection baselines"
     " average_precision packs photos bd_rate pictures window slots references",
     2: "weights restore degrade variants dataset recipe",
@@ -25,6 +25,7 @@ ONLY_IN = {
     "av": {
         "source",
         "clock",
+        "conform",
         "cut",
         "selection",
         "encoder",

@@ -1,0 +1,118 @@
+"""Bring a frame to another pixel format or size; only on request, or where one file needs one size.
+
+The range is kept (only yuvj formats and RGB are full by their nature), and the luma of a frame that
+keeps its size is carried over sample by sample: FFmpeg takes gray as full range and stretches it.
+"""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
+
+from carfilter.frames import Luma, bit_depth, copy_luma, has_luma_plane, replace_luma
+
+_EXACT = (
+    Interpolation.BICUBIC
+    | Interpolation.ACCURATE_RND
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.FULL_CHR_H_INP
+)
+_BT709 = 1  # AVCOL_SPC_BT709
+_RGB = 0  # AVCOL_SPC_RGB
+
+
+def is_full_range(frame: av.VideoFrame) -> bool:
+    """Say whether luma reaches from 0 to the peak; what is not tagged is limited, as in FFmpeg."""
+    name = frame.format.name
+    return int(frame.color_range) == ColorRange.JPEG or name.startswith("yuvj") or _is_rgb(frame)
+
+
+def picture_form(frame: av.VideoFrame) -> str:
+    """Say of what size, format and range a frame is; equal for frames that differ in nothing."""
+    reach = "full" if is_full_range(frame) else "limited"
+    name = frame.format.name.replace("yuvj", "yuv")
+    return f"{frame.width}x{frame.height} {name} ({reach} range)"
+
+
+def _is_rgb(frame: av.VideoFrame) -> bool:
+    return bool(frame.format.is_rgb or frame.format.has_palette or frame.format.is_bit_stream)
+
+
+def convert(
+    frame: av.VideoFrame,
+    pix_fmt: str,
+    size: tuple[int, int] | None = None,
+    *,
+    full_range: bool | None = None,
+) -> av.VideoFrame:
+    """Return the frame in another format or size (width, height); its time and side data stay.
+
+    Args:
+        full_range: of the result; by default the frame's own, from RGB limited.
+
+    RGB becomes limited range BT.709, and is tagged so; YUV keeps its matrix.
+    """
+    width, height = size or (frame.width, frame.height)
+    was_full, tag = is_full_range(frame), int(frame.color_range)
+    target = av.VideoFormat(pix_fmt)
+    if target.is_rgb or pix_fmt.startswith("yuvj"):
+        full_range = True
+    elif full_range is None:
+        full_range = was_full and not _is_rgb(frame)
+    if has_luma_plane(frame.format) and has_luma_plane(target):
+        return _convert_yuv(frame, target, (width, height), was_full, full_range, tag)
+    from_rgb = _is_rgb(frame) or int(frame.colorspace) == _RGB
+    made = frame.reformat(
+        width,
+        height,
+        pix_fmt,
+        src_colorspace=Colorspace.ITU709 if target.is_rgb and not from_rgb else None,
+        dst_colorspace=Colorspace.ITU709 if from_rgb and not target.is_rgb else None,
+        src_color_range=_range(full=was_full),
+        dst_color_range=_range(full=full_range),
+        interpolation=_EXACT,
+    )
+    if from_rgb and not target.is_rgb:
+        made.colorspace = _BT709
+        made.color_range = _range(full=full_range)
+    return made
+
+
+def _convert_yuv(
+    frame: av.VideoFrame,
+    target: av.VideoFormat,
+    size: tuple[int, int],
+    was_full: bool,
+    full_range: bool,
+    tag: int,
+) -> av.VideoFrame:
+    same_range = was_full == full_range
+    made = frame.reformat(
+        *size,
+        target.name,
+        src_color_range=_range(full=was_full),
+        dst_color_range=_range(full=full_range),
+        interpolation=_EXACT,
+    )
+    if same_range and size == (frame.width, frame.height):
+        luma = _at_depth(
+            copy_luma(frame), bit_depth(frame.format), bit_depth(target), full=was_full
+        )
+        replace_luma(made, luma)
+    made.color_range = tag if same_range and not full_range else _range(full=full_range)
+    return made
+
+
+def _at_depth(luma: Luma, depth: int, wanted: int, *, full: bool) -> Luma:
+    """Return the samples at another depth: limited range by powers of two, full range peak to
+    peak; rounded."""
+    if depth == wanted:
+        return luma
+    ratio = (2**wanted - 1) / (2**depth - 1) if full else 2.0 ** (wanted - depth)
+    scaled = np.rint(luma * ratio).clip(0, 2**wanted - 1)
+    return scaled.astype(np.uint8) if wanted == 8 else scaled.astype(np.uint16)
+
+
+def _range(*, full: bool) -> ColorRange:
+    return ColorRange.JPEG if full else ColorRange.MPEG
