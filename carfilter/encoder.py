@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import av.error
 
 from carfilter.errors import MediaError
 from carfilter.frames import display_matrix, pixel_format
+from carfilter.hdr import hdr_options
 from carfilter.source import Source
 from carfilter.streams import check_encoder, copy_tags
 
@@ -168,6 +170,8 @@ def _encoder_options(
     if codec in _DEFAULT_CRF and not sets_rate:
         given["crf"] = _DEFAULT_CRF[codec]
         given.setdefault("preset", "medium")
+    if codec == "libsvtav1" and not options.verbose_encoder:
+        os.environ.setdefault("SVT_LOG", "1")  # errors; it prints its settings otherwise
     if codec == "libx265" and not options.verbose_encoder:
         # It writes to stderr by itself, whatever FFmpeg's log level is.
         params = given.get("x265-params")
@@ -190,7 +194,8 @@ def open_encoder(stream: av.VideoStream, frame: av.VideoFrame) -> None:
     matrix = display_matrix(frame)
     if matrix is not None:
         stream.set_display_matrix(matrix)
-    given = dict(context.options)
+    given = hdr_options(frame, context.name, dict(context.options))
+    context.options = given
     try:
         context.open()
     except (av.error.FFmpegError, ValueError) as error:

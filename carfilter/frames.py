@@ -128,7 +128,7 @@ def read_qp(frame: av.VideoFrame) -> QpMap | None:
     None where the decoder exports no H.264 QP (only FFmpeg's software H.264 decoder does), or where
     its blocks do not cover this picture. Call it before replace_luma().
     """
-    params = _side_data(frame, "VIDEO_ENC_PARAMS")
+    params = side_data(frame, "VIDEO_ENC_PARAMS")
     if params is None or params.codec_type != _H264_PARAMS or not params.nb_blocks:
         return None  # the MPEG-4 decoder exports a quantiser of another scale
     assert params.block_size == _BLOCK.itemsize
@@ -144,8 +144,8 @@ def read_qp(frame: av.VideoFrame) -> QpMap | None:
     return None if (qp == _NO_QP).any() else qp.clip(0, 51)
 
 
-def _side_data(frame: av.VideoFrame, name: str) -> Any:
-    """Return one kind of side data or None.
+def side_data(frame: av.VideoFrame, name: str) -> Any:
+    """Return one kind of side data or None; valid as long as the frame, until make_writable().
 
     Not through frame.side_data: the frame keeps that container, which keeps the frame, so that
     each frame and its pictures stay in memory until the garbage collector finds the ring.
@@ -156,7 +156,7 @@ def _side_data(frame: av.VideoFrame, name: str) -> Any:
 
 def display_matrix(frame: av.VideoFrame) -> list[int] | None:
     """Return the nine integers that tell a player how to turn or mirror the picture, if any."""
-    data = _side_data(frame, "DISPLAYMATRIX")
+    data = side_data(frame, "DISPLAYMATRIX")
     if data is None:
         return None
     return [int(value) for value in np.frombuffer(memoryview(data), np.int32, count=9)]

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "carfilter"
 LAYERS = {
     0: "errors",
-    1: "clock conform cut selection encoder"
+    1: "clock conform cut hdr selection encoder"
     " source frames streams target clips network metrics prefetch int8 detection baselines"
     " average_precision packs photos bd_rate pictures window slots references",
     2: "weights restore degrade variants dataset recipe",
@@ -27,6 +27,7 @@ ONLY_IN = {
         "clock",
         "conform",
         "cut",
+        "hdr",
         "selection",
         "encoder",
         "frames",
