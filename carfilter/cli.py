@@ -87,6 +87,13 @@ restore_options = _options(
         show_default=True,
         help="Blend with the decoded luma; 0 leaves it untouched.",
     ),
+    click.option(
+        "--lookahead",
+        type=click.IntRange(0),
+        default=64,
+        show_default=True,
+        help="Frames that a multi-frame model may wait for; 0 uses the past alone.",
+    ),
 )
 encode_options = _options(
     click.option("-c:v", "video_codec", metavar="CODEC", help="Video encoder.  [default: libx264]"),
@@ -313,6 +320,7 @@ def filter_options(given: dict[str, Any]) -> "FilterOptions":
             batch_size=given["batch"] or 0,
             tile=(given["tile"] or 0) // 16 * 16,
             strength=given["strength"],
+            lookahead=given["lookahead"],
         ),
         compare=given["compare"],
         sidecar=given["sidecar"],

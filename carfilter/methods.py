@@ -78,9 +78,19 @@ def _reference_qp(coded: Clip) -> float:
     return float(coded.qp[coded.types != _B_FRAME].mean())
 
 
-def network(model: Model, options: RestoreOptions | None = None, *, blind: bool = False) -> Method:
-    """Run a checkpoint, with the QP maps of the decoder or without them (`blind`)."""
+def network(
+    model: Model, options: RestoreOptions | None = None, *, blind: bool = False, past: bool = False
+) -> Method:
+    """Run a checkpoint.
+
+    Args:
+        blind: without the QP maps of the decoder.
+        past: let a multi-frame network see no later frames, as in live use.
+    """
     options = options or RestoreOptions(precision="fp32")
+    if past:
+        options = replace(options, lookahead=0)
+    noted = [*(["QP unknown"] if blind else []), *(["past only"] if past else [])]
 
     def restore(coded: Clip, _clean: Clip) -> Clip:
         height, width = coded.luma.shape[1:]
@@ -90,13 +100,16 @@ def network(model: Model, options: RestoreOptions | None = None, *, blind: bool 
 
     # The batch is part of no key: it changes results by rounding at most.
     how = f"{options.device}-{options.precision}-{options.strength}"
+    if model.network.references:
+        how += f"-ahead{options.lookahead}"
     key = f"network-2-{_weights_digest(model)}-{how}"
     uses_qp = model.network.uses_qp and not blind
     return Method(
-        f"{model.name} (QP unknown)" if blind else model.name,
+        f"{model.name} ({', '.join(noted)})" if noted else model.name,
         f"{key}-{'blind' if blind else 'qp'}",
         restore,
-        f"network {model.network.name}, {'with' if uses_qp else 'without'} QP maps",
+        f"network {model.network.name}, {'with' if uses_qp else 'without'} QP maps"
+        + (f", looking {options.lookahead} frames ahead" if model.network.references else ""),
         is_model=True,
         sha256=model.sha256,
     )

@@ -63,7 +63,7 @@ def _emit(past: list[_Seen], waiting: deque[_Seen], count: int) -> Iterator[Pict
 def _ready(waiting: deque[_Seen], lookahead: int, most_bytes: int) -> int:
     """Return how many of the waiting need not, or must not, wait for more."""
     size = waiting[-1].picture.luma.nbytes
-    over = max(len(waiting) - 1 - min(lookahead, most_bytes // max(size, 1)), 0)
+    over = max(len(waiting) - min(lookahead, most_bytes // max(size, 1)), 0)
     keys = [at for at, seen in enumerate(waiting) if seen.coding.frame_type == KEY]
     # With two key frames ahead, and something ahead at all, a picture has all it can use.
     settled = keys[-2] if len(keys) >= 2 else 0

@@ -94,15 +94,16 @@ class Slot:
         A reference that is missing is the picture itself.
         """
         self.count = len(batch)
-        self.knows_qp = with_qp and any(picture.qp is not None for picture in batch)
+        seen = [p for picture in batch for p in (picture, *picture.references) if p is not None]
+        self.knows_qp = with_qp and any(picture.qp is not None for picture in seen)
         luma, qp = self.host.numpy(), self.host_qp.numpy()
         for i, picture in enumerate(batch):
             others = picture.references or (None,) * self.references
-            for j, seen in enumerate((picture, *others)[: 1 + self.references]):
-                seen = picture if seen is None else seen
-                np.copyto(luma[i, j], seen.luma.view(luma.dtype))
+            for j, other in enumerate((picture, *others)[: 1 + self.references]):
+                shown = picture if other is None else other
+                np.copyto(luma[i, j], shown.luma.view(luma.dtype))
                 if self.knows_qp:
-                    qp[i, j] = QP_UNKNOWN if seen.qp is None else seen.qp
+                    qp[i, j] = QP_UNKNOWN if shown.qp is None else shown.qp
 
     def inputs(self) -> Inputs:
         """Return what was filled in, where the network runs."""

@@ -95,6 +95,8 @@ def _networks(options: Options, *, shipped: bool) -> list[methods.Method]:
         rows.append(methods.network(model, options.restore))
         if options.blind and model.network.uses_qp:
             rows.append(methods.network(model, options.restore, blind=True))
+        if model.network.references:
+            rows.append(methods.network(model, options.restore, past=True))
     return rows
 
 

@@ -19,8 +19,7 @@ from carfilter.errors import WeightsError
 from carfilter.network import Fast, Network, build_network, config_of
 
 _FORMAT = "carfilter-1"
-# The order in which the default is looked for; design.md of a model says what suits it.
-_PREFERENCE = ("fast", "car")
+_PREFERENCE = ("best", "fast", "car")  # in which the default is looked for
 
 
 @dataclass(frozen=True)
