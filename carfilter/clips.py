@@ -17,6 +17,7 @@ from av.video.reformatter import ColorRange
 
 from carfilter.errors import MediaError
 from carfilter.frames import copy_luma, luma_view, read_qp
+from carfilter.opening import open_container
 
 Planes = npt.NDArray[np.uint8]
 
@@ -88,7 +89,7 @@ def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, Fraction, list[int]]]:
     """Yield each frame, the rate, and the sizes so far of the packets in decoding order."""
     sizes: list[int] = []
     try:
-        with av.open(str(path)) as container:
+        with open_container(path) as container:
             if not container.streams.video:
                 raise MediaError(f"{path}: holds no video; give a video file")
             stream = container.streams.video[0]
@@ -197,7 +198,7 @@ def read_photo(path: Path) -> Planes:
         MediaError: no picture in there.
     """
     try:
-        with av.open(str(path)) as container:
+        with open_container(path) as container:
             frame = next(container.decode(video=0))
     except (av.FFmpegError, OSError, StopIteration, IndexError) as error:
         raise MediaError(f"{path}: cannot be read as a picture; check the file") from error

@@ -18,6 +18,7 @@ import torch
 from carfilter import __version__
 from carfilter.errors import CarfilterError, MediaError
 from carfilter.frames import bit_depth, copy_luma, replace_luma, side_by_side
+from carfilter.opening import display_name
 from carfilter.pictures import Picture
 from carfilter.prefetch import Prefetch
 from carfilter.restore import RestoreOptions, Restorer
@@ -26,7 +27,6 @@ from carfilter.source import (
     Event,
     Source,
     SourceOptions,
-    display_name,
     library_versions,
     open_source,
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -23,14 +22,18 @@ from carfilter.conform import convert
 from carfilter.cut import Cut
 from carfilter.errors import MediaError
 from carfilter.frames import QpMap, check_pix_fmt, has_luma_plane, pixel_format, read_qp
+from carfilter.opening import (
+    MAX_PIXELS,
+    check_size,
+    decoder_limit,
+    display_name,
+    is_url,
+    open_container,
+)
 from carfilter.selection import main_video, select_streams
 
 logger = logging.getLogger("carfilter")
 
-_LIVE = re.compile(r"^(rtsp|rtsps|rtmp|rtmps|rtp|udp|tcp|srt|http|https|mmsh|mmst)://", re.I)
-_OPEN_TIMEOUT, _READ_TIMEOUT = 15.0, 30.0  # seconds; for network sources only
-# PyAV 18 fails on tags that are not UTF-8 unless told otherwise; 19 has no such option any more.
-_LENIENT_TAGS: Any = {} if av.__version__.split(".")[0] >= "19" else {"metadata_errors": "replace"}
 _MAX_FAILURES = 200  # consecutive packets that cannot be read or decoded
 
 
@@ -49,6 +52,7 @@ class SourceOptions:
     threads: int = 0  # of the decoder; 0 takes the cores
     stop_on_error: bool = False
     pix_fmt: str | None = None  # to convert to what has no luma plane of its own
+    max_pixels: int = MAX_PIXELS  # of a picture; larger ones are refused
     qp_maps: bool = False  # let the decoder export them; H.264 then decodes without frame threads
 
     @property
@@ -78,16 +82,6 @@ class Decoded:
 
 
 Event: TypeAlias = "Decoded | av.Packet[Any]"
-
-
-def is_url(source: str | Path) -> bool:
-    """Say whether a source is on the network."""
-    return bool(_LIVE.match(str(source)))
-
-
-def display_name(source: str | Path) -> str:
-    """Return the source as messages call it."""
-    return "stdin" if str(source) == "-" else str(source)
 
 
 # No repr of the fields: that of a PyAV stream crashes once its container is closed.
@@ -251,7 +245,7 @@ def open_source(source: str | Path, options: SourceOptions | None = None) -> Sou
         MediaError: it cannot be opened, holds no video, or its pixel format has no luma plane.
     """
     options, name = options or SourceOptions(), display_name(source)
-    container = _open_container(source, options)
+    container = open_container(source, options.format, dict(options.options), options.max_pixels)
     try:
         chosen = select_streams(container, options.maps, options.dropped_types, name)
         video = main_video(container, chosen, name)
@@ -263,65 +257,20 @@ def open_source(source: str | Path, options: SourceOptions | None = None) -> Sou
     return Source(name, container, video, copied, options)
 
 
-def _open_container(source: str | Path, options: SourceOptions) -> av.container.InputContainer:
-    name = display_name(source)
-    path = "pipe:0" if name == "stdin" else str(source)
-    if not is_url(source) and name != "stdin":
-        _check_file(Path(source))
-        path = f"file:{path}"  # a name such as "a:b.mp4" is a file, not a protocol
-    try:
-        container: av.container.InputContainer = av.open(
-            path,
-            "r",
-            format=options.format,
-            options=dict(options.options),
-            **_LENIENT_TAGS,
-            timeout=(_OPEN_TIMEOUT, _READ_TIMEOUT) if is_url(source) else None,
-        )
-    except (av.error.FFmpegError, ValueError) as error:
-        raise MediaError(_why_not_opened(name, error, options.format)) from error
-    return container
-
-
-def _check_file(path: Path) -> None:
-    if not path.exists():
-        raise MediaError(f"{path}: no such file; check the path")
-    if path.is_dir():
-        raise MediaError(f"{path}: is a folder; give one file (carfilter takes one at a time)")
-    if not os.access(path, os.R_OK):
-        raise MediaError(f"{path}: cannot be read; check its permissions")
-    if path.is_file() and path.stat().st_size == 0:
-        raise MediaError(f"{path}: is empty; nothing was recorded into it")
-
-
-def _why_not_opened(name: str, error: Exception, wanted: str | None) -> str:
-    if wanted and "no container format" in str(error).lower():
-        return f"{name}: there is no input format {wanted!r}; see ffmpeg -formats"
-    if name == "stdin":
-        return (
-            "stdin: not a video that can be read from a pipe; an MP4 needs -movflags +faststart"
-            " (or send -f nut or -f matroska), raw streams need -f with their format"
-        )
-    if isinstance(error, av.error.InvalidDataError):
-        return (
-            f"{name}: not a video file, or its header is damaged or cut off;"
-            " try -f with its format, or recover it with the recorder's own tool"
-        )
-    reason = getattr(error, "strerror", None) or str(error)
-    return f"{name}: cannot be opened ({reason}); check the name and that the source is up"
-
-
 def _prepare_decoder(video: av.VideoStream, options: SourceOptions, name: str) -> None:
     context = video.codec_context
+    check_size(context.width, context.height, options.max_pixels, name)
     if context.pix_fmt is None:
         raise MediaError(
-            f"{name}: no frame of its video can be decoded; it is damaged or holds no picture yet"
+            f"{name}: no frame of its video can be decoded; it is damaged, holds no picture yet,"
+            f" or pictures larger than --max-pixels {options.max_pixels}"
         )
     assert context.format is not None
     if options.pix_fmt is None or has_luma_plane(context.format):
         check_pix_fmt(context.format, name)
     else:
         check_pix_fmt(pixel_format(options.pix_fmt), f"-pix_fmt {options.pix_fmt}")
+    context.options = {**context.options, **decoder_limit(options.max_pixels)}
     context.thread_type = "AUTO"
     if options.qp_maps and context.name == "h264":
         context.options = {**context.options, "export_side_data": "venc_params"}

@@ -25,7 +25,8 @@ import av.error
 from carfilter.conform import convert, is_full_range, picture_form
 from carfilter.encoder import add_video, open_encoder
 from carfilter.errors import DownstreamClosedError, MediaError
-from carfilter.source import Source, is_url
+from carfilter.opening import is_url
+from carfilter.source import Source
 from carfilter.streams import (
     Carrier,
     Route,

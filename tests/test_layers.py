@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "carfilter"
 LAYERS = {
     0: "errors",
-    1: "clock conform cut hdr selection encoder"
+    1: "opening clock conform cut hdr selection encoder"
     " source frames streams target clips network metrics prefetch int8 detection baselines"
     " average_precision packs photos bd_rate pictures window slots references",
     2: "weights restore degrade variants dataset recipe",
@@ -23,6 +23,7 @@ LAYERS = {
 LEVEL = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 ONLY_IN = {
     "av": {
+        "opening",
         "source",
         "clock",
         "conform",
