@@ -129,6 +129,9 @@ read_options = _options(
     click.option("-framerate", metavar="RATE", help="Frame rate of a raw input."),
     click.option("-rtsp_transport", metavar="NAME", help="tcp or udp for RTSP input."),
     click.option("-threads", type=click.IntRange(0), default=0, help="Codec threads."),
+    click.option(
+        "--max-pixels", type=click.IntRange(1), help="Refuse larger pictures.  [default: 8192x4352]"
+    ),
     click.option("-xerror", is_flag=True, help="Fail at the first damaged frame."),
 )
 _report_options = _options(
@@ -275,6 +278,7 @@ def _set_ffmpeg_log(level: str) -> None:
 
 
 def filter_options(given: dict[str, Any]) -> "FilterOptions":
+    from carfilter.opening import MAX_PIXELS
     from carfilter.pipeline import FilterOptions
     from carfilter.restore import RestoreOptions
     from carfilter.source import SourceOptions
@@ -299,6 +303,7 @@ def filter_options(given: dict[str, Any]) -> "FilterOptions":
             data=not given["no_data"],
             threads=given["threads"],
             stop_on_error=given["xerror"],
+            max_pixels=given["max_pixels"] or MAX_PIXELS,
         ),
         target=TargetOptions(
             format=given["format"],
