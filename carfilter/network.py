@@ -47,6 +47,10 @@ class FastConfig:
     quiet_qp: float = 16.0
     full_qp: float = 30.0
 
+    def __post_init__(self) -> None:
+        if self.full_qp <= self.quiet_qp:
+            raise ValueError(f"full_qp {self.full_qp} must lie above quiet_qp {self.quiet_qp}")
+
     @property
     def inputs(self) -> int:
         """Channels of the first layer: the cells of the luma, and the QP."""

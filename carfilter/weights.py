@@ -6,8 +6,8 @@ no code at all. Everything that is not a carfilter checkpoint is refused with a 
 
 import hashlib
 import json
+import math
 import pickle
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from carfilter.checkpoint import DAMAGED, check_file, check_pt, damaged, pickled
 from carfilter.errors import WeightsError
 from carfilter.network import Fast, Network, build_network, config_of
 
@@ -105,8 +106,10 @@ def load_weights(name: str | Path | None = None) -> Model:
         WeightsError: missing, truncated, not ours, or its weights do not fit its network.
     """
     path = find_weights(name)
+    check_file(path)
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     about = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pt(path)
@@ -114,36 +117,23 @@ def load_weights(name: str | Path | None = None) -> Model:
     return Model(
         network=network.eval().requires_grad_(False),
         name=path.stem,
-        sha256=hashlib.sha256(content).hexdigest(),
-        training=about.get("training", {}),
-        scores=about.get("scores", {}),
+        sha256=sha256,
+        training=_notes(path, about, "training"),
+        scores=_notes(path, about, "scores"),
         int8_ranges=_ranges_of(path, network, about.get("int8_ranges")),
     )
 
 
 def _read_pt(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        magic = file.read(2)
-    if magic != b"PK":  # our files are zips; a bare pickle is an old format or a trap
-        if magic.startswith(b"\x80"):
-            raise WeightsError(_pickled(path))
-        raise WeightsError(f"{path}: not a checkpoint; give a .pt or .safetensors of carfilter")
+    check_pt(path)
     try:
-        about = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, so that a tensor cannot claim more than the file holds.
+        about = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        raise WeightsError(_pickled(path)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
-        raise WeightsError(
-            f"{path}: damaged or not a checkpoint at all; fetch or train it again"
-        ) from error
+        raise WeightsError(pickled(path)) from error
+    except DAMAGED as error:
+        raise WeightsError(damaged(path)) from error
     return _checked(path, about)
-
-
-def _pickled(path: Path) -> str:
-    return (
-        f"{path}: refused, since it holds pickled code or objects and not only weights;"
-        " use a carfilter checkpoint"
-    )
 
 
 def _checked(path: Path, about: Any) -> dict[str, Any]:
@@ -167,37 +157,72 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             metadata = opened.metadata() or {}
             weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
         about = json.loads(metadata.get("carfilter", "{}"))
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, *DAMAGED) as error:
         raise WeightsError(
             f"{path}: damaged or not a safetensors file; fetch or train it again"
         ) from error
     return {**_checked(path, about), "weights": weights}
 
 
+def _notes(path: Path, about: dict[str, Any], key: str) -> dict[str, Any]:
+    notes = about.get(key) or {}
+    if not isinstance(notes, dict):
+        raise WeightsError(damaged(path))
+    return notes
+
+
 def _ranges_of(path: Path, network: Network, ranges: Any) -> list[float] | None:
     if ranges is None or not isinstance(network, Fast):
         return None
-    if not isinstance(ranges, list) or len(ranges) != len(network.body) + 1:
+    count = len(network.body) + 1
+    if not isinstance(ranges, list) or len(ranges) != count or not all(map(_is_range, ranges)):
         raise WeightsError(f"{path}: its int8 ranges are damaged; fetch or calibrate it again")
     return [float(value) for value in ranges]
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, float | int) and math.isfinite(value) and value >= 0
 
 
 def _network_from(path: Path, about: dict[str, Any]) -> Network:
     weights = about.get("weights")
     try:
-        network = build_network(about["network"], about.get("config"))
+        # Without memory of its own: a config may ask for any size, its weights show the true one.
+        with torch.device("meta"):
+            network = build_network(about["network"], _checked_config(about.get("config")))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(
             f"{path}: made for a network this version does not know"
-            f" ({about.get('network')!r}); update carfilter"
+            f" ({str(about.get('network'))[:40]!r}); update carfilter"
         ) from error
     if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise WeightsError(f"{path}: its weights are missing; fetch or train it again")
-    try:
-        network.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
+    wanted = {key: value.shape for key, value in network.state_dict().items()}
+    if wanted != {key: value.shape for key, value in weights.items()}:
         raise WeightsError(
             f"{path}: its weights do not fit the network {about['network']!r} that it names;"
             " fetch or train it again"
-        ) from error
+        )
+    try:
+        # To fp32 by copying, since the tensors lie in the file so far.
+        values = {key: value.to(torch.float32, copy=True) for key, value in weights.items()}
+        network.load_state_dict(values, strict=True, assign=True)
+    except DAMAGED as error:
+        raise WeightsError(damaged(path)) from error
+    if not all(bool(value.isfinite().all()) for value in values.values()):
+        raise WeightsError(f"{path}: its weights are no finite numbers; fetch or train it again")
     return network
+
+
+def _checked_config(config: Any) -> dict[str, Any]:
+    """Refuse sizes and factors that no network of ours has.
+
+    Raises:
+        ValueError: a number out of bounds, or none at all.
+    """
+    config = config or {}
+    for name, value in config.items():
+        is_size = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1024
+        if not (is_size or (isinstance(value, float) and math.isfinite(value))):
+            raise ValueError(f"{name} is {value!r}")
+    return dict(config)

@@ -11,7 +11,7 @@ LAYERS = {
     1: "opening clock conform cut hdr selection encoder"
     " source frames streams target clips network metrics prefetch int8 detection baselines"
     " average_precision packs photos bd_rate pictures window slots references",
-    2: "weights restore degrade variants dataset recipe",
+    2: "checkpoint weights restore degrade variants dataset recipe",
     3: "pipeline train training_log validation training_run",
     4: "archive archive_book archive_estimate archive_events archive_machine archive_plan"
     " archive_pool archive_ray archive_report archive_schedule archive_state archive_verify"

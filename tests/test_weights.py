@@ -1,6 +1,9 @@
 """Checkpoints survive the round trip; whatever is none of ours gets one clear sentence."""
 
 import pickle
+import struct
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -94,6 +97,104 @@ def test_an_unknown_network_or_damaged_field_is_refused(
     torch.save({**torch.load(path, weights_only=True), **change}, path)
     with pytest.raises(WeightsError, match=sentence):
         load_weights(path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"channels": 1 << 40},
+        {"body": 1 << 40},
+        {"body": 0},
+        {"factor": -1},
+        {"quiet_qp": float("nan")},
+        {"quiet_qp": 40.0, "full_qp": 40.0},
+    ],
+)
+def test_a_config_without_bounds_is_refused_at_once(
+    tmp_path: Path, config: dict[str, float]
+) -> None:
+    path = tmp_path / "vast.pt"
+    save_weights(path, small())
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "config": {**content["config"], **config}}, path)
+    with pytest.raises(WeightsError, match="does not know"):
+        load_weights(path)
+
+
+def _with_pickle(path: Path, change: Callable[[bytes], bytes]) -> Path:
+    """Exchange the pickle inside a checkpoint, as torch would have packed it."""
+    with zipfile.ZipFile(path) as archive:
+        records = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records:
+            archive.writestr(name, change(content) if name.endswith("/data.pkl") else content)
+    return path
+
+
+def test_a_tensor_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "claims.pt"
+    save_weights(path, small())
+    count = struct.pack("<BH", ord("M"), 16 * 4 * 9)  # of the last layer, in BININT2
+    shape = b"(K\x04K\x10K\x03K\x03"  # [4, 16, 3, 3]
+    huge = struct.pack("<Bi", ord("J"), 2**31 - 1)
+
+    def claim(content: bytes) -> bytes:
+        assert content.count(count) == content.count(shape) == 1
+        return content.replace(count, huge).replace(shape, b"(" + huge + shape[3:])
+
+    with pytest.raises(WeightsError, match=r"damaged|do not fit"):
+        load_weights(_with_pickle(path, claim))
+
+
+@pytest.mark.parametrize(
+    "code", [b"cbuiltins\nbytearray\n", b"ctorch\nTensor\n", b"c_codecs\nencode\n"]
+)
+def test_a_pickle_that_asks_for_memory_is_refused_before_it_gets_any(
+    tmp_path: Path, code: bytes
+) -> None:
+    """These names pass torch's own loader, which would call them with any number."""
+    path = tmp_path / "greedy.pt"
+    save_weights(path, small())
+    call = b"\x80\x02" + code + b"\x8a\x06" + (1 << 40).to_bytes(6, "little") + b"\x85R."
+    with pytest.raises(WeightsError, match="pickled code"):
+        load_weights(_with_pickle(path, lambda _: call))
+
+
+def test_a_compressed_checkpoint_is_refused_whatever_it_would_unpack_to(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", bytes(1 << 26))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(WeightsError, match="packed unlike"):
+        load_weights(path)
+
+
+def test_a_flipped_bit_among_the_weights_is_found_out(tmp_path: Path) -> None:
+    path = tmp_path / "flipped.pt"
+    save_weights(path, small())
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        entry = next(e for e in archive.infolist() if e.filename.endswith("/data/0"))
+        start = content.index(archive.read(entry)[:64])
+    content[start + 40] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="damaged"):
+        load_weights(path)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    network = small()
+    with torch.no_grad():
+        network.tail.weight[0, 0, 0, 0] = float("nan")
+    save_weights(tmp_path / "nan.pt", network)
+    with pytest.raises(WeightsError, match="no finite numbers"):
+        load_weights(tmp_path / "nan.pt")
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "."])
+def test_what_is_no_file_is_no_checkpoint(name: str) -> None:
+    with pytest.raises(WeightsError, match="not a file"):
+        load_weights(name)
 
 
 def test_a_video_given_as_weights_is_named_as_no_checkpoint(tmp_path: Path) -> None:
