@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -19,8 +20,13 @@ from carfilter.streams import check_encoder, copy_tags
 if TYPE_CHECKING:
     from carfilter.target import TargetOptions
 
+logger = logging.getLogger("carfilter")
+
 _RATE_CONTROL = {"crf", "qp", "b", "maxrate", "minrate", "bufsize", "cq", "rc", "global_quality"}
 _PARAMS = ("x264-params", "x264opts", "x265-params")
+_CODE_FIELDS = ("libx264", "mpeg2video", "mpeg4", "prores_ks")
+_BOTTOM_FIRST = (3, 5)  # AV_FIELD_BB, AV_FIELD_BT
+_KEEP_FIELDS = ("ffv1", "rawvideo", "utvideo", "mjpeg")  # each picture by itself, nothing predicted
 _PLANAR = {
     "nv12": "yuv420p",
     "nv21": "yuv420p",
@@ -78,9 +84,9 @@ def add_video(
     context.thread_count = options.threads
     if source.video.sample_aspect_ratio:
         context.sample_aspect_ratio = source.video.sample_aspect_ratio
+    context.options = _encoder_options(context, codec, options)
     if decoder.field_order > 1:
         _code_interlaced(context, decoder.field_order)
-    context.options = _encoder_options(context, codec, options)
     copy_tags(source.video, stream)
     return stream
 
@@ -150,9 +156,20 @@ def _default_codec(container: av.container.OutputContainer, pix_fmt: str, *, is_
 
 def _code_interlaced(context: av.VideoCodecContext, field_order: int) -> None:
     context.field_order = field_order
-    if context.name in ("libx264", "mpeg2video"):
+    if context.name in _CODE_FIELDS:
         flags = av.codec.context.Flags
         context.flags |= flags.interlaced_dct | flags.interlaced_me
+        if context.name == "libx264" and field_order in _BOTTOM_FIRST:
+            # x264 learns it from the first frame, after its headers were written.
+            given = context.options.get("x264-params")
+            params = "bff=1" + (f":{given}" if given else "")
+            context.options = {**context.options, "x264-params": params}
+    elif context.name not in _KEEP_FIELDS:
+        logger.warning(
+            "the source is interlaced, but %s codes whole pictures: use libx264, or deinterlace"
+            " what it writes",
+            context.name,
+        )
 
 
 def _encoder_options(

@@ -348,6 +348,11 @@ def _announce(
     run.model = f"{model.name} (sha256 {model.sha256[:12]})"
     run.engine = restorer.describe()
     logger.info("model %s on %s", run.model, run.engine)
+    if model.network.uses_qp and not source.exports_qp:
+        logger.info(
+            "QP unknown, which only FFmpeg's own H.264 decoder tells: the network works blind, at"
+            " lower gain"
+        )
 
 
 def _report(run: Run) -> None:

@@ -112,6 +112,11 @@ class Source:
         return None
 
     @property
+    def exports_qp(self) -> bool:
+        """Whether its decoder can export QP maps."""
+        return self.video.codec_context.name == "h264"
+
+    @property
     def converts(self) -> bool:
         """Whether its frames are converted on request, having no luma plane of their own."""
         pix_fmt = self.video.codec_context.format
