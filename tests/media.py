@@ -26,6 +26,7 @@ class ClipOptions:
     size: tuple[int, int] = (64, 48)
     pts: Sequence[int] | None = None  # ticks of time_base
     time_base: Fraction = Fraction(1, 25)
+    rate: Fraction = Fraction(25)
     pix_fmt: str = "yuv420p"
     codec: str = "libx264"
     audio: str | None = None
@@ -38,7 +39,7 @@ def make_clip(path: Path, given: ClipOptions | None = None, **changes: Any) -> P
     """Encode a moving pattern; `changes` override fields of ClipOptions."""
     clip = ClipOptions(**{**vars(given or ClipOptions()), **changes})
     with av.open(str(path), "w") as container:
-        video = container.add_stream(clip.codec, rate=25, time_base=clip.time_base)
+        video = container.add_stream(clip.codec, rate=clip.rate, time_base=clip.time_base)
         video.width, video.height = clip.size
         video.pix_fmt = clip.pix_fmt
         video.codec_context.options = {"bf": "0", "threads": "1", **clip.options}
