@@ -102,7 +102,7 @@ def network(
     how = f"{options.device}-{options.precision}-{options.strength}"
     if model.network.references:
         how += f"-ahead{options.lookahead}"
-    key = f"network-2-{_weights_digest(model)}-{how}"
+    key = f"network-2-{_weights_digest(model, blind=blind)}-{how}"
     uses_qp = model.network.uses_qp and not blind
     return Method(
         f"{model.name} ({', '.join(noted)})" if noted else model.name,
@@ -115,12 +115,21 @@ def network(
     )
 
 
-def _weights_digest(model: Model) -> str:
-    """Return a checksum of what computes: a file keeps its scores when only its notes change."""
-    digest = hashlib.sha256(repr((model.network.name, config_of(model.network))).encode())
+def _weights_digest(model: Model, *, blind: bool) -> str:
+    """Return a checksum of what computes: a file keeps its scores when only its notes change.
+
+    The QP estimator computes only where the QP is not given.
+    """
+
+    def counts(name: str) -> bool:
+        return blind or not name.startswith("estimator")
+
+    config = {key: value for key, value in config_of(model.network).items() if counts(key)}
+    digest = hashlib.sha256(repr((model.network.name, config)).encode())
     for name, tensor in sorted(model.network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        if counts(name):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

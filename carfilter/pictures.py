@@ -41,9 +41,13 @@ def split_fields(pictures: Iterable[Picture], counts: deque[int]) -> Iterator[Pi
 
 
 def _field(picture: Picture, parity: int) -> Picture:
-    """Blocks of an interlaced frame mix its fields: no QP belongs to one of them."""
+    """Blocks of an interlaced frame mix its fields: a field gets the frame's mean QP alone."""
     field: Any = np.ascontiguousarray(picture.luma[parity::2])
-    return replace(picture, luma=field, qp=None, interlaced=False)
+    qp = picture.qp
+    if qp is not None:
+        rows = -(-len(field) // MACROBLOCK)
+        qp = np.full((rows, qp.shape[1]), round(float(qp.mean())), np.int16)
+    return replace(picture, luma=field, qp=qp, interlaced=False)
 
 
 def weave(upper: Luma, lower: Luma) -> Luma:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from carfilter.blind import QpEstimator, with_estimated_qp
 from carfilter.errors import DeviceError
 from carfilter.int8 import Int8Fast, int8_twin, is_available, passes_self_test
 from carfilter.network import MAX_QP, QP_UNKNOWN, Fast
@@ -79,6 +80,7 @@ class Restorer:
         # A network that says nothing of references takes none.
         self.references = int(getattr(network, "references", 0))
         self.lookahead = options.lookahead if self.references else 0
+        self._estimator = _estimator_of(network)
         self.batch_size = options.batch_size or _default_batch(self.device, size)
         self._dtype = _PRECISIONS.get(self.precision, torch.float32)
         # A copy before half precision: the caller may use his network again.
@@ -109,6 +111,8 @@ class Restorer:
             DeviceError: not even one small tile fits into memory.
         """
         field_counts: deque[int] = deque()
+        if self._estimator is not None:
+            pictures = with_estimated_qp(pictures, self._estimator)
         if self.references:
             pictures = with_references(pictures, self.lookahead)
         planes = self._restore_planes(split_fields(pictures, field_counts))
@@ -285,6 +289,13 @@ def _int8_twin(
         return None
     twin = int8_twin(network, ranges)
     return twin if passes_self_test(network, twin) else None
+
+
+def _estimator_of(network: nn.Module) -> QpEstimator | None:
+    """Return the network's QP estimator, in fp32 on the CPU, where the pictures are."""
+    if not isinstance(network, Fast) or network.estimator is None:
+        return None
+    return deepcopy(network.estimator).float().cpu().eval()
 
 
 def _default_batch(device: torch.device, size: tuple[int, int]) -> int:

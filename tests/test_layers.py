@@ -10,9 +10,9 @@ LAYERS = {
     0: "errors",
     1: "opening clock conform cut hdr selection encoder"
     " source frames streams target clips network metrics prefetch int8 detection baselines"
-    " average_precision packs photos bd_rate pictures window slots references",
+    " average_precision packs photos bd_rate pictures window slots references blind",
     2: "checkpoint weights restore degrade variants dataset recipe",
-    3: "pipeline train training_log validation training_run",
+    3: "pipeline train training_log validation training_run training_blind",
     4: "archive archive_book archive_estimate archive_events archive_machine archive_plan"
     " archive_pool archive_ray archive_report archive_schedule archive_state archive_verify"
     " archive_watch archive_worker evaluate report cache prepared measures methods pair study"
