@@ -128,6 +128,7 @@ read_options = _options(
     click.option("--input-format", metavar="FORMAT", help="Input container, for raw streams."),
     click.option("-framerate", metavar="RATE", help="Frame rate of a raw input."),
     click.option("-rtsp_transport", metavar="NAME", help="tcp or udp for RTSP input."),
+    click.option("-hwaccel", metavar="NAME", help="Decode on a GPU: cuda, auto; QP unknown then."),
     click.option("-threads", type=click.IntRange(0), default=0, help="Codec threads."),
     click.option(
         "--max-pixels", type=click.IntRange(1), help="Refuse larger pictures.  [default: 8192x4352]"
@@ -303,6 +304,7 @@ def filter_options(given: dict[str, Any]) -> "FilterOptions":
             data=not given["no_data"],
             threads=given["threads"],
             stop_on_error=given["xerror"],
+            hwaccel=given["hwaccel"],
             max_pixels=given["max_pixels"] or MAX_PIXELS,
         ),
         target=TargetOptions(

@@ -12,6 +12,24 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from carfilter.frames import Luma, bit_depth, copy_luma, has_luma_plane, replace_luma
 
+# Semi-planar formats, and those that hold the same samples in planes of their own.
+PLANAR = {
+    "nv12": "yuv420p",
+    "nv21": "yuv420p",
+    "nv16": "yuv422p",
+    "nv24": "yuv444p",
+    "nv42": "yuv444p",
+    "nv20le": "yuv422p10le",
+    "p010le": "yuv420p10le",
+    "p012le": "yuv420p12le",
+    "p016le": "yuv420p16le",
+    "p210le": "yuv422p10le",
+    "p212le": "yuv422p12le",
+    "p216le": "yuv422p16le",
+    "p410le": "yuv444p10le",
+    "p412le": "yuv444p12le",
+    "p416le": "yuv444p16le",
+}
 _EXACT = (
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import av
 import av.error
 
+from carfilter.conform import PLANAR
 from carfilter.errors import MediaError
 from carfilter.frames import display_matrix, pixel_format
+from carfilter.hardware import usable_encoder
 from carfilter.hdr import hdr_options
 from carfilter.source import Source
 from carfilter.streams import check_encoder, copy_tags
@@ -27,23 +29,6 @@ _PARAMS = ("x264-params", "x264opts", "x265-params")
 _CODE_FIELDS = ("libx264", "mpeg2video", "mpeg4", "prores_ks")
 _BOTTOM_FIRST = (3, 5)  # AV_FIELD_BB, AV_FIELD_BT
 _KEEP_FIELDS = ("ffv1", "rawvideo", "utvideo", "mjpeg")  # each picture by itself, nothing predicted
-_PLANAR = {
-    "nv12": "yuv420p",
-    "nv21": "yuv420p",
-    "nv16": "yuv422p",
-    "nv24": "yuv444p",
-    "nv42": "yuv444p",
-    "nv20le": "yuv422p10le",
-    "p010le": "yuv420p10le",
-    "p012le": "yuv420p12le",
-    "p016le": "yuv420p16le",
-    "p210le": "yuv422p10le",
-    "p212le": "yuv422p12le",
-    "p216le": "yuv422p16le",
-    "p410le": "yuv444p10le",
-    "p412le": "yuv444p12le",
-    "p416le": "yuv444p16le",
-}
 _DEFAULT_CRF = {"libx264": "18", "libx265": "18"}
 
 
@@ -70,6 +55,7 @@ def add_video(
     pixel_format(asked)
     codec = options.video_codec or _default_codec(container, asked, is_pipe=is_pipe)
     check_encoder(codec, "video", "-c:v", "libx264")
+    codec, given = usable_encoder(codec, options.encoder)
     try:
         stream = container.add_stream(codec, rate=source.rate or 25, time_base=source.time_base)
     except (av.error.FFmpegError, ValueError) as error:
@@ -84,7 +70,7 @@ def add_video(
     context.thread_count = options.threads
     if source.video.sample_aspect_ratio:
         context.sample_aspect_ratio = source.video.sample_aspect_ratio
-    context.options = _encoder_options(context, codec, options)
+    context.options = _encoder_options(context, codec, dict(given), verbose=options.verbose_encoder)
     if decoder.field_order > 1:
         _code_interlaced(context, decoder.field_order)
     copy_tags(source.video, stream)
@@ -102,7 +88,8 @@ def _written_format(
     if not formats:
         raise MediaError(
             f"-c:v {codec}: the {container.format.name} format has no name for {pix_fmt};"
-            f" give -pix_fmt {_layouts(pix_fmt)[-1]}, or another -c:v"
+            f" give {'-pix_fmt ' + PLANAR[pix_fmt] if pix_fmt in PLANAR else '-c:v ffv1'},"
+            " or another container"
         )
     raise MediaError(
         f"-c:v {codec}: cannot encode pixel format {pix_fmt}; give -pix_fmt with one of"
@@ -115,7 +102,9 @@ def _layouts(pix_fmt: str) -> list[str]:
     chroma planes may be one."""
     if pix_fmt.startswith("yuvj"):
         return [pix_fmt, pix_fmt.replace("yuvj", "yuv")]
-    return [pix_fmt, *([_PLANAR[pix_fmt]] if pix_fmt in _PLANAR else [])]
+    semi_planar = {"yuv420p10le": "p010le", "yuv422p10le": "p210le"}  # what NVENC takes
+    other = PLANAR.get(pix_fmt) or semi_planar.get(pix_fmt)
+    return [pix_fmt, *([other] if other else [])]
 
 
 def _can_name(format_name: str, codec: str, pix_fmt: str) -> bool:
@@ -173,9 +162,8 @@ def _code_interlaced(context: av.VideoCodecContext, field_order: int) -> None:
 
 
 def _encoder_options(
-    context: av.VideoCodecContext, codec: str, options: TargetOptions
+    context: av.VideoCodecContext, codec: str, given: dict[str, str], *, verbose: bool
 ) -> dict[str, str]:
-    given = dict(options.encoder)
     supported = context.supported_options
     known = {o.name for o in (*supported.generic, *supported.private)}
     for name in given:
@@ -187,9 +175,9 @@ def _encoder_options(
     if codec in _DEFAULT_CRF and not sets_rate:
         given["crf"] = _DEFAULT_CRF[codec]
         given.setdefault("preset", "medium")
-    if codec == "libsvtav1" and not options.verbose_encoder:
+    if codec == "libsvtav1" and not verbose:
         os.environ.setdefault("SVT_LOG", "1")  # errors; it prints its settings otherwise
-    if codec == "libx265" and not options.verbose_encoder:
+    if codec == "libx265" and not verbose:
         # It writes to stderr by itself, whatever FFmpeg's log level is.
         params = given.get("x265-params")
         given["x265-params"] = "log-level=none" + (f":{params}" if params else "")

@@ -18,6 +18,7 @@ from typing import Any
 
 import av
 import av.error
+from av.codec.hwaccel import HWAccel
 
 from carfilter.errors import MediaError
 
@@ -57,12 +58,14 @@ def open_container(
     format_name: str | None = None,
     options: Mapping[str, str] | None = None,
     max_pixels: int = MAX_PIXELS,
+    device: HWAccel | None = None,
 ) -> av.container.InputContainer:
     """Open a path, a URL or "-" (stdin) for reading.
 
     Args:
         format_name: FFmpeg's name of the container; None finds it out.
         options: of the demuxer or protocol.
+        device: to decode on; software where it is None or cannot decode this video.
         max_pixels: the decoders that look for the streams refuse larger pictures.
 
     Raises:
@@ -73,11 +76,11 @@ def open_container(
     try:
         if is_url(source):
             network = {**chosen, "protocol_whitelist": _NETWORK_PROTOCOLS}
-            return _open(str(source), format_name, network, (_OPEN_TIMEOUT, _READ_TIMEOUT))
+            return _open(str(source), format_name, network, (_OPEN_TIMEOUT, _READ_TIMEOUT), device)
         with _descriptor(source) as number:
             # FFmpeg duplicates the descriptor, so that ours can be closed.
             local = {**chosen, "protocol_whitelist": "fd", "fd": str(number)}
-            return _open("fd:", format_name, local, (_HEADER_TIMEOUT, None))
+            return _open("fd:", format_name, local, (_HEADER_TIMEOUT, None), device)
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise MediaError(_why_not_opened(name, error, format_name)) from error
 
@@ -104,9 +107,16 @@ def _open(
     format_name: str | None,
     options: dict[str, str],
     timeout: tuple[float | None, float | None],
+    device: HWAccel | None,
 ) -> av.container.InputContainer:
     container: av.container.InputContainer = av.open(
-        url, "r", format=format_name, options=options, timeout=timeout, **_LENIENT_TAGS
+        url,
+        "r",
+        format=format_name,
+        options=options,
+        timeout=timeout,
+        hwaccel=device,
+        **_LENIENT_TAGS,
     )
     return container
 

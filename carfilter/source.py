@@ -18,10 +18,11 @@ import av
 import av.error
 
 from carfilter.clock import Clock, FrameTimes
-from carfilter.conform import convert
+from carfilter.conform import PLANAR, convert
 from carfilter.cut import Cut
 from carfilter.errors import MediaError
 from carfilter.frames import QpMap, check_pix_fmt, has_luma_plane, pixel_format, read_qp
+from carfilter.hardware import decoding_device
 from carfilter.opening import (
     MAX_PIXELS,
     check_size,
@@ -53,6 +54,7 @@ class SourceOptions:
     stop_on_error: bool = False
     pix_fmt: str | None = None  # to convert to what has no luma plane of its own
     max_pixels: int = MAX_PIXELS  # of a picture; larger ones are refused
+    hwaccel: str | None = None  # device to decode on; QP maps are not to be had there
     qp_maps: bool = False  # let the decoder export them; H.264 then decodes without frame threads
 
     @property
@@ -114,7 +116,8 @@ class Source:
     @property
     def exports_qp(self) -> bool:
         """Whether its decoder can export QP maps."""
-        return self.video.codec_context.name == "h264"
+        context = self.video.codec_context
+        return context.name == "h264" and not context.is_hwaccel
 
     @property
     def converts(self) -> bool:
@@ -228,6 +231,8 @@ class Source:
 
     def _with_luma_plane(self, frame: av.VideoFrame) -> av.VideoFrame:
         name = frame.format.name
+        if name in PLANAR and self.video.codec_context.is_hwaccel:
+            return convert(frame, PLANAR[name])  # as the software decoder gives it
         if name not in self._planar:
             if not has_luma_plane(frame.format) and self.options.pix_fmt:
                 return convert(frame, self.options.pix_fmt)
@@ -250,12 +255,21 @@ def open_source(source: str | Path, options: SourceOptions | None = None) -> Sou
         MediaError: it cannot be opened, holds no video, or its pixel format has no luma plane.
     """
     options, name = options or SourceOptions(), display_name(source)
-    container = open_container(source, options.format, dict(options.options), options.max_pixels)
+    device = decoding_device(options.hwaccel)
+    container = open_container(
+        source, options.format, dict(options.options), options.max_pixels, device
+    )
     try:
         chosen = select_streams(container, options.maps, options.dropped_types, name)
         video = main_video(container, chosen, name)
         copied = [s for s in chosen if s.index != video.index]
         _prepare_decoder(video, options, name)
+        if device is not None and not video.codec_context.is_hwaccel:
+            logger.warning(
+                "-hwaccel %s: does not decode %s; decoding in software",
+                options.hwaccel,
+                video.codec_context.name,
+            )
     except BaseException:
         container.close()
         raise

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "carfilter"
 LAYERS = {
     0: "errors",
-    1: "opening clock conform cut hdr selection encoder"
+    1: "opening clock conform hardware cut hdr selection encoder"
     " source frames streams target clips network metrics prefetch int8 detection baselines"
     " average_precision packs photos bd_rate pictures window slots references blind",
     2: "checkpoint weights restore degrade variants dataset recipe",
@@ -28,6 +28,7 @@ ONLY_IN = {
         "clock",
         "conform",
         "cut",
+        "hardware",
         "hdr",
         "selection",
         "encoder",
