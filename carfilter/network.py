@@ -77,7 +77,8 @@ class BestConfig(FastConfig):
 def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
     """Build a 3x3 convolution that keeps the picture's size, initialised after He et al. 2015."""
     layer = nn.Conv2d(inputs, outputs, 3, padding=1)
-    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    if not layer.weight.is_meta:  # where only shapes are asked for, it would load torch's compiler
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer

@@ -2,6 +2,8 @@
 
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -225,3 +227,10 @@ def test_a_file_in_the_way_wins_over_a_shipped_name(
     save_weights(tmp_path / "fast.pt", small())
     monkeypatch.chdir(tmp_path)
     assert load_weights("fast.pt").network.config.channels == 16
+
+
+def test_loading_a_model_does_not_load_torchs_compiler() -> None:
+    """It takes seconds, at every start."""
+    script = "import sys; from carfilter.weights import load_weights; load_weights()\n"
+    script += "sys.exit('torch._dynamo' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
