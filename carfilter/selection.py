@@ -11,6 +11,7 @@ from av.stream import Disposition
 from carfilter.errors import MediaError
 
 _SPEC = re.compile(r"^(-)?0(?::([vasdt]))?(?::(\d+))?(\?)?$")
+_DEFAULT_WEIGHT = 5_000_000  # pixels that the mark "default" outweighs
 _TYPES = {"v": "video", "a": "audio", "s": "subtitle", "d": "data", "t": "attachment"}
 
 
@@ -57,7 +58,7 @@ def select_streams(
 def main_video(
     container: av.container.InputContainer, chosen: Sequence[av.stream.Stream], name: str
 ) -> av.VideoStream:
-    """Return the video to restore: FFmpeg's choice where it is among the chosen streams.
+    """Return the video to restore, chosen as FFmpeg does: the largest, or the default one.
 
     Raises:
         MediaError: there is none, or there is no decoder for it.
@@ -66,8 +67,13 @@ def main_video(
     videos = [s for s in container.streams.video if not is_picture(s) and s.index in indices]
     if not videos:
         raise MediaError(f"{name}: holds no video stream to restore; check the file (or -map)")
-    best = container.streams.best("video")
-    video = next((s for s in videos if best is not None and s.index == best.index), videos[0])
+    video = max(videos, key=_weight)
     if not video.codec_context:
         raise MediaError(f"{name}: no decoder for its video; convert it first")
     return video
+
+
+def _weight(video: av.VideoStream) -> int:
+    """https://ffmpeg.org/ffmpeg.html#Automatic-stream-selection, with FFmpeg's own numbers."""
+    size = video.width * video.height if video.codec_context else 0
+    return size + _DEFAULT_WEIGHT * bool(video.disposition & Disposition.default)

@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -19,9 +20,12 @@ from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
 from carfilter.errors import MediaError
+from carfilter.opening import open_container
+from carfilter.selection import is_picture
 
 _G711 = {"pcm_mulaw", "pcm_alaw"}
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+_PICTURES = {"mjpeg": "jpg", "png": "png", "gif": "gif", "webp": "webp"}
 _MOV_TEXT_GAP = b"\0\0"  # an empty text; the MP4 muxer writes one into each gap by itself
 # The MPEG-TS muxer takes anything and writes what it does not know as anonymous private data.
 _TS_HOLDS = {
@@ -51,7 +55,9 @@ def stream_codec(stream: av.stream.Stream) -> str:
     """Return the name of a stream's codec, or what the container calls it."""
     if stream.codec_context is not None:
         return stream.codec_context.name
-    return "timecode" if "timecode" in stream.metadata else stream.type
+    if "timecode" in stream.metadata:
+        return "timecode"
+    return stream.name or stream.type  # PyAV gives a data stream no codec context, but its name
 
 
 def plan_routes(
@@ -82,8 +88,9 @@ def _route(stream: av.stream.Stream, format_name: str, wanted: str | None) -> Ro
     if wanted and wanted != "copy":
         return Route(stream, "convert", wanted)
     if stream.type == "data" and not _is_free_data(stream):
-        note = "the chapters, or timecode tag, it repeats are kept"
-        return Route(stream, "drop", note=note)
+        kept = "the chapters, or timecode tag, it repeats are kept"
+        lost = "this format holds neither chapters nor timecodes"
+        return Route(stream, "drop", note=lost if format_name == "mpegts" else kept)
     if can_hold(format_name, stream):
         return Route(stream, "copy")
     for codec in () if wanted == "copy" else _usual_conversions(stream):
@@ -113,30 +120,55 @@ def _usual_conversions(stream: av.stream.Stream) -> Sequence[str]:
 
 
 def can_hold(format_name: str, stream: av.stream.Stream) -> bool:
-    """Try whether a muxer takes a stream as it is."""
+    """Try whether a muxer takes a stream as it is, and whether a reader will know it again."""
     if format_name == "mpegts" and stream_codec(stream) not in _TS_HOLDS:
         return False
-    with _scratch(format_name) as (target, refusals):
+    if format_name == "mov" and is_picture(stream):
+        return False  # its muxer leaves the picture out without a word
+    file = io.BytesIO()
+    with _scratch(format_name, file) as (target, refusals):
         if stream.type == "attachment":
             add_attachment(target, stream)
         else:
-            target.add_stream_from_template(stream, opaque=True)
+            made = target.add_stream_from_template(stream, opaque=True)
         target.start_encoding()
-    return not refusals
+        if stream.type == "data":
+            _mux_nothing(target, made)
+    return not refusals and (stream.type != "data" or _is_known(file, format_name, stream))
+
+
+def _mux_nothing(target: av.container.OutputContainer, stream: av.stream.Stream) -> None:
+    packet: av.Packet[Any] = av.Packet(bytes(16))
+    packet.pts = packet.dts = 0
+    packet.time_base, packet.stream = Fraction(1, 1000), stream
+    target.mux_one(packet)
+
+
+def _is_known(file: io.BytesIO, format_name: str, stream: av.stream.Stream) -> bool:
+    """Say whether what was written is still the same kind of data: NUT and MOV take KLV, but
+    hand it back as data without a name."""
+    file.seek(0)
+    try:
+        with av.open(file, format=format_name.split(",")[0]) as made:
+            return [(s.type, s.name) for s in made.streams] == [(stream.type, stream.name)]
+    except (av.error.FFmpegError, ValueError):
+        return False
 
 
 def _can_encode(format_name: str, codec: str) -> bool:
-    with _scratch(format_name) as (target, refusals):
+    if format_name == "mpegts" and codec not in _TS_HOLDS:
+        return False
+    with _scratch(format_name, io.BytesIO()) as (target, refusals):
         target.add_stream(codec)
     return not refusals
 
 
 @contextlib.contextmanager
 def _scratch(
-    format_name: str,
+    format_name: str, file: io.BytesIO
 ) -> Iterator[tuple[av.container.OutputContainer, list[Exception]]]:
     """Open a target in memory; what the muxer refuses in the block is put into the list."""
-    target = av.open(io.BytesIO(), "w", format=format_name)
+    target = av.open(file, "w", format=format_name)
     refusals: list[Exception] = []
     try:
         yield target, refusals
@@ -153,7 +185,7 @@ def _remedy(route: Route, format_name: str) -> str:
     ways = {
         "audio": "give -c:a aac, an .mkv target, -an",
         "subtitle": "give an .mkv target, -sn",
-        "data": "give a .ts or .mov target, -dn",
+        "data": "give a .ts target, -dn",
         "attachment": "give an .mkv target, -map -0:t",
         "video": "give an .mkv target, -map to leave it out",
     }.get(stream.type, "give another container")
@@ -167,6 +199,25 @@ def add_attachment(
     assert isinstance(stream, av.stream.AttachmentStream)
     name = stream.metadata.get("filename") or stream.name or f"attachment{stream.index}"
     return target.add_attachment(name, stream.mimetype or "application/octet-stream", stream.data)
+
+
+def add_cover(
+    target: av.container.OutputContainer, stream: av.stream.Stream, source: str
+) -> av.stream.Stream | None:
+    """Add cover art as Matroska has it, as an attachment; None where it cannot be read ahead.
+
+    Args:
+        source: the path; its picture is read from a second opening, so that nothing of the first
+            is passed over.
+    """
+    kind = _PICTURES.get(stream_codec(stream))
+    if kind is None or not Path(source).is_file():
+        return None
+    with open_container(source) as again:
+        packets = again.demux(again.streams[stream.index])
+        data = next((bytes(packet) for packet in packets if packet.size), b"")
+    name = stream.metadata.get("filename") or f"cover.{kind}"
+    return target.add_attachment(name, f"image/{'jpeg' if kind == 'jpg' else kind}", data)
 
 
 def check_encoder(codec: str, kind: str, option: str, example: str) -> None:

@@ -26,11 +26,13 @@ from carfilter.conform import convert, is_full_range, picture_form
 from carfilter.encoder import add_video, open_encoder
 from carfilter.errors import DownstreamClosedError, MediaError
 from carfilter.opening import is_url
+from carfilter.selection import is_picture
 from carfilter.source import Source
 from carfilter.streams import (
     Carrier,
     Route,
     add_attachment,
+    add_cover,
     copy_tags,
     make_carrier,
     plan_routes,
@@ -259,7 +261,12 @@ def open_target(
             drop_unsupported=options.drop_unsupported,
         )
         kept = [r for r in routes if r.action != "drop"]
-        carriers = {r.stream.index: make_carrier(container, r) for r in kept if r.stream in others}
+        covers = _add_covers(container, kept, source)
+        carriers = {
+            r.stream.index: make_carrier(container, r)
+            for r in kept
+            if r.stream in others and r.stream.index not in covers
+        }
         for route in kept:
             if route.stream in attached:
                 copy_tags(route.stream, add_attachment(container, route.stream))
@@ -271,6 +278,16 @@ def open_target(
         container.close()
         raise
     return Target(path, container, stream, source, options, routes, carriers, part)
+
+
+def _add_covers(
+    container: av.container.OutputContainer, routes: list[Route], source: Source
+) -> set[int]:
+    """Put cover art where the container wants it; return the streams that need no carrier then."""
+    if "matroska" not in container.format.name:
+        return set()
+    pictures = [route.stream for route in routes if is_picture(route.stream)]
+    return {s.index for s in pictures if add_cover(container, s, source.name) is not None}
 
 
 def _part_file(path: str | Path, source: Source, *, overwrite: bool) -> Path | None:

@@ -129,12 +129,12 @@ def read_content(path: Path) -> Content:
         )
         content.types = [s.type for s in container.streams]
         for packet in container.demux():
-            if packet.stream_index == video.index:
+            if packet.stream.index == video.index:
                 for frame in packet.decode():
                     content.planes.append([_plane(frame, i) for i in range(len(frame.planes))])
                     content.seconds.append(frame.pts * Fraction(frame.time_base))
             elif packet.size:
-                seconds = packet.pts * Fraction(packet.time_base)
+                seconds = (packet.pts or 0) * Fraction(packet.time_base)  # cover art has none
                 content.packets.setdefault(packet.stream_index, []).append((seconds, bytes(packet)))
     return content
 

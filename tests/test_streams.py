@@ -1,0 +1,265 @@
+"""The streams beside the restored one: copied, converted, or named before any work."""
+
+import logging
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from av.stream import Disposition
+from media import draw_frame, equal_planes, make_clip, read_content
+
+from carfilter import filter_video
+from carfilter.errors import MediaError
+from carfilter.pipeline import FilterOptions, Run
+from carfilter.restore import RestoreOptions
+from carfilter.source import SourceOptions
+from carfilter.target import TargetOptions
+
+
+def through(source: Path, target: Path, reading: SourceOptions | None = None, **kw: Any) -> Run:
+    options = FilterOptions(
+        reading or SourceOptions(), TargetOptions(**kw), RestoreOptions(strength=0)
+    )
+    return filter_video(source, target, options=options)
+
+
+def remuxed(clips: list[Path], target: Path, add: Callable[[Any], Any] | None = None) -> Path:
+    """All streams of the clips in one file; `add` may put in more before, and mux after."""
+    with av.open(str(target), "w") as out:
+        opened = [av.open(str(clip)) for clip in clips]
+        made = {
+            (i, s.index): out.add_stream_from_template(s, opaque=True)
+            for i, clip in enumerate(opened)
+            for s in clip.streams
+        }
+        mux = add(out) if add else None
+        packets = [(i, p) for i, clip in enumerate(opened) for p in clip.demux() if p.size]
+        packets.sort(key=lambda item: (item[1].dts or 0) * item[1].time_base)
+        if mux:
+            mux()
+        for i, packet in packets:
+            packet.stream = made[i, packet.stream_index]
+            out.mux_one(packet)
+        for clip in opened:
+            clip.close()
+    return target
+
+
+def kinds(path: Path) -> list[tuple[str, str | None]]:
+    with av.open(str(path)) as container:
+        return [(stream.type, stream.name) for stream in container.streams]
+
+
+def cover(out: Any) -> Callable[[], None]:
+    picture = out.add_stream("mjpeg")
+    picture.width, picture.height, picture.pix_fmt = 32, 32, "yuvj420p"
+    picture.disposition = Disposition.attached_pic
+
+    def mux() -> None:
+        frame = draw_frame(0, (32, 32), "yuvj420p")
+        frame.pts, frame.time_base = 0, Fraction(1, 25)
+        out.mux([*picture.encode(frame), *picture.encode(None)])
+
+    return mux
+
+
+def covers(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        pictures = [s for s in container.streams if s.disposition & Disposition.attached_pic]
+        return [bytes(p) for s in pictures for p in container.demux(s) if p.size]
+
+
+@pytest.mark.parametrize("way", [("mp4",), ("mkv",), ("mkv", "mkv"), ("mkv", "mp4")])
+def test_cover_art_stays_cover_art(tmp_path: Path, way: tuple[str, ...]) -> None:
+    clip = make_clip(tmp_path / "clip.mkv", audio="aac")
+    source = first = remuxed([clip], tmp_path / "in.mp4", cover)
+    for number, container in enumerate(way):
+        target = tmp_path / f"out{number}.{container}"
+        assert through(source, target).frames == 12
+        source = target
+    assert covers(source) == covers(first)
+    assert len(covers(source)) == 1
+    assert read_content(source).types == ["video", "audio", "video"]
+
+
+def test_cover_art_that_mov_would_leave_out_is_named(tmp_path: Path) -> None:
+    source = remuxed([make_clip(tmp_path / "clip.mkv")], tmp_path / "in.mp4", cover)
+    with pytest.raises(MediaError, match=r"mov format cannot hold stream #1 \(video, mjpeg\)"):
+        through(source, tmp_path / "out.mov")
+    assert through(source, tmp_path / "out.mov", drop_unsupported=True).frames == 12
+
+
+@pytest.mark.parametrize("container", ["mov", "mp4", "mkv"])
+def test_the_timecode_stays(
+    tmp_path: Path, container: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tmp_path / "in.mov"
+    with av.open(str(source), "w") as out:
+        video = out.add_stream("libx264", rate=25, time_base=Fraction(1, 25))
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        video.metadata["timecode"] = "01:02:03:04"
+        for number in range(12):
+            frame = draw_frame(number, (64, 48), "yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            out.mux(video.encode(frame))
+        out.mux(video.encode(None))
+    assert kinds(source)[1][0] == "data"
+    with caplog.at_level(logging.INFO, logger="carfilter"):
+        through(source, tmp_path / f"out.{container}")
+    assert "#1 data (timecode) -> drop: the chapters, or timecode tag" in caplog.text
+    with av.open(str(tmp_path / f"out.{container}")) as made:
+        tags = {k.lower(): v for k, v in made.streams.video[0].metadata.items()}
+        assert tags["timecode"] == "01:02:03:04"
+        # MOV and MP4 make the track anew from the tag.
+        assert [s.type for s in made.streams][1:] == ([] if container == "mkv" else ["data"])
+
+
+def klv(out: Any) -> Callable[[], None]:
+    data = out.add_data_stream("klv")
+
+    def mux() -> None:
+        for number in range(12):
+            packet = av.Packet(b"\x06\x0e\x2b\x34" + bytes([number]) * 20)
+            packet.pts = packet.dts = number * 3600
+            packet.time_base, packet.stream = Fraction(1, 90000), data
+            out.mux_one(packet)
+
+    return mux
+
+
+def test_klv_of_a_drone_is_copied_between_transport_streams(tmp_path: Path) -> None:
+    source = remuxed([make_clip(tmp_path / "clip.mkv", audio="aac")], tmp_path / "in.ts", klv)
+    through(source, tmp_path / "out.ts")
+    before, after = read_content(source).packets[2], read_content(tmp_path / "out.ts").packets[2]
+    assert kinds(tmp_path / "out.ts")[2] == ("data", "klv")
+    assert len(before) == 12
+    assert [data for _, data in after] == [data for _, data in before]
+    picture = [read_content(path).seconds[0] for path in (source, tmp_path / "out.ts")]
+    assert [at - picture[1] for at, _ in after] == [at - picture[0] for at, _ in before]
+
+
+@pytest.mark.parametrize("container", ["mkv", "mp4", "mov", "nut"])
+def test_klv_stops_the_run_where_the_target_would_forget_what_it_is(
+    tmp_path: Path, container: str
+) -> None:
+    source = remuxed([make_clip(tmp_path / "clip.mkv")], tmp_path / "in.ts", klv)
+    target = tmp_path / f"out.{container}"
+    with pytest.raises(MediaError, match=r"cannot hold stream #1 \(data, klv\); give a .ts .*-dn"):
+        through(source, target)
+    assert not target.exists()
+    assert through(source, target, SourceOptions(data=False)).frames == 12
+    assert read_content(target).types == ["video"]
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts", "nut"])
+def test_three_audio_tracks_keep_order_language_and_packets(tmp_path: Path, container: str) -> None:
+    picture = make_clip(tmp_path / "clip.mkv", frames=25)
+    tones = []
+    for number, codec in enumerate(["aac"] * 3):
+        tone = make_clip(tmp_path / f"tone{number}.mkv", frames=25 - number, audio=codec)
+        with av.open(str(tone)) as given, av.open(str(tmp_path / f"a{number}.mkv"), "w") as out:
+            stream = out.add_stream_from_template(given.streams.audio[0], opaque=True)
+            stream.metadata["language"] = ("eng", "deu", "fra")[number]
+            for packet in given.demux(given.streams.audio[0]):
+                if packet.size:
+                    packet.stream = stream
+                    out.mux_one(packet)
+        tones.append(tmp_path / f"a{number}.mkv")
+
+    def languages(out: Any) -> Callable[[], None]:
+        for stream, language in zip(out.streams.audio, ("eng", "deu", "fra"), strict=True):
+            stream.metadata["language"] = language
+        return lambda: None
+
+    source = remuxed([picture, *tones], tmp_path / f"in.{container}", languages)
+    target = tmp_path / f"out.{container}"
+    through(source, target)
+    before, after = read_content(source), read_content(target)
+    assert list(after.packets) == [1, 2, 3]
+    for index in after.packets:
+        assert [d for _, d in after.packets[index]] == [d for _, d in before.packets[index]]
+    with av.open(str(target)) as made:
+        assert [s.metadata["language"] for s in made.streams.audio] == ["eng", "deu", "fra"]
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
+def test_of_two_video_streams_one_is_restored_and_one_copied(
+    tmp_path: Path, container: str
+) -> None:
+    large = make_clip(tmp_path / "large.mkv", size=(128, 96))
+    small = make_clip(tmp_path / "small.mkv", size=(64, 48), options={"bf": "2"})
+    source = remuxed([large, small], tmp_path / f"in.{container}")
+    target = tmp_path / f"out.{container}"
+    assert through(source, target).frames == 12
+    before, after = read_content(source), read_content(target)
+    assert after.types == ["video", "video"]
+    assert after.luma[0].shape == (96, 128)
+    assert [d for _, d in after.packets[1]] == [d for _, d in before.packets[1]]
+    chosen = SourceOptions(maps=("0:v:1",))
+    through(source, tmp_path / "second.mkv", chosen, video_codec="ffv1")
+    content = read_content(tmp_path / "second.mkv")
+    assert content.types == ["video"]
+    assert equal_planes(content.planes, read_content(small).planes)
+
+
+def bitmap_subtitles(out: Any) -> Callable[[], None]:
+    stream = out.add_stream("dvbsub")
+
+    def mux() -> None:
+        packet = av.Packet(b"\x20\x00\x0f" + bytes(8) + b"\xff")
+        packet.pts = packet.dts = 0
+        packet.time_base, packet.stream, packet.duration = Fraction(1, 1000), stream, 100
+        out.mux_one(packet)
+
+    return mux
+
+
+def test_bitmap_subtitles_that_the_target_cannot_hold_are_named(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mkv")
+    source = remuxed([clip], tmp_path / "in.mkv", bitmap_subtitles)
+    assert kinds(source)[1][0] == "subtitle"
+    named = r"mp4 format cannot hold stream #1 \(subtitle, dvb.*give an .mkv target, -sn"
+    with pytest.raises(MediaError, match=named):
+        through(source, tmp_path / "out.mp4")
+    assert [p.name for p in tmp_path.glob("out*")] == []
+    through(source, tmp_path / "out.mp4", drop_unsupported=True)
+    assert read_content(tmp_path / "out.mp4").types == ["video"]
+    through(source, tmp_path / "out.mkv")
+    assert read_content(tmp_path / "out.mkv").packets == read_content(source).packets
+
+
+@pytest.mark.parametrize("codec", ["ass", "srt", "webvtt"])
+def test_text_subtitles_become_mov_text_in_mp4_and_are_named_in_transport_streams(
+    tmp_path: Path, codec: str
+) -> None:
+    source = make_clip(tmp_path / "in.mkv", subtitles=codec)
+    through(source, tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as made:
+        assert made.streams.subtitles[0].codec_context.name == "mov_text"
+        packets = [bytes(p) for p in made.demux(made.streams.subtitles[0]) if p.size > 2]
+    texts = [data[2 : 2 + int.from_bytes(data[:2], "big")] for data in packets]
+    assert texts == [b"first", b"second"]
+    with pytest.raises(MediaError, match=r"mpegts format cannot hold stream #1 \(subtitle"):
+        through(source, tmp_path / "out.ts")
+
+
+@pytest.mark.parametrize("codec", ["pcm_mulaw", "pcm_alaw"])
+def test_g711_is_named_where_not_even_pcm_can_go(tmp_path: Path, codec: str) -> None:
+    source = make_clip(tmp_path / "in.nut", audio=codec)
+    with pytest.raises(MediaError, match=rf"mpegts .*stream #1 \(audio, {codec}\); give -c:a aac"):
+        through(source, tmp_path / "out.ts")
+    through(source, tmp_path / "out.ts", audio_codec="aac")
+    assert kinds(tmp_path / "out.ts")[1] == ("audio", "aac")
+
+
+def test_alpha_stays_in_matroska_and_is_named_for_h264(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", codec="ffv1", pix_fmt="yuva420p")
+    through(source, tmp_path / "out.mkv")
+    assert equal_planes(read_content(tmp_path / "out.mkv").planes, read_content(source).planes)
+    with pytest.raises(MediaError, match=r"no default for pixel format yuva420p; use an .mkv"):
+        through(source, tmp_path / "out.mp4")
+    through(source, tmp_path / "asked.mp4", pix_fmt="yuv420p")
+    assert len(read_content(tmp_path / "asked.mp4").planes[0]) == 3
