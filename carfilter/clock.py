@@ -115,10 +115,11 @@ class FrameTimes:
 
     Args:
         step: ticks of a frame where the frame itself has no duration.
+        first: time of the first frame if it has none.
     """
 
-    def __init__(self, time_base: Fraction, step: int) -> None:
-        self.time_base, self.step = time_base, step
+    def __init__(self, time_base: Fraction, step: int, first: int = 0) -> None:
+        self.time_base, self.step, self.first = time_base, step, first
         self.repaired = 0
         self._last: int | None = None
         self._last_read: dict[str, int] = {}
@@ -129,7 +130,7 @@ class FrameTimes:
         pts, last = frame.pts, self._last
         if pts is None:
             step = frame.duration or self.step
-            pts = 0 if last is None else last + step
+            pts = self.first if last is None else last + step
             self.repaired += 1
         elif last is not None and pts <= last:
             pts = last + 1

@@ -197,7 +197,8 @@ class Source:
 
     def _frame_times(self) -> FrameTimes:
         step = 1 / ((self.rate or Fraction(25)) * self.time_base)
-        return FrameTimes(self.time_base, max(round(step), 1))
+        first = self.video.start_time if self.options.start_seconds is None else 0
+        return FrameTimes(self.time_base, max(round(step), 1), first or 0)
 
     def _frames(
         self, packet: av.Packet[Any] | None, cut: Cut, times: FrameTimes
@@ -318,8 +319,8 @@ def read_contents(
     Raises:
         MediaError: it cannot be opened, or a packet cannot be read.
     """
-    options = SourceOptions(audio=False, subtitles=False, data=False)
-    source = open_source(path, options)
+    # With its sound, without which a long pause of the picture looks like a jump of the clock.
+    source = open_source(path, SourceOptions(subtitles=False, data=False))
     first, last, frames = None, None, 0
     try:
         types = tuple(stream.type for stream in source.container.streams)

@@ -11,7 +11,7 @@ from media import Content, make_clip, read_content
 from carfilter import filter_video
 from carfilter.pipeline import FilterOptions, Run
 from carfilter.restore import RestoreOptions
-from carfilter.source import SourceOptions
+from carfilter.source import SourceOptions, read_contents
 from carfilter.target import TargetOptions
 
 THROUGH = FilterOptions(
@@ -156,21 +156,35 @@ def test_a_pause_of_the_recording_is_kept(tmp_path: Path) -> None:
 
 def test_a_picture_that_rests_while_the_sound_goes_on_is_no_jump(tmp_path: Path) -> None:
     pts = [*range(6), *range(300, 306)]
-    clip = make_clip(tmp_path / "clip.mkv", pts=pts)
-    tone = make_clip(tmp_path / "tone.mkv", frames=310, audio="aac")
     source = tmp_path / "in.ts"
-    with av.open(str(clip)) as one, av.open(str(tone)) as two, av.open(str(source), "w") as out:
-        made = [
-            (c, s, out.add_stream_from_template(s, opaque=True))
-            for c, s in ((one, one.streams.video[0]), (two, two.streams.audio[0]))
-        ]
-        packets = [(p, m) for c, s, m in made for p in c.demux(s) if p.size]
-        for packet, stream in sorted(packets, key=lambda both: both[0].pts * both[0].time_base):
-            packet.stream = stream
-            out.mux_one(packet)
+    source.write_bytes(with_sound(make_clip(tmp_path / "clip.mkv", pts=pts), tmp_path, 310))
     run, content = restored(source, tmp_path / "out.nut")
     assert run.jumps == 0
     assert content.seconds[6] - content.seconds[5] == Fraction(295, 25)
+
+
+def with_sound(clip: Path, folder: Path, frames: int) -> bytes:
+    """The clip as MPEG-TS with a tone that lasts as long as so many frames."""
+    tone, path = make_clip(folder / "tone.mkv", frames=frames, audio="aac"), folder / "both.ts"
+    with av.open(str(clip)) as one, av.open(str(tone)) as two, av.open(str(path), "w") as out:
+        made = [
+            (container, stream, out.add_stream_from_template(stream, opaque=True))
+            for container, stream in ((one, one.streams.video[0]), (two, two.streams.audio[0]))
+        ]
+        packets = [(p, m) for container, s, m in made for p in container.demux(s) if p.size]
+        for packet, stream in sorted(packets, key=lambda both: both[0].pts * both[0].time_base):
+            packet.stream = stream
+            out.mux_one(packet)
+    return path.read_bytes()
+
+
+def test_a_pause_that_was_kept_is_found_again_when_the_result_is_read_back(tmp_path: Path) -> None:
+    pts = [*range(6), *range(300, 306)]
+    source = tmp_path / "in.ts"
+    picture = make_clip(tmp_path / "clip.mkv", pts=pts)
+    source.write_bytes(with_sound(picture, tmp_path, 310))
+    for decode in (True, False):
+        assert read_contents(source, decode=decode).span_seconds == pytest.approx(305 / 25)
 
 
 def test_frames_without_times_come_at_the_rate_of_the_source(tmp_path: Path) -> None:
@@ -178,6 +192,21 @@ def test_frames_without_times_come_at_the_rate_of_the_source(tmp_path: Path) -> 
     run, content = restored(source, tmp_path / "out.mkv")
     assert run.frames == run.repaired == 20
     assert [float(s) for s in content.seconds] == pytest.approx([i / 25 for i in range(20)])
+
+
+def test_frames_of_a_stream_that_times_every_third_packet_stay_in_step(tmp_path: Path) -> None:
+    clip, source = second_of_video(tmp_path), tmp_path / "in.ts"
+    data = bytearray(transport_stream(clip, Fraction(40_000)))
+    place, count = data.find(b"\0\0\1\xe0"), 0
+    while place >= 0:  # the flags of a packet of the video that say whether it has a time
+        if count % 3 != 2:
+            data[place + 7] &= 0x3F
+        place, count = data.find(b"\0\0\1\xe0", place + 4), count + 1
+    source.write_bytes(data)
+    run, content = restored(source, tmp_path / "out.nut")
+    assert run.frames == 25
+    assert set(steps(content)) == {FRAME}
+    assert abs(content.seconds[0] - content.packets[1][0][0]) < Fraction(1, 4)
 
 
 def test_repeated_times_are_set_apart_by_a_tick_and_counted(tmp_path: Path) -> None:
