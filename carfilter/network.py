@@ -50,6 +50,8 @@ class FastConfig:
     estimator: int = 0  # width of the network that estimates a QP no decoder gave; 0 is none
 
     def __post_init__(self) -> None:
+        if min(self.channels, self.body, self.factor) < 1:
+            raise ValueError("channels, body and factor are counts of at least one")
         if self.full_qp <= self.quiet_qp:
             raise ValueError(f"full_qp {self.full_qp} must lie above quiet_qp {self.quiet_qp}")
 

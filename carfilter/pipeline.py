@@ -349,10 +349,12 @@ def _announce(
     run.engine = restorer.describe()
     logger.info("model %s on %s", run.model, run.engine)
     if model.network.uses_qp and not source.exports_qp:
-        logger.info(
-            "QP unknown, which only FFmpeg's own H.264 decoder tells: the network works blind, at"
-            " lower gain"
+        what = (
+            "it is estimated from the picture"
+            if restorer.estimates_qp
+            else "the network works blind"
         )
+        logger.info("QP unknown, which only FFmpeg's H.264 decoder tells: %s, at lower gain", what)
 
 
 def _report(run: Run) -> None:

@@ -93,6 +93,11 @@ class Restorer:
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
 
+    @property
+    def estimates_qp(self) -> bool:
+        """Say whether the network is told an estimate where a picture comes without a QP map."""
+        return self._estimator is not None
+
     def describe(self) -> str:
         """Say in a few words on what and how the network runs."""
         if self.device.type == "cuda":

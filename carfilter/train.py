@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from carfilter.dataset import Crops, Pairs, Sampling, draw_crops
 from carfilter.errors import CarfilterError, WeightsError
-from carfilter.network import Fast, Network, build_network
+from carfilter.network import Fast, Network, build_network, config_of
 from carfilter.recipe import Budget, Recipe, learning_rate, loss_of
 from carfilter.training_log import TrainingLog
 from carfilter.weights import save_weights
@@ -108,6 +108,7 @@ def save_state(path: Path, state: State, recipe: Recipe) -> None:
     content = {
         "format": _STATE,
         "recipe": {**asdict(recipe), "betas": list(recipe.betas)},
+        "config": config_of(state.network),
         "network": state.network.state_dict(),
         "average": state.average.state_dict(),
         "optimizer": state.optimizer.state_dict(),
@@ -138,7 +139,8 @@ def load_state(path: Path, recipe: Recipe, device: torch.device) -> State:
                 f"{path}: trained with another {', '.join(differing)}; give the same options to"
                 " resume, or --init to start a new run from its weights"
             )
-        state = new_state(recipe, device)
+        start = build_network(recipe.model, content["config"]) if "config" in content else None
+        state = new_state(recipe, device, start)
         state.network.load_state_dict(content["network"])
         state.average.load_state_dict(content["average"])
         state.optimizer.load_state_dict(content["optimizer"])
