@@ -26,6 +26,8 @@ LEVELS = {
     "verbose": logging.DEBUG,
     "debug": logging.DEBUG,
 }
+_SEGMENTING = ("segment_time", "strftime", "reset_timestamps")
+_MUXING = ("movflags", *_SEGMENTING)
 _CLOCK = re.compile(r"^(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)(ms|us|s)?$")
 _UNITS = {None: 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
 
@@ -138,6 +140,12 @@ read_options = _options(
 _report_options = _options(
     click.option("-y", "overwrite", is_flag=True, help="Replace an existing output."),
     click.option("-n", "never_overwrite", is_flag=True, help="Never replace one (the default)."),
+    click.option(
+        "--live", is_flag=True, help="Follow a camera: without delay, across its outages."
+    ),
+    click.option("-segment_time", type=Seconds(), help="Length of a segment, with -f segment."),
+    click.option("-strftime", metavar="0|1", help="Name segments by time, as %Y%m%d-%H%M%S."),
+    click.option("-reset_timestamps", metavar="0|1", help="Begin each segment at zero."),
     click.option("--compare", is_flag=True, help="Write input left, restored right, to look at."),
     click.option("--sidecar", is_flag=True, help="Write OUTPUT.json with checksums and settings."),
     click.option("-progress", metavar="URL", help="key=value blocks to a file or pipe:N."),
@@ -175,6 +183,9 @@ def carfilter(source: str, target: str, **given: Any) -> None:
         raise click.UsageError("-y and -n exclude each other")
     if given["duration"] is not None and given["end"] is not None:
         raise click.UsageError("-t and -to exclude each other")
+    for name in _SEGMENTING:
+        if given[name] is not None and "segment" not in (given["format"] or ""):
+            raise click.UsageError(f"-{name} needs -f segment")
     sys.exit(_run(source, target, given))
 
 
@@ -291,6 +302,7 @@ def filter_options(given: dict[str, Any]) -> "FilterOptions":
     named = {"crf": "crf", "preset": "preset", "tune": "tune", "bit_rate": "b", "gop": "g"}
     named |= {"maxrate": "maxrate", "bufsize": "bufsize"}
     encoder = [(name, given[key]) for key, name in named.items() if given[key] is not None]
+    muxer = [(key, str(given[key])) for key in _MUXING if given.get(key) is not None]
     inputs = [(key, given[key]) for key in ("framerate", "rtsp_transport") if given[key]]
     return FilterOptions(
         source=SourceOptions(
@@ -314,7 +326,7 @@ def filter_options(given: dict[str, Any]) -> "FilterOptions":
             subtitle_codec=given["subtitle_codec"],
             pix_fmt=given["pix_fmt"],
             encoder=(*encoder, *given["enc_opt"]),
-            muxer=(("movflags", given["movflags"]),) if given["movflags"] else (),
+            muxer=tuple(muxer),
             metadata=given["metadata"],
             threads=given["threads"],
             overwrite=given["overwrite"],
@@ -331,4 +343,5 @@ def filter_options(given: dict[str, Any]) -> "FilterOptions":
         ),
         compare=given["compare"],
         sidecar=given["sidecar"],
+        live=given.get("live", False),
     )

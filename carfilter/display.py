@@ -95,8 +95,14 @@ def summary(run: "Run") -> str:
     return (
         f"{verb} {run.frames} frames in {run.elapsed_seconds:.1f} s ({run.fps:.1f} fps);"
         f" bottleneck {run.bottleneck} (busy: {busy}); mean QP {qp};"
-        f" {run.damaged} damaged;{jumps} {run.bytes_written / _MEGABYTE:.2f} MB in {where}"
+        f"{_live_part(run)} {run.damaged} damaged;{jumps}"
+        f" {run.bytes_written / _MEGABYTE:.2f} MB in {where}"
     )
+
+
+def _live_part(run: "Run") -> str:
+    passed = f" {run.passed} passed unrestored;" if run.passed else ""
+    return passed + (f" {run.reconnects} reconnects;" if run.reconnects else "")
 
 
 class StderrLog(logging.Handler):

@@ -16,6 +16,7 @@ from carfilter.errors import MediaError
 from carfilter.frames import display_matrix, pixel_format
 from carfilter.hardware import usable_encoder
 from carfilter.hdr import hdr_options
+from carfilter.segments import FORMATS as SEGMENT_FORMATS
 from carfilter.source import Source
 from carfilter.streams import check_encoder, copy_tags
 
@@ -34,6 +35,7 @@ _DEFAULT_CRF = {"libx264": "18", "libx265": "18"}
 
 def add_video(
     container: av.container.OutputContainer,
+    holder: av.container.OutputContainer,
     source: Source,
     options: TargetOptions,
     size: tuple[int, int] | None,
@@ -43,6 +45,8 @@ def add_video(
     """Add the stream of the restored video to a target, with its encoder set up but not open.
 
     Args:
+        holder: a container of the format that will hold the stream: `container`, or for segments
+            one of theirs.
         size: width and height of the written picture where it is not the source's.
         is_pipe: the target is stdout, where raw video is the default.
 
@@ -53,7 +57,7 @@ def add_video(
     decoder = source.video.codec_context
     asked = options.pix_fmt or decoder.pix_fmt or ""
     pixel_format(asked)
-    codec = options.video_codec or _default_codec(container, asked, is_pipe=is_pipe)
+    codec = options.video_codec or _default_codec(holder, asked, is_pipe=is_pipe)
     check_encoder(codec, "video", "-c:v", "libx264")
     codec, given = usable_encoder(codec, options.encoder)
     try:
@@ -65,12 +69,13 @@ def add_video(
         ) from error
     assert isinstance(stream, av.VideoStream)
     context = stream.codec_context
-    context.pix_fmt = _written_format(container, codec, asked, was_asked=bool(options.pix_fmt))
+    context.pix_fmt = _written_format(holder, codec, asked, was_asked=bool(options.pix_fmt))
     context.width, context.height = size or (decoder.width, decoder.height)
     context.thread_count = options.threads
     if source.video.sample_aspect_ratio:
         context.sample_aspect_ratio = source.video.sample_aspect_ratio
-    context.options = _encoder_options(context, codec, dict(given), verbose=options.verbose_encoder)
+    settings = _with_defaults(codec, dict(given), options)
+    context.options = _encoder_options(context, codec, settings, verbose=options.verbose_encoder)
     if decoder.field_order > 1:
         _code_interlaced(context, decoder.field_order)
     copy_tags(source.video, stream)
@@ -159,6 +164,17 @@ def _code_interlaced(context: av.VideoCodecContext, field_order: int) -> None:
             " what it writes",
             context.name,
         )
+
+
+def _with_defaults(codec: str, given: dict[str, str], options: TargetOptions) -> dict[str, str]:
+    """Add what --live and segments ask of an encoder, where the user has not decided it."""
+    defaults: dict[str, str] = {}
+    if options.format in SEGMENT_FORMATS and codec in _DEFAULT_CRF:
+        defaults["forced-idr"] = "1"  # of the frames at which the segments begin
+    if options.live and codec in _DEFAULT_CRF:
+        # Without look-ahead and B-frames, which alone would cost two seconds.
+        defaults |= {"preset": "veryfast", "tune": "zerolatency"}
+    return {**defaults, **given}
 
 
 def _encoder_options(

@@ -31,6 +31,7 @@ _NETWORK_PROTOCOLS = (
     "rtmp,rtmpe,rtmps,rtmpt,rtmpte,rtmpts,ffrtmpcrypt,ffrtmphttp"
 )
 _OPEN_TIMEOUT, _READ_TIMEOUT = 15.0, 30.0  # seconds; for network sources only
+_LIVE_TIMEOUTS = (8.0, 8.0)  # a camera that is silent for so long has gone
 # Seconds for the header of a file or pipe: data without end may never hold one.
 _HEADER_TIMEOUT = 120.0
 # PyAV 18 fails on tags that are not UTF-8 unless told otherwise; 19 has no such option any more.
@@ -59,6 +60,8 @@ def open_container(
     options: Mapping[str, str] | None = None,
     max_pixels: int = MAX_PIXELS,
     device: HWAccel | None = None,
+    *,
+    live: bool = False,
 ) -> av.container.InputContainer:
     """Open a path, a URL or "-" (stdin) for reading.
 
@@ -67,6 +70,7 @@ def open_container(
         options: of the demuxer or protocol.
         device: to decode on; software where it is None or cannot decode this video.
         max_pixels: the decoders that look for the streams refuse larger pictures.
+        live: notice sooner that nothing comes from the network.
 
     Raises:
         MediaError: it is not there or cannot be read, is no video, or names other files instead.
@@ -76,7 +80,8 @@ def open_container(
     try:
         if is_url(source):
             network = {**chosen, "protocol_whitelist": _NETWORK_PROTOCOLS}
-            return _open(str(source), format_name, network, (_OPEN_TIMEOUT, _READ_TIMEOUT), device)
+            patience = _LIVE_TIMEOUTS if live else (_OPEN_TIMEOUT, _READ_TIMEOUT)
+            return _open(str(source), format_name, network, patience, device)
         with _descriptor(source) as number:
             # FFmpeg duplicates the descriptor, so that ours can be closed.
             local = {**chosen, "protocol_whitelist": "fd", "fd": str(number)}

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from carfilter import __version__
-from carfilter.errors import CarfilterError, MediaError
+from carfilter.errors import MediaError
 from carfilter.frames import bit_depth, copy_luma, replace_luma, side_by_side
+from carfilter.live import Pace, keep_up, warm_up
 from carfilter.opening import display_name
 from carfilter.pictures import Picture
 from carfilter.prefetch import Prefetch
+from carfilter.reconnect import open_live
 from carfilter.restore import RestoreOptions, Restorer
+from carfilter.segments import FORMATS as SEGMENT_FORMATS
+from carfilter.sidecar import write_sidecar
 from carfilter.source import (
     Decoded,
     Event,
     Source,
     SourceOptions,
-    library_versions,
     open_source,
 )
 from carfilter.target import Target, TargetOptions, add_provenance, open_target
@@ -40,6 +39,7 @@ logger = logging.getLogger("carfilter")
 
 _QUEUE_EVENTS = 32  # frames and packets between two stages
 _QUEUE_BYTES = 128 << 20
+_LIVE_FACTOR = 8  # longer queues there: what finds no room is lost
 
 
 @dataclass
@@ -58,6 +58,8 @@ class Run:
     repaired: int = 0
     jumps: int = 0  # of the source's clock
     changed: int = 0  # frames brought to the first one's size, format or range
+    reconnects: int = 0  # of a live source
+    passed: int = 0  # frames that went unrestored, since the network did not keep up with it
     qp_sum: float = 0.0
     qp_frames: int = 0  # frames whose QP map the decoder gave
     elapsed_seconds: float = 0.0
@@ -90,6 +92,7 @@ class FilterOptions:
     restore: RestoreOptions = field(default_factory=RestoreOptions)
     compare: bool = False  # write the decoded picture left and the restored one right
     sidecar: bool = False
+    live: bool = False  # follow a camera; see carfilter.live and carfilter.reconnect
 
 
 def filter_video(
@@ -113,11 +116,13 @@ def filter_video(
     Raises:
         CarfilterError: one sentence on what failed; nothing is left under the target's name.
     """
-    options, stop = options or FilterOptions(), stop or threading.Event()
+    options, stop = _settled(options), stop or threading.Event()
+    if options.sidecar and options.target.format in SEGMENT_FORMATS:
+        raise MediaError("--sidecar describes one file; leave it out with -f segment")
     run = Run(display_name(source), "stdout" if str(target) == "-" else str(target))
     # The model first: a wrong name must not cost the opening of a live source.
     model = None if options.restore.strength == 0 else _as_model(weights)
-    opened = open_source(source, _source_options(options, model))
+    opened = _open(source, options, model, stop)
     try:
         size = _target_size(opened, options)
         sink = open_target(target, opened, options.target, size)
@@ -125,16 +130,16 @@ def filter_video(
         opened.close()
         raise
     try:
-        restorer = None if model is None else _make_restorer(model, opened, options.restore)
+        restorer = None if model is None else _make_restorer(model, opened, options)
         _announce(run, opened, sink, model, restorer)
         add_provenance(sink, _provenance(model, options.restore.strength))
         _transfer(run, opened, sink, restorer, options, stop, progress)
     except BaseException:
         sink.abandon()
         raise
-    _report(run)
+    _report(run, opened)
     if options.sidecar and sink.part is not None and not run.interrupted:
-        _write_sidecar(run, Path(source), Path(target), model, options)
+        write_sidecar(run, Path(source), Path(target), model, options)
     return run
 
 
@@ -151,11 +156,11 @@ def restored_frames(
     Raises:
         CarfilterError: at the first frame, or where the source or the device fails.
     """
-    options = options or FilterOptions()
+    options, stop = _settled(options), threading.Event()
     model = None if options.restore.strength == 0 else _as_model(weights)
-    opened = open_source(source, _source_options(options, model))
-    restorer = None if model is None else _make_restorer(model, opened, options.restore)
-    with _Stages(opened, restorer, threading.Event(), Run(opened.name, "")) as events:
+    opened = _open(source, options, model, stop)
+    restorer = None if model is None else _make_restorer(model, opened, options)
+    with _Stages(opened, restorer, options, stop, Run(opened.name, "")) as events:
         for event in events:
             if isinstance(event, Decoded):
                 yield event.frame
@@ -169,10 +174,29 @@ def _as_model(weights: str | Path | Model | None) -> Model:
     return weights if isinstance(weights, Model) else load_weights(weights)
 
 
-def _make_restorer(model: Model, source: Source, options: RestoreOptions) -> Restorer:
+def _settled(options: FilterOptions | None) -> FilterOptions:
+    """Fill in what --live decides beside itself: nothing waits for later frames."""
+    options = options or FilterOptions()
+    if not options.live:
+        return options
+    restore = replace(options.restore, batch_size=options.restore.batch_size or 1, lookahead=0)
+    return replace(options, restore=restore, target=replace(options.target, live=True))
+
+
+def _open(
+    source: str | Path, options: FilterOptions, model: Model | None, stop: threading.Event
+) -> Source:
+    reading = _source_options(options, model)
+    return open_live(source, reading, stop) if options.live else open_source(source, reading)
+
+
+def _make_restorer(model: Model, source: Source, options: FilterOptions) -> Restorer:
     decoder = source.video.codec_context
     size = (decoder.height, decoder.width)
-    return Restorer(model.network, options, size, model.int8_ranges)
+    restorer = Restorer(model.network, options.restore, size, model.int8_ranges)
+    if options.live and decoder.format is not None:
+        warm_up(restorer, size, bit_depth(decoder.format))
+    return restorer
 
 
 def _transfer(
@@ -185,7 +209,7 @@ def _transfer(
     progress: Callable[[Run], object] | None,
 ) -> None:
     started, encoding = time.perf_counter(), 0.0
-    stages = _Stages(source, restorer, stop, run, keep_decoded=options.compare)
+    stages = _Stages(source, restorer, options, stop, run)
     with stages as events:
         for event in events:
             begun = time.perf_counter()
@@ -197,6 +221,7 @@ def _transfer(
                 target.write_packet(event)
             encoding += time.perf_counter() - begun
             run.bytes_written = target.bytes
+            run.reconnects, run.passed = source.report.reconnects, stages.passed
             run.elapsed_seconds = time.perf_counter() - started
             run.busy_seconds = {**stages.busy_seconds(), "encode": encoding}
             if progress is not None and isinstance(event, Decoded):
@@ -230,21 +255,27 @@ class _Stages:
         self,
         source: Source,
         restorer: Restorer | None,
+        options: FilterOptions,
         stop: threading.Event,
         run: Run,
-        *,
-        keep_decoded: bool = False,
     ) -> None:
-        self.source, self.restorer, self.run = source, restorer, run
-        self.stop, self.keep_decoded = stop, keep_decoded
+        self.source, self.restorer, self.run, self.stop = source, restorer, run, stop
+        self.keep_decoded, self.live = options.compare, options.live
         self._stages: dict[str, Prefetch[Event]] = {}
+        self._pace: Pace | None = None
 
     def __enter__(self) -> Iterable[Event]:
-        decode = Prefetch(self._decoded(), _QUEUE_EVENTS, _QUEUE_BYTES, _event_bytes)
+        factor = _LIVE_FACTOR if self.live else 1
+        count, size = _QUEUE_EVENTS * factor, _QUEUE_BYTES * factor
+        decode = Prefetch(self._decoded(), count, size, _event_bytes, stop=self.stop)
         self._stages["decode"] = decode
         if self.restorer is None and not self.keep_decoded:
             return decode
-        restored = _restored(decode, self.restorer, keep_decoded=self.keep_decoded)
+        if self.live:
+            self._pace = Pace(decode.is_nearly_full)
+            restored = keep_up(decode, self._restored, self._unrestored, self._pace)
+        else:
+            restored = self._restored(decode)
         network = Prefetch(restored, _QUEUE_EVENTS, _QUEUE_BYTES, _event_bytes, decode)
         self._stages["network"] = network
         return network
@@ -253,6 +284,17 @@ class _Stages:
         ended = [stage.close() for stage in reversed(self._stages.values())]
         if all(ended):  # closing under a thread that still reads would crash the process
             self.source.close()
+
+    @property
+    def passed(self) -> int:
+        """Frames that went unrestored."""
+        return 0 if self._pace is None else self._pace.passed
+
+    def _restored(self, events: Iterable[Event]) -> Iterator[Event]:
+        return _restored(events, self.restorer, keep_decoded=self.keep_decoded)
+
+    def _unrestored(self, events: Iterable[Event]) -> Iterable[Event]:
+        return _restored(events, None, keep_decoded=True) if self.keep_decoded else events
 
     def busy_seconds(self) -> dict[str, float]:
         return {name: stage.busy_seconds for name, stage in self._stages.items()}
@@ -357,7 +399,15 @@ def _announce(
         logger.info("QP unknown, which only FFmpeg's H.264 decoder tells: %s, at lower gain", what)
 
 
-def _report(run: Run) -> None:
+def _report(run: Run, source: Source) -> None:
+    if source.lost:
+        logger.warning(
+            "%s: the connection was lost (%s); --live connects again", source.name, source.lost
+        )
+    if run.passed:
+        logger.warning(
+            "%d frames passed unrestored: the network did not keep up with the source", run.passed
+        )
     if run.repaired:
         logger.warning(
             "%d frames had a missing or repeated timestamp; it was set just after the one before",
@@ -370,35 +420,3 @@ def _report(run: Run) -> None:
 def _provenance(model: Model | None, strength: float) -> str:
     which = "no network" if model is None else f"model {model.name} sha256 {model.sha256}"
     return f"restored by carfilter {__version__}; {which}; strength {strength:g}"
-
-
-def _write_sidecar(
-    run: Run, source: Path, target: Path, model: Model | None, options: FilterOptions
-) -> None:
-    """Write TARGET.json: checksums and settings by which the result can be repeated."""
-    record = {
-        "carfilter": __version__,
-        "libraries": library_versions(),
-        "torch": torch.__version__,
-        "source": {"name": source.name, "sha256": _sha256(source) if source.is_file() else None},
-        "target": {"name": target.name, "sha256": _sha256(target)},
-        "weights": None if model is None else {"name": model.name, "sha256": model.sha256},
-        "engine": run.engine,
-        "frames": run.frames,
-        "damaged": run.damaged,
-        "repaired_timestamps": run.repaired,
-        "clock_jumps": run.jumps,
-        "changed_frames": run.changed,
-        "mean_qp": run.mean_qp,
-        "options": asdict(options),
-    }
-    path = target.with_name(f"{target.name}.json")
-    try:
-        path.write_text(json.dumps(record, indent=2) + "\n")
-    except OSError as error:
-        raise CarfilterError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

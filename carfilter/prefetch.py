@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.1  # how soon a waiting thread notices that the other side has gone
+_STOP_SECONDS = 1.0  # that a stopped run waits for a source which sends nothing
 _JOIN_SECONDS = 10.0  # a thread may sit in a read that nothing ends, such as an idle pipe
 
 
@@ -22,6 +23,7 @@ class Prefetch(Generic[T]):
     Args:
         count, size: how many items, and how much of size_of(item), may wait in the queue.
         upstream: the stage that `items` reads from; waiting for it does not count as busy.
+        stop: once it is set, the items end where none comes for a moment, whatever the thread does.
     """
 
     def __init__(
@@ -31,10 +33,11 @@ class Prefetch(Generic[T]):
         size: int,
         size_of: Callable[[T], int],
         upstream: "Prefetch[Any] | None" = None,
+        stop: threading.Event | None = None,
     ) -> None:
         self.busy_seconds = 0.0  # spent computing items
         self.waited_seconds = 0.0  # spent by the consumer waiting for one
-        self._items, self._upstream = items, upstream
+        self._items, self._upstream, self._stop = items, upstream, stop
         self._count, self._size, self._size_of = count, size, size_of
         self._queue: deque[T] = deque()
         self._queued_size = 0
@@ -54,7 +57,7 @@ class Prefetch(Generic[T]):
         while True:
             started = time.perf_counter()
             with self._change:
-                while not self._queue and not self._ended:
+                while not self._queue and not self._ended and not self._gives_up(started):
                     self._change.wait(_POLL_SECONDS)
                 self.waited_seconds += time.perf_counter() - started
                 if not self._queue:
@@ -66,6 +69,10 @@ class Prefetch(Generic[T]):
         if self._error is not None:
             raise self._error
 
+    def is_nearly_full(self) -> bool:
+        """Say whether the thread is about to wait for room, or does so."""
+        return len(self._queue) > self._count * 3 // 4 or self._queued_size > self._size * 3 // 4
+
     def close(self) -> bool:
         """Stop the thread; True if it has ended, False if it still sits in a blocking call."""
         with self._change:
@@ -74,6 +81,11 @@ class Prefetch(Generic[T]):
             self._change.notify_all()
         self._thread.join(_JOIN_SECONDS)
         return not self._thread.is_alive()
+
+    def _gives_up(self, waiting_since: float) -> bool:
+        if self._stop is None or not self._stop.is_set():
+            return False
+        return time.perf_counter() - waiting_since > _STOP_SECONDS
 
     def _run(self) -> None:
         iterator = iter(self._items)

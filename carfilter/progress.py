@@ -1,4 +1,4 @@
-"""Progress for programs: FFmpeg's key=value blocks, and the two keys that are ours."""
+"""Progress for programs: FFmpeg's key=value blocks, and the keys that are ours."""
 
 import os
 import sys
@@ -63,6 +63,8 @@ class ProgressWriter:
             "drop_frames": 0,
             "speed": f"{speed:.3g}x",
             "infer_fps": f"{run.frames / infer:.2f}" if infer else "N/A",
+            "passed_frames": run.passed,
+            "reconnects": run.reconnects,
             "eta_s": "N/A" if (left := eta_seconds(run)) is None else f"{left:.0f}",
             "progress": state,
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -55,6 +56,7 @@ class SourceOptions:
     pix_fmt: str | None = None  # to convert to what has no luma plane of its own
     max_pixels: int = MAX_PIXELS  # of a picture; larger ones are refused
     hwaccel: str | None = None  # device to decode on; QP maps are not to be had there
+    live: bool = False  # give frames as soon as they are there, and notice sooner that none come
     qp_maps: bool = False  # let the decoder export them; H.264 then decodes without frame threads
 
     @property
@@ -72,6 +74,12 @@ class DecodeReport:
     damaged: int = 0  # frames with concealed errors, and packets that gave none
     repaired: int = 0  # frames whose timestamp was missing or did not increase
     jumps: int = 0  # of the source's clock
+    reconnects: int = 0  # times a live source was opened again
+
+    def add(self, other: DecodeReport) -> None:
+        """Add what another reading met."""
+        for key, count in vars(other).items():
+            setattr(self, key, getattr(self, key) + count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,7 @@ class Decoded:
     frame: av.VideoFrame
     qp: QpMap | None
     frame_type: int  # 1, 2, 3 are I, P, B; 0 is unknown
+    arrived: float = field(default_factory=time.monotonic)  # when it was decoded
 
 
 Event: TypeAlias = "Decoded | av.Packet[Any]"
@@ -98,6 +107,7 @@ class Source:
     options: SourceOptions
     report: DecodeReport = field(default_factory=DecodeReport)
     _planar: set[str] = field(default_factory=set)  # pixel formats seen that have a luma plane
+    lost: str = ""  # why a network source ended before its time
 
     @property
     def time_base(self) -> Fraction:
@@ -177,9 +187,14 @@ class Source:
                     yield packet
                 finished = True
             except av.error.FFmpegError as error:
+                if is_url(self.name):
+                    self.lost = _why_lost(error)
+                    if self.options.stop_on_error and not self.options.live:
+                        self._count_damage(error)
+                    return
                 failures += 1
                 self._count_damage(error)
-                if failures >= _MAX_FAILURES or is_url(self.name):
+                if failures >= _MAX_FAILURES:
                     break
 
     def _correct(self, packet: av.Packet[Any], clock: Clock) -> None:
@@ -258,7 +273,12 @@ def open_source(source: str | Path, options: SourceOptions | None = None) -> Sou
     options, name = options or SourceOptions(), display_name(source)
     device = decoding_device(options.hwaccel)
     container = open_container(
-        source, options.format, dict(options.options), options.max_pixels, device
+        source,
+        options.format,
+        dict(options.options),
+        options.max_pixels,
+        device,
+        live=options.live,
     )
     try:
         chosen = select_streams(container, options.maps, options.dropped_types, name)
@@ -277,9 +297,20 @@ def open_source(source: str | Path, options: SourceOptions | None = None) -> Sou
     return Source(name, container, video, copied, options)
 
 
+def _why_lost(error: av.error.FFmpegError) -> str:
+    """An interrupted read is FFmpeg's way of telling that the time-out has passed."""
+    silent = isinstance(error, av.error.ExitError)
+    return "nothing came for too long" if silent else error.strerror or str(error)
+
+
 def _prepare_decoder(video: av.VideoStream, options: SourceOptions, name: str) -> None:
     context = video.codec_context
     check_size(context.width, context.height, options.max_pixels, name)
+    if context.pix_fmt is None and name == "stdin" and "mp4" in video.container.format.name:
+        raise MediaError(
+            "stdin: an MP4 whose index lies at its end cannot be read from a pipe; it needs"
+            " -movflags +faststart (or send -f nut or -f matroska, or give the file by name)"
+        )
     if context.pix_fmt is None:
         raise MediaError(
             f"{name}: no frame of its video can be decoded; it is damaged, holds no picture yet,"
@@ -292,6 +323,8 @@ def _prepare_decoder(video: av.VideoStream, options: SourceOptions, name: str) -
         check_pix_fmt(pixel_format(options.pix_fmt), f"-pix_fmt {options.pix_fmt}")
     context.options = {**context.options, **decoder_limit(options.max_pixels)}
     context.thread_type = "AUTO"
+    if options.live:
+        context.thread_type = "SLICE"  # frame threads hold back a frame each
     if options.qp_maps and context.name == "h264":
         context.options = {**context.options, "export_side_data": "venc_params"}
         # With frame threads FFmpeg exports a picture's QP while another thread may still decode

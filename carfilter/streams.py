@@ -19,6 +19,7 @@ import av.error
 from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
+from carfilter.adts import ADTS_FORMATS, audio_specific_config, without_adts
 from carfilter.errors import MediaError
 from carfilter.opening import open_container
 from carfilter.selection import is_picture
@@ -242,10 +243,16 @@ class Copy:
     def __init__(self, target: av.container.OutputContainer, stream: av.stream.Stream) -> None:
         self.stream = target.add_stream_from_template(stream, opaque=True)
         self._is_mov_text = stream_codec(stream) == "mov_text"
+        header = None if target.format.name in ADTS_FORMATS else audio_specific_config(stream)
+        self._strips_adts = header is not None
+        if header is not None:
+            self.stream.codec_context.extradata = header
 
     def convert(self, packet: av.Packet[Any]) -> Iterable[av.Packet[Any]]:
         if self._is_mov_text and bytes(packet) == _MOV_TEXT_GAP:
             return ()
+        if self._strips_adts:
+            packet = without_adts(packet)
         packet.stream = self.stream
         return (packet,)
 

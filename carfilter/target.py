@@ -25,7 +25,10 @@ import av.error
 from carfilter.conform import convert, is_full_range, picture_form
 from carfilter.encoder import add_video, open_encoder
 from carfilter.errors import DownstreamClosedError, MediaError
+from carfilter.losses import Losses
 from carfilter.opening import is_url
+from carfilter.segments import FORMATS as SEGMENT_FORMATS
+from carfilter.segments import Segments
 from carfilter.selection import is_picture
 from carfilter.source import Source
 from carfilter.streams import (
@@ -41,6 +44,7 @@ from carfilter.streams import (
 logger = logging.getLogger("carfilter")
 
 _HELD_BYTES = 64 << 20  # of copied packets that wait for the video
+_KEY = 1  # AV_PICTURE_TYPE_I
 _FRAGMENTED = "frag_keyframe+empty_moov+default_base_moof"
 _MUXER_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands"}
 
@@ -61,6 +65,10 @@ class TargetOptions:
     overwrite: bool = False
     drop_unsupported: bool = False
     verbose_encoder: bool = False
+    live: bool = False  # encode without delay, and write each packet at once
+
+
+_PLAIN = TargetOptions()
 
 
 # No repr of the fields: that of a PyAV stream crashes once its container is closed.
@@ -75,7 +83,9 @@ class Target:
     options: TargetOptions
     routes: list[Route]
     carriers: dict[int, Carrier]
-    part: Path | None  # where the file grows; None for pipes, URLs and devices
+    part: Path | None  # where the file grows; None for pipes, URLs, devices and segments
+    losses: Losses
+    segments: Segments | None = None
     frames: int = 0  # packets the video encoder gave, one a frame
     changed: int = 0  # frames that came in another size, format or range than the first
     bytes: int = 0
@@ -85,6 +95,7 @@ class Target:
     _held: deque[tuple[float, av.Packet[Any]]] = field(default_factory=deque)
     _held_bytes: int = 0
     _clock: float = float("-inf")  # seconds of the last muxed video dts
+    _frame_seconds: float | None = None  # of the last frame given to the encoder
     _last_dts: dict[int, int] = field(default_factory=dict)  # by stream, in its muxer's ticks
 
     @property
@@ -106,7 +117,9 @@ class Target:
             elif form != self._first or frame.format.name != context.pix_fmt:
                 frame = self._like_the_first(frame, form)
             self._given += 1
-            frame.pict_type = 0  # else the source's frame types are forced on the encoder
+            self.losses.note(frame)
+            # Zero, else the source's frame types are forced on the encoder.
+            frame.pict_type = _KEY if self._begins_segment(frame) else 0
             self._mux_video(self.stream.encode(frame))
 
     def _like_the_first(self, frame: av.VideoFrame, form: str) -> av.VideoFrame:
@@ -155,18 +168,28 @@ class Target:
         if not self.stream.codec_context.is_open:
             self.abandon()
             return None
+        if self.segments is not None:
+            self.segments.interrupted = True
         self._drain()
         if self.part is None:
-            return None
+            return None if self.segments is None else self.segments.partial
         path = Path(self.path)
         return self.part.replace(path.with_name(f"{path.stem}.partial{path.suffix}"))
 
     def abandon(self) -> None:
-        """End a failed run: nothing remains but what went into a pipe."""
+        """End a failed run: nothing remains but what went into a pipe, and segments."""
+        if self.segments is not None:
+            self.segments.interrupted = True
         with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):
             self.container.close()
         if self.part is not None:
             self.part.unlink(missing_ok=True)
+
+    def _begins_segment(self, frame: av.VideoFrame) -> bool:
+        if self.segments is None or frame.pts is None or not frame.time_base:
+            return False
+        last, self._frame_seconds = self._frame_seconds, float(frame.pts * frame.time_base)
+        return self.segments.begins_at(self._frame_seconds, last)
 
     def _drain(self) -> None:
         with self._mapped_errors():
@@ -247,15 +270,20 @@ def open_target(
         MediaError: the target exists, is the source, cannot be written, or its container or
             encoder cannot hold what it is to hold.
     """
-    part = _part_file(path, source, overwrite=options.overwrite)
-    container = _open_container(path, part, options)
+    segments = part = None
+    if options.format in SEGMENT_FORMATS:
+        segments = Segments(Path(path), dict(options.muxer), overwrite=options.overwrite)
+    else:
+        part = _part_file(path, source, overwrite=options.overwrite)
+    container = _open_container(path, part, segments, options)
+    holder = container if segments is None else _open_container(Path(path).name, None, None, _PLAIN)
     try:
-        stream = add_video(container, source, options, size, is_pipe=str(path) == "-")
+        stream = add_video(container, holder, source, options, size, is_pipe=str(path) == "-")
         others = [s for s in source.copied if s.type != "attachment"]
         attached = [s for s in source.copied if s.type == "attachment"]
         routes = plan_routes(
             [*others, *attached],
-            container.format.name,
+            holder.format.name,
             audio_codec=options.audio_codec,
             subtitle_codec=options.subtitle_codec,
             drop_unsupported=options.drop_unsupported,
@@ -277,7 +305,10 @@ def open_target(
     except BaseException:
         container.close()
         raise
-    return Target(path, container, stream, source, options, routes, carriers, part)
+    losses = Losses(holder.format.name, stream.codec_context.name, source.rate)
+    return Target(
+        path, container, stream, source, options, routes, carriers, part, losses, segments
+    )
 
 
 def _add_covers(
@@ -310,9 +341,11 @@ def _part_file(path: str | Path, source: Source, *, overwrite: bool) -> Path | N
 
 
 def _open_container(
-    path: str | Path, part: Path | None, options: TargetOptions
+    path: str | Path, part: Path | None, segments: Segments | None, options: TargetOptions
 ) -> av.container.OutputContainer:
     muxer = dict(options.muxer)
+    if options.live:
+        muxer.setdefault("flush_packets", "1")
     if str(path) == "-":
         name, form = f"pipe:{_own_stdout()}", options.format or "nut"
         if form in ("mp4", "mov"):  # a plain one needs to seek back
@@ -323,8 +356,11 @@ def _open_container(
         # Its first cluster can hold the negative timestamps of AAC priming; by default the muxer
         # shifts every stream by them instead.
         muxer.setdefault("avoid_negative_ts", "disabled")
+    open_file: Any = None
+    if segments is not None:
+        muxer, open_file = segments.muxer_options(muxer), segments.open
     try:
-        return av.open(name, "w", format=form or None, container_options=muxer)
+        return av.open(name, "w", format=form or None, container_options=muxer, io_open=open_file)
     except (av.error.FFmpegError, ValueError) as error:
         hint = (
             f"there is no output format {form!r}"
@@ -366,7 +402,8 @@ def add_provenance(target: Target, text: str) -> None:
     MP4 and MOV keep known keys only, so there it follows what stands in the comment.
     """
     tags = target.container.metadata
-    if {"mp4", "mov"} & set(target.container.format.name.split(",")):
+    suffixes = {Path(target.path).suffix.lower()[1:]} if target.segments else set[str]()
+    if {"mp4", "mov"} & {*suffixes, *target.container.format.name.split(",")}:
         tags["comment"] = f"{tags['comment']}\n{text}" if tags.get("comment") else text
     else:
         tags["carfilter"] = text

@@ -1,7 +1,9 @@
 """Every test leaves no thread behind, and starts from the same random numbers."""
 
+import functools
 import os
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -35,11 +37,31 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+@functools.cache
+def _has_rtsp_server() -> bool:
+    script = (
+        "import gi; gi.require_version('GstRtspServer', '1.0')\n"
+        "from gi.repository import Gst, GstRtspServer; Gst.init(None)\n"
+        "assert all(map(Gst.ElementFactory.find, ('x264enc', 'rtph264pay', 'alawenc')))"
+    )
+    try:
+        return subprocess.run(["/usr/bin/python3", "-c", script], check=False).returncode == 0
+    except OSError:
+        return False
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         if os.environ.get("CARFILTER_REQUIRE_CUDA") == "1":
             pytest.fail("CARFILTER_REQUIRE_CUDA=1, but there is no CUDA device")
         pytest.skip("needs a CUDA device")
+    if item.get_closest_marker("rtsp") and not _has_rtsp_server():
+        if os.environ.get("CI"):
+            pytest.fail("CI must have GStreamer's RTSP server")
+        pytest.skip(
+            "needs GStreamer's RTSP server (Debian: apt install gir1.2-gst-rtsp-server-1.0"
+            " python3-gi gstreamer1.0-plugins-{base,good,bad,ugly})"
+        )
     if item.get_closest_marker("ffmpeg") and not shutil.which("ffmpeg"):
         if os.environ.get("CI"):
             pytest.fail("CI must have the ffmpeg program")

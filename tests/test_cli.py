@@ -264,7 +264,7 @@ def test_a_library_that_prints_cannot_soil_the_video_on_stdout(clip: Path) -> No
     noisy = (
         "import os, carfilter.pipeline as p; from carfilter.cli import main\n"
         "real = p._report\n"
-        "def report(run): os.write(1, b'noise'); print('noise'); real(run)\n"
+        "def report(*run): os.write(1, b'noise'); print('noise'); real(*run)\n"
         "p._report = report; main()"
     )
     command = [sys.executable, "-c", noisy, str(clip), "-", "--strength", "0"]

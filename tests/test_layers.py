@@ -8,10 +8,11 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "carfilter"
 LAYERS = {
     0: "errors",
-    1: "opening clock conform hardware cut hdr selection encoder"
+    1: "opening adts clock conform hardware cut hdr selection encoder"
     " source frames streams target clips network metrics prefetch int8 detection baselines"
-    " average_precision packs photos bd_rate pictures window slots references blind",
-    2: "checkpoint weights restore degrade variants dataset recipe",
+    " average_precision packs photos bd_rate pictures window slots references blind"
+    " reconnect segments losses",
+    2: "checkpoint weights restore live sidecar degrade variants dataset recipe",
     3: "pipeline train training_log validation training_run training_blind",
     4: "archive archive_book archive_estimate archive_events archive_machine archive_plan"
     " archive_pool archive_ray archive_report archive_schedule archive_state archive_verify"
@@ -24,9 +25,11 @@ LEVEL = {name: layer for layer, names in LAYERS.items() for name in names.split(
 ONLY_IN = {
     "av": {
         "opening",
+        "adts",
         "source",
         "clock",
         "conform",
+        "reconnect",
         "cut",
         "hardware",
         "hdr",

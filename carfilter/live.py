@@ -1,0 +1,109 @@
+"""Keep up with a camera: where the network falls behind, frames pass unrestored, not late or lost.
+
+They pass for at least a second at a time, since a picture that is restored in every other frame
+pumps; and each of them is counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
+
+import numpy as np
+
+from carfilter.pictures import MACROBLOCK, Luma, Picture
+from carfilter.restore import Restorer
+from carfilter.source import Decoded, Event
+
+logger = logging.getLogger("carfilter")
+
+_LATE_SECONDS = 0.5  # a frame that waited longer for its turn is not restored
+_CAUGHT_UP_SECONDS = 0.1
+_SPELL_SECONDS = 1.0  # frames pass unrestored for so long at least
+_HOPELESS_SECONDS = 10.0  # of passing frames that still come late: the encoder is too slow
+
+Stage: TypeAlias = Callable[[Iterable[Event]], Iterable[Event]]
+
+
+class Pace:
+    """Decide which frames pass unrestored, and count them.
+
+    Args:
+        is_full: says whether decoded frames have no more room to wait in; the next would be lost.
+    """
+
+    def __init__(self, is_full: Callable[[], bool]) -> None:
+        self.passed = 0  # frames
+        self._is_full = is_full
+        self._until = self._since = 0.0  # the present spell, in seconds of the video
+        self._warned = False
+
+    def falls_behind(self, event: Decoded) -> bool:
+        """Say whether a spell of unrestored frames has to begin with this one."""
+        if _age(event) <= _LATE_SECONDS and not self._is_full():
+            return False
+        self.passed += 1
+        self._since = _seconds(event)
+        self._until = self._since + _SPELL_SECONDS
+        return True
+
+    def passes(self, event: Decoded) -> bool:
+        """Say whether a frame belongs to the spell; the first that does not ends it."""
+        at, late = _seconds(event), _age(event) > _CAUGHT_UP_SECONDS or self._is_full()
+        if at >= self._until and not late:
+            return False
+        self.passed += 1
+        if late and at - self._since > _HOPELESS_SECONDS and not self._warned:
+            self._warned = True
+            logger.warning(
+                "even unrestored frames come late: the encoder does not keep up with the source;"
+                " use -preset ultrafast, another -c:v or a smaller picture"
+            )
+        return True
+
+
+def keep_up(
+    events: Iterable[Event], restored: Stage, unrestored: Stage, pace: Pace
+) -> Iterator[Event]:
+    """Send the events through `restored` while that keeps up, and through `unrestored` while not.
+
+    Each change of way ends the stage and with it what it held back, so the order stays.
+    """
+    ended = False
+    source = iter(events)
+    first: list[Event] = []  # of the next spell: read by the one before
+
+    def spell(belongs: Callable[[Decoded], bool]) -> Iterator[Event]:
+        nonlocal ended
+        while first:
+            yield first.pop()
+        for event in source:
+            if isinstance(event, Decoded) and not belongs(event):
+                first.append(event)
+                return
+            yield event
+        ended = True
+
+    while not ended:
+        yield from restored(spell(lambda event: not pace.falls_behind(event)))
+        yield from unrestored(spell(pace.passes))
+
+
+def warm_up(restorer: Restorer, size: tuple[int, int], depth: int) -> None:
+    """Restore a black picture of height x width: the first one takes several times as long."""
+    luma: Luma = np.zeros(size, np.uint8) if depth == 8 else np.zeros(size, np.uint16)
+    blocks = tuple(-(-side // MACROBLOCK) for side in size)
+    black = Picture(luma, depth, np.zeros(blocks, np.int16))
+    deque(restorer.restore([black]), maxlen=0)
+
+
+def _age(event: Decoded) -> float:
+    return time.monotonic() - event.arrived
+
+
+def _seconds(event: Decoded) -> float:
+    frame = event.frame
+    return 0.0 if frame.pts is None or not frame.time_base else float(frame.pts * frame.time_base)

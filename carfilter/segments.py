@@ -1,0 +1,155 @@
+"""Segments of a recording: each file grows under a hidden name; with its own it is complete.
+
+FFmpeg's segment muxer decides where to cut and how to call the files; each is asked for here.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from carfilter.errors import MediaError
+
+FORMATS = ("segment", "stream_segment", "ssegment")
+_CUTTING = ("segment_time", "strftime", "reset_timestamps", "flush_packets")
+_NO_NEGATIVE_TIMES = (".ts", ".m2ts", ".mts")
+_DEFAULT_SECONDS = 2.0  # FFmpeg's
+_WRITE = 2  # AVIO_FLAG_WRITE
+_NUMBER = re.compile(r"%0?(\d*)d")
+
+
+class Segments:
+    """Name and store the files of one run.
+
+    Args:
+        pattern: a path whose last part holds a %d, or a time as strftime writes it.
+        options: of the muxer; `segment_time` and `strftime` are read here.
+        overwrite: replace files of the same name; else times that repeat get a number.
+
+    Raises:
+        MediaError: the names would repeat, their folder cannot be written to, or they exist.
+    """
+
+    def __init__(self, pattern: Path, options: dict[str, str], *, overwrite: bool) -> None:
+        self.pattern, self.overwrite = pattern, overwrite
+        self.seconds = _as_seconds(options.get("segment_time"))
+        self.interrupted = False  # what is open then ends as NAME.partial.EXT
+        self.partial: Path | None = None
+        self._cut_off = pattern  # what `partial` would be called if it were complete
+        self._by_time = options.get("strftime", "0") not in ("0", "false")
+        self._check()
+
+    def open(self, url: str, flags: int, options: dict[str, str]) -> BinaryIO:  # noqa: ARG002
+        """Open a file for the muxer, which closes it when it is complete (PyAV's io_open)."""
+        path = Path(url)
+        if not flags & _WRITE:  # MP4's faststart moves what it has written
+            return _part_of(path).open("rb")
+        if self.partial is not None:  # another one follows, so it was complete
+            self.partial.replace(self._free(self._cut_off))
+            self.partial = None
+        return _Segment(path, self)
+
+    def muxer_options(self, given: dict[str, str]) -> dict[str, str]:
+        """Share options out between the muxer that cuts and that of the files."""
+        cutting = {key: value for key, value in given.items() if key in _CUTTING}
+        inner = {key: value for key, value in given.items() if key not in _CUTTING}
+        if self.pattern.suffix.lower() not in _NO_NEGATIVE_TIMES:
+            # By default the first file alone is shifted, by the priming of its audio.
+            cutting["avoid_negative_ts"] = inner["avoid_negative_ts"] = "disabled"
+        if inner:
+            cutting["segment_format_options"] = ":".join(f"{k}={v}" for k, v in inner.items())
+        return cutting
+
+    def begins_at(self, seconds: float, last_seconds: float | None) -> bool:
+        """Say whether a segment boundary lies between two frames."""
+        if last_seconds is None:
+            return False
+        return int(seconds / self.seconds) > int(last_seconds / self.seconds)
+
+    def store(self, part: Path, path: Path) -> None:
+        """Give a closed file its name: that of a complete segment, or of one that was cut off."""
+        if self.interrupted:
+            self.partial = self._free(path.with_name(f"{path.stem}.partial{path.suffix}"))
+            self._cut_off = path
+        part.replace(self.partial or self._free(path))
+
+    def _free(self, path: Path) -> Path:
+        if self.overwrite:
+            return path
+        number, free = 2, path  # the hour that summer time repeats must not cost a recording
+        while free.exists():
+            free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+            number += 1
+        return free
+
+    def _check(self) -> None:
+        path, folder = self.pattern, self.pattern.parent
+        if "%" in str(folder):
+            raise MediaError(f"{path}: only the last part may hold a %; make the folder beforehand")
+        if not folder.is_dir():
+            raise MediaError(f"{path}: its folder does not exist; make it first")
+        if not os.access(folder, os.W_OK):
+            raise MediaError(f"{path}: its folder cannot be written to; choose another")
+        now = time.time()
+        if self._by_time:
+            names = {
+                time.strftime(path.name, time.localtime(now + i * self.seconds)) for i in (0, 1)
+            }
+            if len(names) < 2:
+                raise MediaError(
+                    f"{path}: the name stays the same for -segment_time {self.seconds:g};"
+                    " put a finer time into it, such as %Y%m%d-%H%M%S"
+                )
+        elif not _NUMBER.search(path.name):
+            raise MediaError(
+                f"{path}: segments need names of their own; put %03d into it,"
+                " or a time such as %Y%m%d-%H%M%S with -strftime 1"
+            )
+        elif not self.overwrite:
+            self._refuse_existing()
+
+    def _refuse_existing(self) -> None:
+        number = _NUMBER.search(self.pattern.name)
+        assert number is not None
+        before, after = self.pattern.name[: number.start()], self.pattern.name[number.end() :]
+        like = re.compile(re.escape(before) + r"\d+" + re.escape(after))
+        for path in self.pattern.parent.iterdir():
+            if like.fullmatch(path.name):
+                raise MediaError(
+                    f"{path}: exists already; give -y to replace it, another name,"
+                    " or names by time (%Y%m%d-%H%M%S with -strftime 1)"
+                )
+
+
+class _Segment(io.BufferedWriter):
+    """A file of its own name from the moment it is closed."""
+
+    def __init__(self, path: Path, segments: Segments) -> None:
+        self._path, self._segments, self._part = path, segments, _part_of(path)
+        super().__init__(self._part.open("wb", buffering=0), 1 << 16)
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.flush()
+        os.fsync(self.fileno())
+        super().close()
+        self._segments.store(self._part, self._path)
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.part{path.suffix}")
+
+
+def _as_seconds(text: str | None) -> float:
+    try:
+        seconds = _DEFAULT_SECONDS if text is None else float(text)
+    except ValueError:
+        seconds = 0.0
+    if seconds <= 0:
+        raise MediaError(f"-segment_time {text}: give a time above zero")
+    return seconds

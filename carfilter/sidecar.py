@@ -1,0 +1,53 @@
+"""TARGET.json: checksums and settings by which a result can be repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from carfilter import __version__
+from carfilter.errors import CarfilterError
+from carfilter.source import library_versions
+from carfilter.weights import Model
+
+if TYPE_CHECKING:
+    from carfilter.pipeline import FilterOptions, Run
+
+
+def write_sidecar(
+    run: Run, source: Path, target: Path, model: Model | None, options: FilterOptions
+) -> None:
+    """Write TARGET.json beside the target."""
+    record = {
+        "carfilter": __version__,
+        "libraries": library_versions(),
+        "torch": torch.__version__,
+        "source": {"name": source.name, "sha256": _sha256(source) if source.is_file() else None},
+        "target": {"name": target.name, "sha256": _sha256(target)},
+        "weights": None if model is None else {"name": model.name, "sha256": model.sha256},
+        "engine": run.engine,
+        "frames": run.frames,
+        "damaged": run.damaged,
+        "repaired_timestamps": run.repaired,
+        "clock_jumps": run.jumps,
+        "changed_frames": run.changed,
+        "reconnects": run.reconnects,
+        "passed_unrestored": run.passed,
+        "mean_qp": run.mean_qp,
+        "options": asdict(options),
+    }
+    path = target.with_name(f"{target.name}.json")
+    try:
+        path.write_text(json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise CarfilterError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,100 @@
+"""A camera followed for long: memory stays flat, and audio and video stay together."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+from statistics import median
+
+import av
+import numpy as np
+import psutil
+import pytest
+from cameras import Process, carfilter, feed, free_port, stop, wait_for
+
+FRAME = 1 / 25
+FLASH_SECONDS = 2
+
+
+def make_flashes(path: Path) -> Path:
+    """Encode twelve seconds: every two of them a flash of two frames, and a beep with it.
+
+    Frames, packets of MP2 and the loop fit each other, so a looped feed has no seam.
+    """
+    flash = f"lt(mod(n\\,{25 * FLASH_SECONDS})\\,2)"
+    picture = f"testsrc2=s=160x120:r=25,lutyuv=y=val/4,drawbox=c=white:t=fill:enable='{flash}'"
+    beep = f"aevalsrc=if(lt(mod(t\\,{FLASH_SECONDS})\\,0.08)\\,sin(6283*t)/2):s=48000"
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", beep]
+    command += ["-t", "12", "-c:v", "libx264", "-g", "25", "-bf", "0", "-pix_fmt", "yuv420p"]
+    subprocess.run([*command, "-c:a", "mp2", str(path)], check=True, timeout=120)
+    return path
+
+
+def flashes(path: Path) -> list[float]:
+    """Seconds at which the flashes begin."""
+    with av.open(str(path)) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        bright = [
+            (float(frame.pts * frame.time_base), frame.to_ndarray()[:120, :160].mean() > 150)
+            for frame in container.decode(video=0)
+        ]
+    return [at for (at, now), (_, before) in zip(bright[1:], bright, strict=False) if now > before]
+
+
+def beeps(path: Path) -> list[float]:
+    """Seconds at which the beeps begin."""
+    found: list[float] = []
+    with av.open(str(path)) as container:
+        for frame in container.decode(audio=0):
+            loud = np.flatnonzero(np.abs(frame.to_ndarray()[0].astype(float)) > _quarter(frame))
+            if len(loud):
+                at = float(frame.pts * frame.time_base) + loud[0] / frame.sample_rate
+                if not found or at - found[-1] > FLASH_SECONDS / 2:
+                    found.append(at)
+    return found
+
+
+def _quarter(frame: av.AudioFrame) -> float:
+    return 0.25 * (32768 if "16" in frame.format.name else 1)
+
+
+def memory_over(process: Process, seconds: float) -> list[int]:
+    """Return the resident bytes, once a second."""
+    samples, watched = [], psutil.Process(process.pid)
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        time.sleep(1)
+        samples.append(watched.memory_info().rss)
+    return samples
+
+
+@pytest.mark.ffmpeg
+@pytest.mark.parametrize("minutes", [0.5, pytest.param(30, marks=pytest.mark.slow)])
+def test_a_long_live_run_keeps_its_memory_flat_and_audio_with_video(
+    tmp_path: Path, minutes: float
+) -> None:
+    clip = make_flashes(tmp_path / "flashes.ts")
+    url, target = f"udp://127.0.0.1:{free_port()}", tmp_path / "out.mkv"
+    with feed(clip, url, "mpegts"), carfilter("--live", url, target, "-stats_period", "60") as run:
+        wait_for(run, b"model ")
+        memory_over(run, 5)  # the first frames allocate what all use
+        samples = memory_over(run, minutes * 60)
+        code, text = stop(run, signal.SIGTERM)
+    assert code == 143, text
+    tenth = len(samples) // 10
+    first, last = median(samples[:tenth]), median(samples[-tenth:])
+    partial = tmp_path / "out.partial.mkv"
+    seen, heard = flashes(partial), beeps(partial)
+    apart = [min((beep - at for beep in heard), key=abs) for at in seen[1:-1]]
+    print(  # noqa: T201 (the figures of a long run)
+        f"\n{text.strip().splitlines()[-1]}"
+        f"\n{len(samples)} samples of resident memory: first tenth {first / 1e6:.1f} MB,"
+        f" last tenth {last / 1e6:.1f} MB, most {max(samples) / 1e6:.1f} MB"
+        f"\n{len(seen)} flashes, {len(heard)} beeps; audio behind video by"
+        f" {apart[0] * 1000:+.1f} ms at the start, {apart[-1] * 1000:+.1f} ms at the end,"
+        f" at most {max(apart, key=abs) * 1000:+.1f} ms"
+    )
+    assert abs(last - first) <= 0.05 * first
+    assert max(samples) <= 1.05 * first
+    assert len(seen) >= minutes * 60 / FLASH_SECONDS - 5
+    assert max(map(abs, apart)) <= FRAME
