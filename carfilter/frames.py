@@ -122,6 +122,35 @@ def replace_luma(frame: av.VideoFrame, luma: Luma) -> None:
         np.copyto(view, luma)
 
 
+def clip_samples(frame: av.VideoFrame) -> bool:
+    """Bring samples beyond the depth back to its maximum; say whether there were any.
+
+    A decoder leaves such samples, 0x8080 at 10 bits for example, where a damaged stream gave it
+    nothing to fill them with, and libx264 ends the process over them. Read side data before.
+    """
+    depth = bit_depth(frame.format)
+    if depth in (8, 16) or _shift(frame.format):
+        return False
+    peak = (1 << depth) - 1
+    if all(int(rows.max(initial=0)) <= peak for rows in _sample_rows(frame)):
+        return False
+    frame.make_writable()
+    for rows in _sample_rows(frame):
+        np.minimum(rows, peak, out=rows)
+    return True
+
+
+def _sample_rows(frame: av.VideoFrame) -> list[Any]:
+    """Return a view of each plane without its padding, as stored, for depths above 8 bits."""
+    dtype = np.dtype(">u2" if frame.format.name.endswith("be") else "<u2")
+    planes = []
+    for plane in frame.planes:
+        buffer: Any = plane
+        rows = np.frombuffer(buffer, dtype).reshape(-1, plane.line_size // 2)
+        planes.append(rows[: plane.height, : plane.width])
+    return planes
+
+
 def read_qp(frame: av.VideoFrame) -> QpMap | None:
     """Return the QP of each macroblock, int16 [ceil(H/16), ceil(W/16)], 0..51 at any depth.
 

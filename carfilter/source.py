@@ -22,7 +22,14 @@ from carfilter.clock import Clock, FrameTimes
 from carfilter.conform import PLANAR, convert
 from carfilter.cut import Cut
 from carfilter.errors import MediaError
-from carfilter.frames import QpMap, check_pix_fmt, has_luma_plane, pixel_format, read_qp
+from carfilter.frames import (
+    QpMap,
+    check_pix_fmt,
+    clip_samples,
+    has_luma_plane,
+    pixel_format,
+    read_qp,
+)
 from carfilter.hardware import decoding_device
 from carfilter.opening import (
     MAX_PIXELS,
@@ -186,14 +193,19 @@ class Source:
                     finished = finished or packet.size == 0
                     yield packet
                 finished = True
+            except IndexError:
+                # At the end of a file in which streams came up on the way, which PyAV counts wrong:
+                # https://github.com/PyAV-Org/PyAV/issues/692
+                logger.warning("%s: streams that begin late in it are left out", self.name)
+                finished = True
             except av.error.FFmpegError as error:
                 if is_url(self.name):
                     self.lost = _why_lost(error)
                     if self.options.stop_on_error and not self.options.live:
-                        self._count_damage(error)
+                        self._count_damage(f"damaged ({error.strerror})")
                     return
                 failures += 1
-                self._count_damage(error)
+                self._count_damage(f"damaged ({error.strerror})")
                 if failures >= _MAX_FAILURES:
                     break
 
@@ -235,14 +247,13 @@ class Source:
         except EOFError:
             return
         except av.error.FFmpegError as error:
-            self._count_damage(error)
+            self._count_damage(f"damaged ({error.strerror})")
             return
         for frame in frames:
-            self.report.damaged += frame.is_corrupt
-            if frame.is_corrupt and self.options.stop_on_error:
-                raise MediaError(f"{self.name}: damaged frame; leave out -xerror to go on past it")
             qp, frame_type = read_qp(frame), int(frame.pict_type)
             planar = self._with_luma_plane(frame)
+            if clip_samples(planar) or frame.is_corrupt:
+                self._count_damage("damaged frame")
             yield Decoded(planar, qp if planar is frame else None, frame_type)
 
     def _with_luma_plane(self, frame: av.VideoFrame) -> av.VideoFrame:
@@ -256,12 +267,10 @@ class Source:
             self._planar.add(name)
         return frame
 
-    def _count_damage(self, error: av.error.FFmpegError) -> None:
+    def _count_damage(self, reason: str) -> None:
         self.report.damaged += 1
         if self.options.stop_on_error:
-            raise MediaError(
-                f"{self.name}: damaged ({error.strerror}); leave out -xerror to go on past it"
-            ) from error
+            raise MediaError(f"{self.name}: {reason}; leave out -xerror to go on past it")
 
 
 def open_source(source: str | Path, options: SourceOptions | None = None) -> Source:

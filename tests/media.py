@@ -33,12 +33,13 @@ class ClipOptions:
     subtitles: str | None = None
     context: dict[str, Any] = field(default_factory=dict)  # attributes of the encoder
     options: dict[str, str] = field(default_factory=dict)
+    muxer: dict[str, str] = field(default_factory=dict)
 
 
 def make_clip(path: Path, given: ClipOptions | None = None, **changes: Any) -> Path:
     """Encode a moving pattern; `changes` override fields of ClipOptions."""
     clip = ClipOptions(**{**vars(given or ClipOptions()), **changes})
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", container_options=clip.muxer) as container:
         video = container.add_stream(clip.codec, rate=clip.rate, time_base=clip.time_base)
         video.width, video.height = clip.size
         video.pix_fmt = clip.pix_fmt
