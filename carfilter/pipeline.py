@@ -52,7 +52,7 @@ class Run:
     engine: str = ""  # device, precision, batch
     seconds_expected: float | None = None  # of video; None where the source does not say
     frames: int = 0
-    video_seconds: float = 0.0  # of the last frame written
+    video_seconds: float = 0.0  # from the first frame written to the last
     bytes_written: int = 0
     damaged: int = 0
     repaired: int = 0
@@ -209,6 +209,7 @@ def _transfer(
     progress: Callable[[Run], object] | None,
 ) -> None:
     started, encoding = time.perf_counter(), 0.0
+    begin: float | None = None
     stages = _Stages(source, restorer, options, stop, run)
     with stages as events:
         for event in events:
@@ -216,7 +217,9 @@ def _transfer(
             if isinstance(event, Decoded):
                 target.write_frame(event.frame)
                 run.frames += 1
-                run.video_seconds = float((event.frame.pts or 0) * source.time_base)
+                at = float((event.frame.pts or 0) * source.time_base)
+                begin = at if begin is None else begin
+                run.video_seconds = at - begin
             else:
                 target.write_packet(event)
             encoding += time.perf_counter() - begun

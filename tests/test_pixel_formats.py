@@ -334,3 +334,14 @@ def test_a_detector_gets_frames_of_the_size_they_were_sent_in(tmp_path: Path) ->
     source = joined(tmp_path, {}, {"size": (128, 96)})
     sizes = [(frame.width, frame.height) for frame in restored_frames(source, model())]
     assert sizes == [(64, 48)] * 8 + [(128, 96)] * 8
+
+
+def test_compare_goes_on_when_the_picture_changes_its_size(tmp_path: Path) -> None:
+    source = joined(tmp_path, {}, {"size": (128, 96)})
+    options = FilterOptions(target=TargetOptions(video_codec="ffv1"), compare=True)
+    run = filter_video(source, tmp_path / "out.mkv", model(), options)
+    luma = read_content(tmp_path / "out.mkv").luma
+    assert (run.frames, len(luma)) == (16, 16)
+    assert {picture.shape for picture in luma} == {(48, 128)}
+    for picture in luma:  # restored is brighter than decoded, before and after
+        assert picture[:, 64:].mean() - picture[:, :64].mean() == pytest.approx(LEVELS, abs=1.5)

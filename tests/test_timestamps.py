@@ -230,6 +230,18 @@ def test_repeated_times_are_set_apart_by_a_tick_and_counted(tmp_path: Path) -> N
     assert run.frames == 12
 
 
+def test_progress_counts_from_the_first_frame_whatever_its_time(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", pts=[100_000 + n for n in range(12)])
+    shown: list[float] = []
+    filter_video(
+        source,
+        tmp_path / "out.mkv",
+        options=THROUGH,
+        progress=lambda run: shown.append(round(run.video_seconds, 2)),
+    )
+    assert shown == [round(n / 25, 2) for n in range(12)]
+
+
 def test_old_avi_files_that_hold_the_order_of_decoding_alone_keep_every_frame(
     tmp_path: Path,
 ) -> None:
