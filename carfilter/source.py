@@ -320,7 +320,7 @@ def _prepare_decoder(video: av.VideoStream, options: SourceOptions, name: str) -
             "stdin: an MP4 whose index lies at its end cannot be read from a pipe; it needs"
             " -movflags +faststart (or send -f nut or -f matroska, or give the file by name)"
         )
-    if context.pix_fmt is None:
+    if context.pix_fmt is None or not context.width * context.height:
         raise MediaError(
             f"{name}: no frame of its video can be decoded; it is damaged, holds no picture yet,"
             f" or pictures larger than --max-pixels {options.max_pixels}"

@@ -12,6 +12,7 @@ from carfilter.errors import MediaError
 from carfilter.frames import clip_samples
 from carfilter.pipeline import FilterOptions
 from carfilter.restore import RestoreOptions
+from carfilter.source import SourceOptions
 from carfilter.target import TargetOptions
 
 EXACT = FilterOptions(
@@ -141,3 +142,28 @@ def test_transport_streams_are_given_no_stream_that_a_player_cannot_name(
     options = FilterOptions(restore=EXACT.restore)
     with pytest.raises(MediaError, match="the mpegts format cannot hold stream #1"):
         filter_video(source, tmp_path / "out.ts", options=options)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        *(("in.nut", c) for c in ("libx264", "mpeg4", "mpeg2video", "mjpeg", "ffv1")),
+        *(("in.mkv", c) for c in ("libx264", "libvpx-vp9", "libsvtav1", "ffv1")),
+        *(("in.ts", c) for c in ("libx264", "mpeg2video", "mpeg4")),
+        *(
+            ("in.avi", "mjpeg"),
+            ("in.mjpeg", "mjpeg"),
+            ("in.h264", "libx264"),
+            ("in.obu", "libsvtav1"),
+        ),
+    ],
+)
+def test_pictures_that_no_decoder_may_open_are_told_whatever_is_known_of_them(
+    tmp_path: Path, name: str, codec: str
+) -> None:
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    source = make_clip(tmp_path / name, codec=codec, pix_fmt=pix_fmt, size=(512, 512), frames=2)
+    limit = FilterOptions(SourceOptions(max_pixels=100_000), EXACT.target)
+    weights = tiny_weights(tmp_path / "tiny.pt")
+    with pytest.raises(MediaError, match=r"its pictures are 512x512|no frame of its video"):
+        filter_video(source, tmp_path / "out.mkv", weights, limit)
