@@ -27,6 +27,8 @@ logger = logging.getLogger("carfilter")
 
 _RATE_CONTROL = {"crf", "qp", "b", "maxrate", "minrate", "bufsize", "cq", "rc", "global_quality"}
 _PARAMS = ("x264-params", "x264opts", "x265-params")
+_MPEG4_TICKS = 60_000  # a second; below its 2^16, and whole at 24, 25, 29.97, 30, 50 and 60 fps
+_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 _CODE_FIELDS = ("libx264", "mpeg2video", "mpeg4", "prores_ks")
 _BOTTOM_FIRST = (3, 5)  # AV_FIELD_BB, AV_FIELD_BT
 _KEEP_FIELDS = ("ffv1", "rawvideo", "utvideo", "mjpeg")  # each picture by itself, nothing predicted
@@ -61,7 +63,11 @@ def add_video(
     check_encoder(codec, "video", "-c:v", "libx264")
     codec, given = usable_encoder(codec, options.encoder)
     try:
-        stream = container.add_stream(codec, rate=source.rate or 25, time_base=source.time_base)
+        stream = container.add_stream(
+            codec,
+            rate=source.rate or 25,
+            time_base=_time_base(codec, container.format.name, source),
+        )
     except (av.error.FFmpegError, ValueError) as error:
         raise MediaError(
             f"-c:v {codec}: the {container.format.name} format cannot hold it;"
@@ -80,6 +86,16 @@ def add_video(
         _code_interlaced(context, decoder.field_order)
     copy_tags(source.video, stream)
     return stream
+
+
+def _time_base(codec: str, format_name: str, source: Source) -> Fraction:
+    """Return the source's own time base wherever the encoder's bit stream can express it."""
+    too_fine = codec == "mpeg4" and source.time_base.denominator > _MPEG4_TICKS
+    # MPEG-1 and -2 know a few constant rates and no times; AVI writes something into every tick.
+    counts_frames = codec in ("mpeg1video", "mpeg2video") or (too_fine and format_name == "avi")
+    if counts_frames and source.rate:
+        return 1 / source.rate
+    return Fraction(1, _MPEG4_TICKS) if too_fine else source.time_base
 
 
 def _written_format(
@@ -215,6 +231,10 @@ def open_encoder(stream: av.VideoStream, frame: av.VideoFrame) -> None:
     matrix = display_matrix(frame)
     if matrix is not None:
         stream.set_display_matrix(matrix)
+    if context.name == "mjpeg" and int(frame.color_range) != _FULL_RANGE:
+        raise MediaError(
+            f"-c:v mjpeg: holds full range only; give -pix_fmt {_full_range(frame)} to stretch it"
+        )
     given = hdr_options(frame, context.name, dict(context.options))
     context.options = given
     try:
@@ -224,3 +244,7 @@ def open_encoder(stream: av.VideoStream, frame: av.VideoFrame) -> None:
             f"{context.name} refuses these settings for {frame.width}x{frame.height}"
             f" {context.pix_fmt}: {given or 'none'}; correct them or choose another -c:v"
         ) from error
+
+
+def _full_range(frame: av.VideoFrame) -> str:
+    return frame.format.name.replace("yuv4", "yuvj4")

@@ -157,3 +157,22 @@ def test_every_target_holds_every_frame_at_its_time(
         a < b or (a == b and TARGETS[target] == Fraction(1, 1000))
         for a, b in itertools.pairwise(after)
     )
+
+
+@pytest.mark.parametrize("pattern", ["cfr", "b_frames", "29.97"])
+@pytest.mark.parametrize("container", ["mkv", "ts", "avi"])
+@pytest.mark.parametrize("codec", ["mpeg2video", "mpeg4"])
+def test_encoders_with_clocks_of_their_own_keep_every_frame_and_the_rate(
+    tmp_path: Path, codec: str, container: str, pattern: str
+) -> None:
+    source = clip(tmp_path / "in.ts", "libx264", pattern)
+    options = FilterOptions(
+        target=TargetOptions(video_codec=codec), restore=RestoreOptions(strength=0)
+    )
+    run = filter_video(source, tmp_path / f"out.{container}", options=options)
+    before, after = decoded(source), decoded(tmp_path / f"out.{container}")
+    assert run.frames == len(after) == len(before) == FRAMES
+    if container == "avi" and pattern == "b_frames":
+        return  # it holds the order of decoding alone
+    lengths = [float(times[-1] - times[0]) for times in (before, after)]
+    assert lengths[1] == pytest.approx(lengths[0], abs=1.1e-3)

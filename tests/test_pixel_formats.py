@@ -345,3 +345,17 @@ def test_compare_goes_on_when_the_picture_changes_its_size(tmp_path: Path) -> No
     assert {picture.shape for picture in luma} == {(48, 128)}
     for picture in luma:  # restored is brighter than decoded, before and after
         assert picture[:, 64:].mean() - picture[:, :64].mean() == pytest.approx(LEVELS, abs=1.5)
+
+
+def test_limited_range_goes_into_mjpeg_only_where_that_was_asked_for(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv")
+    options = FilterOptions(target=TargetOptions(video_codec="mjpeg"))
+    with pytest.raises(MediaError, match=r"mjpeg: holds full range only; give -pix_fmt yuvj420p"):
+        filter_video(source, tmp_path / "out.avi", model(), options)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mkv"]
+    options = FilterOptions(target=TargetOptions(video_codec="mjpeg", pix_fmt="yuvj420p"))
+    assert filter_video(source, tmp_path / "out.avi", model(), options).frames == 12
+    before, after = pictures(source)[0], pictures(tmp_path / "out.avi")[0]
+    stretched = (before[2].mean() + LEVELS - 16) * 255 / 219
+    assert after[:2] == ("yuvj420p", FULL)
+    assert after[2].mean() == pytest.approx(stretched, abs=3)
