@@ -23,6 +23,7 @@ import torch
 from carfilter.archive_verify import check_result
 from carfilter.errors import CarfilterError, DeviceError, MediaError
 from carfilter.pipeline import FilterOptions, Run, filter_video
+from carfilter.process import prepare_process
 from carfilter.source import Decoded, SourceOptions, open_source
 from carfilter.weights import Model, load_weights
 
@@ -85,6 +86,7 @@ def perform(job: Job, setup: Setup, report: Report) -> Outcome:
     Anything else ends the process with a traceback, and with it this one file.
     """
     started = time.perf_counter()
+    prepare_process()
     if setup.torch_threads:
         torch.set_num_threads(setup.torch_threads)
     try:

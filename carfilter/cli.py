@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carfilter import __version__, share_cores
+from carfilter import __version__
 from carfilter.errors import CarfilterError, DownstreamClosedError
+from carfilter.process import prepare_process
 
 if TYPE_CHECKING:
     from carfilter.pipeline import FilterOptions, Run
@@ -251,7 +252,6 @@ def _filter_with_signals(
 
     def work() -> None:
         try:
-            share_cores()
             from carfilter.pipeline import filter_video
 
             _set_ffmpeg_log(given["loglevel"])
@@ -271,6 +271,7 @@ def _filter_with_signals(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
+    prepare_process()
     worker = threading.Thread(target=work, name="carfilter-run", daemon=True)
     worker.start()
     while worker.is_alive():

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from carfilter.blind import QpEstimator, with_estimated_qp
@@ -28,6 +27,7 @@ _CPU_BATCH_PIXELS = 912 * 512  # one 512p frame fills two cores; smaller ones go
 _CUDA_BATCH_PIXELS = 8 * 912 * 512
 _CPU_LIVE_BYTES = 1 << 30  # above it a frame is cut into tiles, before the system swaps
 _SMALLEST_TILE = 64
+_SMALL_WORK = 10**8  # multiply-accumulates of a picture, about a millisecond of one core
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -88,7 +88,9 @@ class Restorer:
         moved: Any = mine.to(self.device, self._dtype).eval()
         self._network: LumaNetwork = moved.to(memory_format=torch.channels_last)
         self.tile = options.tile or self._default_tile(size)
-        self._threads = torch.get_num_threads()
+        weights = sum(parameter.numel() for parameter in network.parameters())
+        small = weights * size[0] * size[1] < _SMALL_WORK
+        self._threads = 1 if small else torch.get_num_threads()
         self.busy_seconds = 0.0
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
@@ -222,8 +224,8 @@ class Restorer:
                 correction = self._twin(inputs)
             restored = torch.add(luma, correction, alpha=centre * self.strength)
             return _as_stored(restored, 2 * centre - 1, luma.dtype)
-        decoded = _scaled(luma[:, None], centre)
-        x, plane = decoded.to(self._dtype), self._qp_plane(inputs.qp, luma)
+        x = _scaled(luma[:, None], centre).to(self._dtype)
+        plane = self._qp_plane(inputs.qp, luma)
         others: tuple[Tensor | None, ...] = ()
         if inputs.references is not None:
             references = _scaled(inputs.references, centre).to(self._dtype)
@@ -231,8 +233,8 @@ class Restorer:
         with _torch_threads(self._threads):
             correction = self._network(x, plane, *others)
         # In place: fresh buffers of this size cost more than the sums.
-        restored = decoded.add_(correction.to(torch.float32), alpha=self.strength)
-        restored = restored.mul_(centre).add_(centre)[:, 0]
+        restored = _unscaled(luma)
+        restored.add_(correction[:, 0].to(torch.float32), alpha=centre * self.strength)
         return _as_stored(restored, 2 * centre - 1, luma.dtype)
 
     def _qp_plane(self, qp: Tensor | None, luma: Tensor) -> Tensor | None:
@@ -335,23 +337,29 @@ def _torch_threads(count: int) -> Iterator[None]:
 
 
 def _as_stored(restored: Tensor, peak: float, dtype: torch.dtype) -> Tensor:
-    whole = restored.round_().clamp_(0.0, peak)
-    return whole.to(dtype) if dtype == torch.uint8 else whole.to(torch.int32).to(dtype)
+    # By way of int32, since torch takes twice as long from float to uint8 on a CPU.
+    return restored.round_().clamp_(0.0, peak).to(torch.int32).to(dtype)
+
+
+def _unscaled(luma: Tensor) -> Tensor:
+    """uint8 or int16 luma of any shape to float32 of the same values."""
+    # int16 carries uint16 samples bit by bit: torch computes with few unsigned types.
+    stored = luma if luma.dtype == torch.uint8 else luma.to(torch.int32) & 0xFFFF
+    return stored.to(torch.float32)
 
 
 def _scaled(luma: Tensor, centre: float) -> Tensor:
     """uint8 or int16 luma of any shape to float32 in -1..1."""
-    # int16 carries uint16 samples bit by bit: torch computes with few unsigned types.
-    stored = luma if luma.dtype == torch.uint8 else luma.to(torch.int32) & 0xFFFF
     # (Y - 128) / 128 is exact in half precision, and so is the QP's place in it.
-    return stored.to(torch.float32).sub_(centre).mul_(1 / centre)
+    return _unscaled(luma).sub_(centre).mul_(1 / centre)
 
 
 def _expand_qp(qp: Tensor, height: int, width: int) -> Tensor:
     """int8 [N, h, w] or [N, R, h, w] per macroblock to [N, 1 or R, H, W]: QP / 51, QP_UNKNOWN."""
     values = (qp[:, None] if qp.ndim == 3 else qp).to(torch.float32)
     values = torch.where(values < 0, QP_UNKNOWN, values / MAX_QP)
-    return F.interpolate(values, scale_factor=MACROBLOCK)[..., :height, :width]
+    rows = values.repeat_interleave(MACROBLOCK, -2)[..., :height, :]
+    return rows.repeat_interleave(MACROBLOCK, -1)[..., :width]
 
 
 def _batches(pictures: Iterable[Picture], restorer: Restorer) -> Iterator[list[Picture]]:

@@ -72,9 +72,10 @@ class Slot:
         self.knows_qp = False
         self.host = torch.empty(shape, dtype=self.dtype, pin_memory=self.cuda)
         self.host_qp = torch.empty(qp_shape, dtype=torch.int8, pin_memory=self.cuda)
-        out_shape = (batch_size, *size)
-        self.host_out = torch.empty(out_shape, dtype=self.dtype, pin_memory=self.cuda)
+        self._restored: Tensor | None = None  # on a CPU: the network's own buffer, not a copy
         if self.cuda:
+            out_shape = (batch_size, *size)
+            self.host_out = torch.empty(out_shape, dtype=self.dtype, pin_memory=True)
             self.device_luma = torch.empty(shape, dtype=self.dtype, device=device)
             self.device_qp = torch.empty(qp_shape, dtype=torch.int8, device=device)
             self.device_out = torch.empty(out_shape, dtype=self.dtype, device=device)
@@ -117,8 +118,11 @@ class Slot:
         return replace(own, references=luma[:, 1:], reference_qp=None if qp is None else qp[:, 1:])
 
     def store(self, restored: Tensor) -> None:
-        """Keep the result, of the dtype and shape of the luma."""
-        (self.device_out if self.cuda else self.host_out)[: self.count].copy_(restored)
+        """Keep the result, of the dtype and shape of the luma; nobody may write to it any more."""
+        if self.cuda:
+            self.device_out[: self.count].copy_(restored)
+        else:
+            self._restored = restored
 
     def upload(self) -> None:
         """Start the copy to the GPU; `uploaded` tells when it is done."""
@@ -143,10 +147,12 @@ class Slot:
             self.downloaded.synchronize()
 
     def results(self) -> Iterator[Luma]:
-        """Yield copies: the slot is filled again while the caller still holds them."""
+        """Yield arrays that stay as they are when the slot is filled again."""
         kind = np.uint8 if self.dtype == torch.uint8 else np.uint16
+        restored, self._restored = self._restored, None
         for i in range(self.count):
-            luma: Any = self.host_out[i].numpy().view(kind).copy()
+            kept = self.host_out[i].clone() if restored is None else restored[i]
+            luma: Any = kept.numpy().view(kind)
             yield luma
 
 

@@ -22,8 +22,8 @@ X264 = ["-c:v", "libx264", "-crf", "18", "-preset", "medium", "-c:a", "copy"]
 
 IDENTITY = """
 import sys
-from carfilter import share_cores
-share_cores()
+from carfilter.process import prepare_process
+prepare_process()
 import torch
 from torch import nn
 from carfilter.pipeline import FilterOptions, filter_video
