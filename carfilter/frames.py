@@ -20,7 +20,6 @@ _MACROBLOCK = 16
 # AVVideoBlockParams: five 32-bit integers, https://ffmpeg.org/doxygen/trunk/video__enc__params_8h.html
 _BLOCK = np.dtype([("x", "i4"), ("y", "i4"), ("w", "i4"), ("h", "i4"), ("delta_qp", "i4")])
 _H264_PARAMS = 1  # AV_VIDEO_ENC_PARAMS_H264
-_NO_QP = -100  # below any QP at any depth
 _HIGH_BITS = ("p010", "p012", "p210", "p212", "p410", "p412")  # sample in the upper bits of 16
 
 
@@ -164,13 +163,15 @@ def read_qp(frame: av.VideoFrame) -> QpMap | None:
     blocks = np.frombuffer(
         memoryview(params), _BLOCK, count=params.nb_blocks, offset=params.blocks_offset
     )
+    # In raster order over the coded size, which may exceed that of the picture.
+    coded_rows, coded_columns = (int(blocks[axis][-1]) // _MACROBLOCK + 1 for axis in "yx")
     rows, columns = -(-frame.height // _MACROBLOCK), -(-frame.width // _MACROBLOCK)
-    row, column = blocks["y"] // _MACROBLOCK, blocks["x"] // _MACROBLOCK
-    shown = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-    qp = np.full((rows, columns), _NO_QP, np.int16)
+    if coded_rows * coded_columns != len(blocks) or rows > coded_rows or columns > coded_columns:
+        return None
+    delta = blocks["delta_qp"].reshape(coded_rows, coded_columns)[:rows, :columns]
     depth_offset = 6 * (bit_depth(frame.format) - 8)
-    qp[row[shown], column[shown]] = params.qp + blocks["delta_qp"][shown] - depth_offset
-    return None if (qp == _NO_QP).any() else qp.clip(0, 51)
+    qp: QpMap = (delta + (params.qp - depth_offset)).clip(0, 51).astype(np.int16)
+    return qp
 
 
 def side_data(frame: av.VideoFrame, name: str) -> Any:

@@ -27,6 +27,7 @@ _CPU_BATCH_PIXELS = 912 * 512  # one 512p frame fills two cores; smaller ones go
 _CUDA_BATCH_PIXELS = 8 * 912 * 512
 _CPU_LIVE_BYTES = 1 << 30  # above it a frame is cut into tiles, before the system swaps
 _SMALLEST_TILE = 64
+_PIECE_PIXELS = 1 << 18  # a megabyte in float: half of a core's second-level cache
 _SMALL_WORK = 10**8  # multiply-accumulates of a picture, about a millisecond of one core
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -222,8 +223,7 @@ class Restorer:
         if self._twin is not None and luma.dtype == torch.uint8:
             with _torch_threads(self._threads):
                 correction = self._twin(inputs)
-            restored = torch.add(luma, correction, alpha=centre * self.strength)
-            return _as_stored(restored, 2 * centre - 1, luma.dtype)
+            return _add(luma, correction, centre * self.strength, 2 * centre - 1)
         x = _scaled(luma[:, None], centre).to(self._dtype)
         plane = self._qp_plane(inputs.qp, luma)
         others: tuple[Tensor | None, ...] = ()
@@ -232,10 +232,7 @@ class Restorer:
             others = (references, self._qp_plane(inputs.reference_qp, luma))
         with _torch_threads(self._threads):
             correction = self._network(x, plane, *others)
-        # In place: fresh buffers of this size cost more than the sums.
-        restored = _unscaled(luma)
-        restored.add_(correction[:, 0].to(torch.float32), alpha=centre * self.strength)
-        return _as_stored(restored, 2 * centre - 1, luma.dtype)
+        return _add(luma, correction[:, 0], centre * self.strength, 2 * centre - 1)
 
     def _qp_plane(self, qp: Tensor | None, luma: Tensor) -> Tensor | None:
         return None if qp is None else _expand_qp(qp, *luma.shape[1:]).to(self._dtype)
@@ -336,22 +333,36 @@ def _torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _as_stored(restored: Tensor, peak: float, dtype: torch.dtype) -> Tensor:
-    # By way of int32, since torch takes twice as long from float to uint8 on a CPU.
-    return restored.round_().clamp_(0.0, peak).to(torch.int32).to(dtype)
+def _pieces(planes: Tensor) -> tuple[Tensor, ...]:
+    """Cut planes of any shape into pieces that stay in a core's cache from one step to the next."""
+    whole: Any = planes.reshape(-1)  # torch does not type split()
+    pieces: tuple[Tensor, ...] = whole.split(len(whole) if planes.is_cuda else _PIECE_PIXELS)
+    return pieces
 
 
-def _unscaled(luma: Tensor) -> Tensor:
-    """uint8 or int16 luma of any shape to float32 of the same values."""
+def _as_float(luma: Tensor) -> Tensor:
     # int16 carries uint16 samples bit by bit: torch computes with few unsigned types.
-    stored = luma if luma.dtype == torch.uint8 else luma.to(torch.int32) & 0xFFFF
-    return stored.to(torch.float32)
+    return (luma if luma.dtype == torch.uint8 else luma.to(torch.int32) & 0xFFFF).to(torch.float32)
 
 
 def _scaled(luma: Tensor, centre: float) -> Tensor:
     """uint8 or int16 luma of any shape to float32 in -1..1."""
-    # (Y - 128) / 128 is exact in half precision, and so is the QP's place in it.
-    return _unscaled(luma).sub_(centre).mul_(1 / centre)
+    scaled = torch.empty(luma.shape, dtype=torch.float32, device=luma.device)
+    for piece, out in zip(_pieces(luma), _pieces(scaled), strict=True):
+        # (Y - 128) / 128 is exact in half precision, and so is the QP's place in it.
+        torch.sub(_as_float(piece), centre, out=out).mul_(1 / centre)
+    return scaled
+
+
+def _add(luma: Tensor, correction: Tensor, scale: float, peak: float) -> Tensor:
+    """Return luma + scale x correction, rounded and kept in 0..peak, as luma is stored."""
+    restored = torch.empty_like(luma, memory_format=torch.contiguous_format)
+    parts = zip(_pieces(luma), _pieces(correction), _pieces(restored), strict=True)
+    for decoded, change, out in parts:
+        total = _as_float(decoded).add_(change.to(torch.float32), alpha=scale)
+        # By way of int32, since torch takes twice as long from float to uint8 on a CPU.
+        out.copy_(total.round_().clamp_(0.0, peak).to(torch.int32))
+    return restored
 
 
 def _expand_qp(qp: Tensor, height: int, width: int) -> Tensor:
