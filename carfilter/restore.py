@@ -21,6 +21,7 @@ from carfilter.int8 import Int8Fast, int8_twin, is_available, passes_self_test
 from carfilter.network import MAX_QP, QP_UNKNOWN, Fast
 from carfilter.pictures import MACROBLOCK, Luma, Picture, split_fields, weave
 from carfilter.references import with_references
+from carfilter.reuse import Box, Reuse, settle
 from carfilter.slots import Inputs, Slot
 
 _CPU_BATCH_PIXELS = 912 * 512  # one 512p frame fills two cores; smaller ones go in batches
@@ -42,6 +43,7 @@ class RestoreOptions:
     tile: int = 0
     strength: float = 1.0
     lookahead: int = 64  # pictures that a multi-frame network may wait for
+    reuse: bool = True  # keep the result of what did not change, see carfilter.reuse
 
 
 class LumaNetwork(Protocol):
@@ -93,6 +95,11 @@ class Restorer:
         small = weights * size[0] * size[1] < _SMALL_WORK
         self._threads = 1 if small else torch.get_num_threads()
         self.busy_seconds = 0.0
+        # On CUDA the previous result is still on its way when the next picture is looked at.
+        part = self._restore_box if self.device.type == "cpu" else None
+        exact = self._twin is not None
+        self._reuse = Reuse(self._restore_planes, part, self._network.halo, exact=exact)
+        self._reuses = options.reuse and not self.references
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
 
@@ -123,12 +130,34 @@ class Restorer:
             pictures = with_estimated_qp(pictures, self._estimator)
         if self.references:
             pictures = with_references(pictures, self.lookahead)
-        planes = self._restore_planes(split_fields(pictures, field_counts))
+        fields = split_fields(pictures, field_counts)
+        planes = self._reuse.restore(fields) if self._reuses else self._restore_all(fields)
         for plane in planes:
             if field_counts.popleft() == 1:
                 yield plane
             else:
                 yield weave(plane, next(planes))
+
+    @property
+    def saved(self) -> float:
+        """Share of the network's work so far that reuse saved, 0..1."""
+        return self._reuse.saved
+
+    def _restore_all(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
+        if not self.references:
+            pictures = (picture for picture, _ in settle(pictures))
+        return self._restore_planes(pictures)
+
+    def _restore_box(self, picture: Picture, box: Box) -> Luma:
+        """Restore a part of a picture on a CPU."""
+        started = time.perf_counter()
+        slot = Slot(self.device, [picture], 1)
+        slot.fill([picture], with_qp=self._network.uses_qp)
+        inputs = slot.inputs().crop(box.top, box.left, box.bottom, box.right)
+        with _torch_threads(1):
+            slot.store(self._restore_batch(inputs, picture.depth))
+        self.busy_seconds += time.perf_counter() - started
+        return next(slot.results())
 
     def _restore_planes(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
         slots: deque[Slot] = deque()

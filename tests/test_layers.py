@@ -10,7 +10,7 @@ LAYERS = {
     0: "errors process",
     1: "opening adts clock conform hardware cut hdr selection encoder"
     " source frames streams target clips network metrics prefetch int8 detection baselines"
-    " average_precision packs photos bd_rate pictures window slots references blind"
+    " average_precision packs photos bd_rate pictures window slots references reuse blind"
     " reconnect segments losses",
     2: "checkpoint weights restore live sidecar degrade variants dataset recipe",
     3: "pipeline train training_log validation training_run training_blind",

@@ -1,0 +1,236 @@
+"""Nothing computed twice: what did not change since the picture before keeps its result.
+
+A single-frame network gives equal results for equal inputs, as far around as it sees. Pictures
+equal to the one before are not computed at all; of pictures that changed a little, only boxes
+around the change are. Which of the three it is, is decided for each picture.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from carfilter.pictures import MACROBLOCK, Luma, Picture
+
+Blocks = npt.NDArray[np.bool_]
+
+_TILE = 4  # macroblocks to a side of what is computed again or not
+_GAP = 4  # unchanged tiles between two boxes of a row
+_WORTHWHILE = 0.6  # of the picture, boxes with their surroundings: above it, all is computed
+# oneDNN's int8 convolutions round otherwise below some width: 384 pixels on a CPU with AMX.
+_WIDTH, _HEIGHT = 512, 64  # boxes are that wide, and a multiple of that high
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Pixels top <= y < bottom, left <= x < right; top and left lie on the macroblock grid."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.bottom - self.top, self.right - self.left
+
+
+Planned = tuple[Picture, list[Box] | None]  # what of a picture is to be computed; None is all
+
+
+def changed_blocks(luma: Luma, before: Luma) -> Blocks:
+    """Return in which macroblocks two pictures [H, W] differ, [ceil(H/16), ceil(W/16)]."""
+    height, row_bytes = luma.shape[0], luma.shape[1] * luma.itemsize
+    unit: Any = np.uint64 if row_bytes % 8 == 0 else np.uint8  # eight samples in one comparison
+    differs = luma.view(unit) != before.view(unit)
+    step = MACROBLOCK * luma.itemsize // np.dtype(unit).itemsize
+    rows = np.logical_or.reduceat(differs, np.arange(0, height, MACROBLOCK), axis=0)
+    blocks: Blocks = np.logical_or.reduceat(rows, np.arange(0, differs.shape[1], step), axis=1)
+    return blocks
+
+
+def settle(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, Blocks | None]]:
+    """Yield each picture with its changed macroblocks; None where there is nothing to compare.
+
+    A macroblock that did not change keeps its QP too. Skipped ones carry no QP of their own: the
+    decoder exports that of their neighbours, which says nothing about how they were coded.
+    """
+    before: Picture | None = None
+    for picture in pictures:
+        changed = None
+        if before is not None and _comparable(picture, before):
+            changed = changed_blocks(picture.luma, before.luma)
+            if picture.qp is not None and before.qp is not None:
+                picture = replace(picture, qp=np.where(changed, picture.qp, before.qp))
+        yield picture, changed
+        before = picture
+
+
+def _comparable(picture: Picture, before: Picture) -> bool:
+    return (
+        picture.luma.shape == before.luma.shape
+        and picture.depth == before.depth
+        and (picture.qp is None) == (before.qp is None)
+    )
+
+
+class Reuse:
+    """Restore a stream of pictures, each from the result before it as far as that holds.
+
+    Args:
+        whole: restores pictures, in order.
+        part: restores a box of a picture; None restores whole pictures only.
+        halo: pixels to each side that a restored pixel depends on.
+        exact: boxes must give the very same bits. Each shape of box is tried once against a whole
+            picture, since some shapes run through kernels that round otherwise.
+    """
+
+    def __init__(
+        self,
+        whole: Callable[[Iterable[Picture]], Iterator[Luma]],
+        part: Callable[[Picture, Box], Luma] | None,
+        halo: int,
+        *,
+        exact: bool,
+    ) -> None:
+        self._whole, self._part = whole, part
+        self._halo_blocks = -(-halo // MACROBLOCK)
+        self._exact = exact
+        self._is_equal: dict[tuple[int, int], bool] = {}  # shapes of boxes that were tried
+        self._next: Planned | None = None
+        self.pictures = 0
+        self.computed = 0.0  # pictures' worth of pixels that went through the network
+
+    @property
+    def saved(self) -> float:
+        """Share of the network's work that was saved, 0..1."""
+        return max(0.0, 1 - self.computed / self.pictures) if self.pictures else 0.0
+
+    def restore(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
+        """Yield the restored luma of each picture, in order."""
+        stream = self._planned(pictures)
+        last: Luma | None = None
+        self._next = next(stream, None)
+        while self._next is not None:
+            for last in self._whole(self._changed_ones(stream)):
+                yield last
+            while self._next is not None and self._next[1] is not None and last is not None:
+                self.pictures += 1
+                last = self._renew(last, *self._next)
+                self._next = next(stream, None)
+                yield last
+
+    def _planned(self, pictures: Iterable[Picture]) -> Iterator[Planned]:
+        for picture, changed in settle(pictures):
+            yield picture, self._boxes(picture, changed)
+
+    def _changed_ones(self, stream: Iterator[Planned]) -> Iterator[Picture]:
+        """Yield pictures up to the first that can be made from the result before it."""
+        while self._next is not None and self._next[1] is None:
+            self.pictures += 1
+            self.computed += 1
+            yield self._next[0]
+            self._next = next(stream, None)
+
+    def _boxes(self, picture: Picture, changed: Blocks | None) -> list[Box] | None:
+        """Return what of a picture is to be computed; None is all of it."""
+        if changed is None or (self._part is None and changed.any()):
+            return None
+        if changed.mean() > _WORTHWHILE / 2:  # a busy picture costs no more thought
+            return None
+        boxes = list(self._boxes_of_tiles(_tiles(_dilated(changed, self._halo_blocks)), picture))
+        size = picture.luma.size
+        if sum(np.prod(self._around(box, picture).shape) for box in boxes) > _WORTHWHILE * size:
+            return None
+        distrusted = any(
+            self._is_equal.get(self._around(box, picture).shape, True) is False for box in boxes
+        )
+        return None if distrusted else boxes
+
+    def _boxes_of_tiles(self, tiles: Blocks, picture: Picture) -> Iterator[Box]:
+        """Yield boxes of tiles: one for each group of columns in each group of rows."""
+        height, width = picture.luma.shape
+        side = _TILE * MACROBLOCK
+        for top, bottom in _groups(np.any(tiles, axis=1), 1):
+            for left, right in _groups(np.any(tiles[top:bottom], axis=0), _GAP):
+                yield Box(
+                    top * side, left * side, min(bottom * side, height), min(right * side, width)
+                )
+
+    def _around(self, box: Box, picture: Picture) -> Box:
+        """Return a box with what the network sees around it, of one of few shapes."""
+        height, width = picture.luma.shape
+        halo = self._halo_blocks * MACROBLOCK
+        top, bottom = _widened(box.top - halo, box.bottom + halo, height, _HEIGHT)
+        left, right = _widened(box.left - halo, box.right + halo, width, _WIDTH)
+        return Box(top, left, bottom, right)
+
+    def _renew(self, last: Luma, picture: Picture, boxes: list[Box] | None) -> Luma:
+        if not boxes:
+            return last
+        restored = last.copy()
+        shapes = set()
+        for box in boxes:
+            around = self._around(box, picture)
+            self._paste(restored, picture, box, around)
+            shapes.add(around.shape)
+        unknown = shapes - self._is_equal.keys()
+        if self._exact and unknown:
+            return self._tried(restored, picture, unknown)
+        return restored
+
+    def _paste(self, restored: Luma, picture: Picture, box: Box, around: Box) -> None:
+        assert self._part is not None
+        part = self._part(picture, around)
+        self.computed += part.size / picture.luma.size
+        rows = slice(box.top - around.top, box.bottom - around.top)
+        columns = slice(box.left - around.left, box.right - around.left)
+        restored[box.top : box.bottom, box.left : box.right] = part[rows, columns]
+
+    def _tried(self, restored: Luma, picture: Picture, shapes: set[tuple[int, int]]) -> Luma:
+        """Compute the whole picture as well, once per shape, and see whether the bits are equal."""
+        whole = next(iter(self._whole([picture])))
+        self.computed += 1
+        equal = np.array_equal(restored, whole)
+        self._is_equal |= dict.fromkeys(shapes, equal)
+        return whole
+
+
+def _dilated(blocks: Blocks, by: int) -> Blocks:
+    for axis in (0, 1):
+        source = blocks
+        for shift in range(1, by + 1):
+            ahead, behind = [slice(None)] * 2, [slice(None)] * 2
+            ahead[axis], behind[axis] = slice(shift, None), slice(None, -shift)
+            blocks = blocks.copy()
+            blocks[tuple(ahead)] |= source[tuple(behind)]
+            blocks[tuple(behind)] |= source[tuple(ahead)]
+    return blocks
+
+
+def _tiles(blocks: Blocks) -> Blocks:
+    rows = np.logical_or.reduceat(blocks, np.arange(0, blocks.shape[0], _TILE), axis=0)
+    tiles: Blocks = np.logical_or.reduceat(rows, np.arange(0, rows.shape[1], _TILE), axis=1)
+    return tiles
+
+
+def _groups(marked: Any, gap: int) -> list[tuple[int, int]]:
+    """Return [start, stop) of each run of marks, bool [N]; runs less than `gap` apart are one."""
+    groups: list[tuple[int, int]] = []
+    for at in np.flatnonzero(marked).tolist():
+        if groups and at - groups[-1][1] < gap:
+            groups[-1] = (groups[-1][0], at + 1)
+        else:
+            groups.append((at, at + 1))
+    return groups
+
+
+def _widened(start: int, stop: int, size: int, unit: int) -> tuple[int, int]:
+    """Grow a range to a multiple of `unit` inside 0..size; it starts on the macroblock grid."""
+    start = max(start, 0)
+    length = -(-(min(stop, size) - start) // unit) * unit
+    stop = min(start + length, size)
+    return max(stop - length, 0) // MACROBLOCK * MACROBLOCK, stop
