@@ -47,6 +47,7 @@ def describe_options(options: FilterOptions) -> str:
         ("target", "verbose_encoder"),
         ("restore", "batch_size"),
         ("restore", "tile"),
+        ("restore", "reuse"),
     ):
         del values[group][name]
     return json.dumps(values, sort_keys=True)

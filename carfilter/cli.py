@@ -97,6 +97,9 @@ restore_options = _options(
         show_default=True,
         help="Frames that a multi-frame model may wait for; 0 uses the past alone.",
     ),
+    click.option(
+        "--no-reuse", is_flag=True, help="Compute unchanged frames and areas again each time."
+    ),
 )
 encode_options = _options(
     click.option("-c:v", "video_codec", metavar="CODEC", help="Video encoder.  [default: libx264]"),
@@ -341,6 +344,7 @@ def filter_options(given: dict[str, Any]) -> "FilterOptions":
             tile=(given["tile"] or 0) // 16 * 16,
             strength=given["strength"],
             lookahead=given["lookahead"],
+            reuse=not given["no_reuse"],
         ),
         compare=given["compare"],
         sidecar=given["sidecar"],

@@ -90,11 +90,12 @@ def summary(run: "Run") -> str:
     qp = "unknown" if run.mean_qp is None else f"{run.mean_qp:.1f}"
     jumps = f" {run.jumps} clock jumps;" if run.jumps else ""
     jumps += f" {run.changed} frames of another form;" if run.changed else ""
+    reused = f" reuse saved {run.saved:.0%} of the network's work;" if run.saved >= 0.005 else ""
     verb = "interrupted after" if run.interrupted else "done:"
     where = run.partial or run.target
     return (
         f"{verb} {run.frames} frames in {run.elapsed_seconds:.1f} s ({run.fps:.1f} fps);"
-        f" bottleneck {run.bottleneck} (busy: {busy}); mean QP {qp};"
+        f" bottleneck {run.bottleneck} (busy: {busy});{reused} mean QP {qp};"
         f"{_live_part(run)} {run.damaged} damaged;{jumps}"
         f" {run.bytes_written / _MEGABYTE:.2f} MB in {where}"
     )

@@ -60,6 +60,7 @@ class Run:
     changed: int = 0  # frames brought to the first one's size, format or range
     reconnects: int = 0  # of a live source
     passed: int = 0  # frames that went unrestored, since the network did not keep up with it
+    saved: float = 0.0  # share of the network's work that reuse saved, 0..1
     qp_sum: float = 0.0
     qp_frames: int = 0  # frames whose QP map the decoder gave
     elapsed_seconds: float = 0.0
@@ -230,6 +231,7 @@ def _transfer(
             if progress is not None and isinstance(event, Decoded):
                 progress(run)
         run.damaged, run.repaired = source.report.damaged, source.report.repaired
+        run.saved = 0.0 if restorer is None else restorer.saved
         run.jumps, run.changed = source.report.jumps, target.changed
         begun = time.perf_counter()
         _end(run, source, target, stop)

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from media import equal_planes, make_clip, read_content, tiny_weights
+from media import draw_frame, equal_planes, make_clip, read_content, tiny_weights
 
 from carfilter.cli import Seconds, carfilter
 
@@ -66,6 +67,23 @@ def test_a_run_says_what_it_does_and_what_it_did(clip: Path, weights: Path) -> N
     ):
         assert words in result.stderr, words
     assert len(read_content(target).planes) == 12
+
+
+def test_a_frozen_camera_is_reported_as_saved_work(tmp_path: Path, weights: Path) -> None:
+    frozen, target = tmp_path / "frozen.mkv", tmp_path / "out.mkv"
+    with av.open(str(frozen), "w") as container:
+        stream: Any = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        picture = draw_frame(0, (64, 48), "yuv420p")
+        for pts in range(10):
+            picture.pts = pts
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    reused = call(frozen, target, "--weights", weights, "-c:v", "ffv1")
+    assert "reuse saved 90% of the network's work" in reused.stderr
+    plain = call(frozen, target, "--weights", weights, "-c:v", "ffv1", "-y", "--no-reuse")
+    assert plain.exit_code == 0
+    assert "reuse" not in plain.stderr
 
 
 def test_quiet_levels_say_less(clip: Path) -> None:
