@@ -45,7 +45,8 @@ logger = logging.getLogger("carfilter")
 
 _HELD_BYTES = 64 << 20  # of copied packets that wait for the video
 _KEY = 1  # AV_PICTURE_TYPE_I
-_FRAGMENTED = "frag_keyframe+empty_moov+default_base_moof"
+# Not empty_moov: it would shift the first frame by the priming of AAC.
+_FRAGMENTED = "frag_keyframe+delay_moov+default_base_moof"
 _MUXER_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands"}
 
 

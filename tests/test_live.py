@@ -24,6 +24,7 @@ from carfilter.target import TargetOptions
 from carfilter.weights import Model
 
 FRAME = 1 / 25
+SLOW_TCP, SLOW_UDP = (pytest.param(name, marks=pytest.mark.slow) for name in ("tcp", "udp"))
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def gaps(seconds: list[float], longer_than: float = 0.5) -> list[tuple[float, fl
 
 
 @pytest.mark.rtsp
-@pytest.mark.parametrize("transport", ["tcp", "udp"])
+@pytest.mark.parametrize("transport", ["tcp", SLOW_UDP])
 def test_a_camera_is_recorded_over_rtsp_from_zero_with_its_audio(
     tmp_path: Path, weights: Path, transport: str
 ) -> None:
@@ -67,7 +68,7 @@ def test_a_camera_is_recorded_over_rtsp_from_zero_with_its_audio(
 
 
 @pytest.mark.rtsp
-@pytest.mark.parametrize("transport", ["tcp", "udp"])
+@pytest.mark.parametrize("transport", ["udp", SLOW_TCP])
 def test_a_camera_that_dies_and_comes_back_leaves_a_gap_as_long_as_it_was_away(
     tmp_path: Path, weights: Path, transport: str
 ) -> None:
@@ -99,7 +100,9 @@ def test_a_camera_that_dies_and_comes_back_leaves_a_gap_as_long_as_it_was_away(
 
 
 @pytest.mark.rtsp
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_a_recording_at_once_even_where_the_camera_is_silent(
     tmp_path: Path, weights: Path, number: signal.Signals
 ) -> None:
@@ -113,6 +116,7 @@ def test_a_signal_ends_a_recording_at_once_even_where_the_camera_is_silent(
     assert len(seconds_of(tmp_path / "out.partial.mkv")[0]) > 25
 
 
+@pytest.mark.slow
 @pytest.mark.rtsp
 def test_a_silent_camera_counts_as_gone_and_is_asked_again(tmp_path: Path, weights: Path) -> None:
     with recording(tmp_path / "out.mkv", "--weights", weights) as (camera, run):
@@ -127,6 +131,7 @@ def test_a_silent_camera_counts_as_gone_and_is_asked_again(tmp_path: Path, weigh
     assert after - before > 8
 
 
+@pytest.mark.slow
 @pytest.mark.rtsp
 def test_without_live_a_lost_camera_ends_the_run_with_a_warning(tmp_path: Path) -> None:
     port, target = free_port(), tmp_path / "out.mkv"
@@ -150,6 +155,7 @@ def recording(target: Path, *options: object) -> Iterator[tuple[Process, Process
         yield camera, run
 
 
+@pytest.mark.slow
 @pytest.mark.ffmpeg
 def test_a_transport_stream_over_udp_goes_on_where_the_sender_pauses(
     tmp_path: Path, weights: Path
@@ -174,7 +180,11 @@ def test_a_transport_stream_over_udp_goes_on_where_the_sender_pauses(
 
 @pytest.mark.ffmpeg
 @pytest.mark.parametrize(
-    ("scheme", "form", "path"), [("rtmp", "flv", "/live/camera"), ("http", "mpegts", "")]
+    ("scheme", "form", "path"),
+    [
+        ("rtmp", "flv", "/live/camera"),
+        pytest.param("http", "mpegts", "", marks=pytest.mark.slow),
+    ],
 )
 def test_rtmp_and_http_streams_are_read_as_ffmpeg_reads_them(
     tmp_path: Path, scheme: str, form: str, path: str
@@ -196,7 +206,13 @@ def test_rtmp_and_http_streams_are_read_as_ffmpeg_reads_them(
     assert not gaps(audio, 0.2)
 
 
-@pytest.mark.parametrize("url", ["rtsp://127.0.0.1:{}/camera", "udp://127.0.0.1:{}"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rtsp://127.0.0.1:{}/camera",
+        pytest.param("udp://127.0.0.1:{}", marks=pytest.mark.slow),
+    ],
+)
 def test_a_source_that_is_not_there_fails_in_time_with_one_sentence(
     tmp_path: Path, url: str
 ) -> None:

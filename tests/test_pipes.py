@@ -14,7 +14,7 @@ from media import equal_planes, make_clip, read_content
 pytestmark = pytest.mark.ffmpeg
 
 BT709 = {"color_range": 1, "colorspace": 1, "color_trc": 1, "color_primaries": 1}
-FRAGMENTS = ["-movflags", "frag_keyframe+empty_moov+default_base_moof"]
+FRAGMENTS = ["-movflags", "frag_keyframe+delay_moov+default_base_moof"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def through(source: Path, target: Path, before: str, after: str, *options: str) 
     read = [*ffmpeg, "-i", str(source), "-copyts", "-fps_mode", "passthrough"]
     read += [*first.send, *form(before), "-"]
     ours = [*COMMAND, "-", "-", "--strength", "0", *first.read, *last.write, *form(after), *options]
-    write = [*ffmpeg, "-copyts", *last.input_options, "-i", "-", "-c", "copy"]
+    write = [*ffmpeg, "-copyts", *last.input_options, "-i", "-", "-fps_mode", "passthrough"]
+    write += ["-c", "copy"]
     # A raw stream has no times to copy.
     write += ["-c:v", "ffv1"] if last.exact or not last.times else []
     with (
@@ -88,7 +89,13 @@ def colours(path: Path) -> tuple[int, ...]:
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [*((name, "matroska") for name in PIPES), *(("matroska", name) for name in PIPES)],
+    [
+        *(("mpegts", name) for name in ("nut", "matroska", "mp4")),
+        *(("nut", name) for name in ("yuv4mpegpipe", "h264", "mpegts")),
+        *(("yuv4mpegpipe", "matroska_raw"), ("h264", "nut")),
+        *(pytest.param(name, "matroska", marks=pytest.mark.slow) for name in PIPES),
+        *(pytest.param("matroska", name, marks=pytest.mark.slow) for name in PIPES),
+    ],
 )
 def test_frames_times_colours_and_audio_go_through_a_pipe(
     tmp_path: Path, clip: Path, before: str, after: str
@@ -107,7 +114,8 @@ def test_frames_times_colours_and_audio_go_through_a_pipe(
         assert equal_planes(got.planes, wanted.planes)
     if all(way.colours for way in ways):
         assert colours(target) == (1, 1, 1, 1)
-    assert ("cannot hold the picture's colour tags" in text) == (not ways[1].colours)
+    lost = ways[0].colours and not ways[1].colours
+    assert ("cannot hold the picture's colour tags" in text) == lost
     if all(way.audio for way in ways):
         assert [d for _, d in got.packets[1]] == [d for _, d in wanted.packets[1]]
         for (at, _), (meant, _) in zip(got.packets[1], wanted.packets[1], strict=True):
@@ -144,7 +152,7 @@ def test_an_mp4_on_stdin_with_its_index_at_the_end_is_told_what_to_do(tmp_path: 
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
 
 
-@pytest.mark.parametrize("name", ["nut", "matroska", "mpegts", "mp4", "yuv4mpegpipe"])
+@pytest.mark.parametrize("name", ["matroska", "mp4", "yuv4mpegpipe"])
 def test_a_reader_that_leaves_ends_any_pipe_quietly(tmp_path: Path, name: str) -> None:
     clip = make_clip(
         tmp_path / "in.mkv", frames=300, size=(320, 240), options={"preset": "ultrafast"}

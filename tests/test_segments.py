@@ -93,7 +93,9 @@ def test_names_that_would_repeat_are_refused_before_any_work(tmp_path: Path) -> 
     cut(source, tmp_path / "part%d.mkv", overwrite=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
 def test_a_file_under_a_segments_name_is_complete_whenever_the_recorder_ends(
     tmp_path: Path, number: signal.Signals
 ) -> None:
