@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _LINE_SECONDS = 5.0  # between two lines where stderr is no terminal
 _BAR_SECONDS = 0.1
 _MEGABYTE = 1e6
+_ENCODER_BOUND = 0.8  # share of its time that a run held up by its encoder spends there
 
 
 class RunDisplay:
@@ -95,7 +96,7 @@ def summary(run: "Run") -> str:
     where = run.partial or run.target
     return (
         f"{verb} {run.frames} frames in {run.elapsed_seconds:.1f} s ({run.fps:.1f} fps);"
-        f" bottleneck {run.bottleneck} (busy: {busy});{reused} mean QP {qp};"
+        f" bottleneck {run.bottleneck} (busy: {busy}){_advice(run)};{reused} mean QP {qp};"
         f"{_live_part(run)} {run.damaged} damaged;{jumps}"
         f" {run.bytes_written / _MEGABYTE:.2f} MB in {where}"
     )
@@ -104,6 +105,12 @@ def summary(run: "Run") -> str:
 def _live_part(run: "Run") -> str:
     passed = f" {run.passed} passed unrestored;" if run.passed else ""
     return passed + (f" {run.reconnects} reconnects;" if run.reconnects else "")
+
+
+def _advice(run: "Run") -> str:
+    """Return what would speed up a run that waited for its encoder, which users take for us."""
+    waited = run.busy_seconds.get("encode", 0.0) >= _ENCODER_BOUND * run.elapsed_seconds
+    return ", a faster -preset would help" if run.bottleneck == "encode" and waited else ""
 
 
 class StderrLog(logging.Handler):
