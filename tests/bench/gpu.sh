@@ -57,11 +57,7 @@ train() { # train NAME MINUTES LEARNING_RATE OPTIONS...
 
 # Only the files that need no PyAV; the others would fail to be collected without it.
 wanted tests && CARFILTER_REQUIRE_CUDA=1 part tests "$PYTHON" -m pytest -m cuda -q tests/test_*cuda.py
-if wanted speed; then
-    for script in tests/bench/*speed*.py; do
-        [ -e "$script" ] && part speed "$PYTHON" "$script"
-    done
-fi
+wanted speed && part speed "$PYTHON" -m tests.bench network scaling --device "$DEVICE" --json "$out/speed.json"
 wanted car-mse && train car-mse "$MSE_MINUTES" 4e-4 --loss mse
 if [ -e "$out/car-mse.pt" ]; then
     wanted car-ssim && train car-ssim "$SSIM_MINUTES" 1e-4 --loss ssim --init "$out/car-mse.pt"

@@ -1,0 +1,172 @@
+"""The network alone: time a frame, share of the machine's peak, and the same network elsewhere."""
+
+import io
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from carfilter.network import Fast, mac_per_pixel
+from carfilter.pictures import Picture
+from carfilter.restore import RestoreOptions, Restorer
+from carfilter.weights import Model
+
+Row = dict[str, Any]
+
+
+def median_ms(jobs: dict[str, Callable[[], object]], runs: int) -> dict[str, float]:
+    """Return the median time of each job, interleaved, so that a drifting clock hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for name in jobs:
+        jobs[name]()
+    for _ in range(runs):
+        for name, job in jobs.items():
+            began = time.perf_counter()
+            job()
+            times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) * 1e3 for name, values in times.items()}
+
+
+def peaks(device: torch.device) -> Row:
+    """Measure what this device gives at best: a matrix product, and a copy in memory."""
+    side = 8192 if device.type == "cuda" else 2048
+    kind = torch.float16 if device.type == "cuda" else torch.float32
+    a, b = torch.rand(2, side, side, device=device).to(kind)
+    source = torch.empty(1 << 26, device=device)
+    target = torch.empty_like(source)
+
+    def wait(job: Callable[[], object]) -> Callable[[], object]:
+        def run() -> None:
+            job()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        return run
+
+    took = median_ms({"mm": wait(lambda: a @ b), "copy": wait(lambda: target.copy_(source))}, 7)
+    gflops = 2 * side**3 / took["mm"] / 1e6
+    copied = 2 * source.numel() * 4 / took["copy"] / 1e6
+    return {"part": "peak", "matrix_product": str(kind), "gflops": gflops, "copy_gb_s": copied}
+
+
+def measure(model: Model, device: str, size: tuple[int, int], runs: int, peak: Row) -> list[Row]:
+    """Time the network alone in each precision there is, and in other runtimes."""
+    height, width = size
+    rng = np.random.default_rng(0)
+    luma = rng.integers(0, 256, size, dtype=np.uint8)
+    qp = np.full((-(-height // 16), -(-width // 16)), 33, np.int16)
+    count = 4 if device == "cpu" else 64
+    jobs: dict[str, Callable[[], object]] = {}
+    for precision in ("int8", "fp32") if device == "cpu" else ("fp16", "bf16", "fp32"):
+        options = RestoreOptions(device, precision, reuse=False)
+        restorer = Restorer(model.network, options, size, model.int8_ranges)
+        pictures = [Picture(luma, qp=qp)] * count
+        jobs[precision] = lambda restorer=restorer, pictures=pictures: list(
+            restorer.restore(pictures)
+        )
+    if device == "cpu" and isinstance(model.network, Fast):
+        for name, run in _peers(model, size).items():
+            jobs[name] = lambda run=run: [run() for _ in range(count)]
+    took = {name: ms / count for name, ms in median_ms(jobs, runs).items()}
+    flop = 2 * mac_per_pixel(model.network) * height * width
+    return [
+        {
+            "part": "network",
+            "size": f"{width}x{height}",
+            "engine": name,
+            "ms_per_frame": ms,
+            "gflops": flop / ms / 1e6,
+            "of_fp32_peak": flop / ms / 1e6 / peak["gflops"],
+            "times_ours": min(took.get("int8", ms), took.get("fp16", ms)) / ms,
+        }
+        for name, ms in took.items()
+    ]
+
+
+def _peers(model: Model, size: tuple[int, int]) -> dict[str, Callable[[], object]]:
+    """The same convolutions in other runtimes, where they are installed."""
+    jobs: dict[str, Callable[[], object]] = {}
+    shape = (1, model.network.config.inputs, -(-size[0] // 2), -(-size[1] // 2))
+    cells = np.random.default_rng(0).random(shape, dtype=np.float32) * 2 - 1
+    ranges = model.int8_ranges or []
+    try:
+        import onnxruntime
+
+        for kind, given in (("fp32", []), ("int8", ranges)):
+            data = to_onnx(model.network, shape, given).SerializeToString()
+            session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+            jobs[f"onnxruntime {kind}"] = lambda s=session: s.run(None, {"cells": cells})
+    except ImportError:
+        pass
+    try:
+        import openvino
+
+        for kind, given in (("fp32", []), ("int8", ranges)):
+            data = to_onnx(model.network, shape, given).SerializeToString()
+            # Left alone, it computes in bf16 where the CPU has it.
+            hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+            core = openvino.Core()
+            compiled = core.compile_model(core.read_model(io.BytesIO(data)), "CPU", hints)
+            jobs[f"openvino {kind}"] = lambda c=compiled: c(cells)
+    except ImportError:
+        pass
+    return jobs
+
+
+def to_onnx(network: Fast, shape: tuple[int, ...], ranges: list[float]) -> Any:
+    """Return the convolutions of `fast` as ONNX, quantised as ours where ranges are given."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes: list[Any] = []
+    values: list[Any] = []
+
+    def constant(name: str, value: Any) -> str:
+        values.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def quantised(x: str, scale: float, zero: int) -> str:
+        given = [
+            constant(f"{x}_s", np.float32(scale)),
+            constant(f"{x}_z", np.uint8(zero)),
+        ]
+        nodes.append(helper.make_node("QuantizeLinear", [x, *given], [f"{x}_q"]))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{x}_q", *given], [f"{x}_d"]))
+        return f"{x}_d"
+
+    def convolution(x: str, layer: Any, name: str) -> str:
+        weight = layer.weight.detach().numpy()
+        kernel = f"{name}_w"
+        if ranges:
+            scale = np.abs(weight).max((1, 2, 3)) / 127
+            rounded = np.rint(weight / scale[:, None, None, None]).astype(np.int8)
+            given = [constant(f"{name}_q", rounded), constant(f"{name}_s", scale)]
+            given.append(constant(f"{name}_z", np.zeros(len(scale), np.int8)))
+            nodes.append(helper.make_node("DequantizeLinear", given, [kernel], axis=0))
+        else:
+            constant(kernel, weight)
+        bias = constant(f"{name}_b", layer.bias.detach().numpy())
+        nodes.append(helper.make_node("Conv", [x, kernel, bias], [name], pads=[1, 1, 1, 1]))
+        return name
+
+    def relu(x: str, index: int) -> str:
+        nodes.append(helper.make_node("Relu", [x], [f"{x}_r"]))
+        return quantised(f"{x}_r", ranges[index] / 255, 0) if ranges else f"{x}_r"
+
+    x = quantised("cells", 1 / 128, 128) if ranges else "cells"
+    x = head = relu(convolution(x, network.head, "head"), 0)
+    for i, layer in enumerate(network.body):
+        x = convolution(x, layer, f"body{i}")
+        if i == len(network.body) - 1:
+            nodes.append(helper.make_node("Add", [x, head], ["sum"]))
+            x = "sum"
+        x = relu(x, i + 1)
+    convolution(x, network.tail, "tail")
+    own = helper.make_tensor_value_info("cells", TensorProto.FLOAT, shape)
+    out = (1, network.config.factor**2, *shape[2:])
+    result = helper.make_tensor_value_info("tail", TensorProto.FLOAT, out)
+    graph = helper.make_graph(nodes, "fast", [own], [result], values)
+    opsets = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
