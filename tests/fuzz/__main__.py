@@ -5,9 +5,9 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
-    from carfilter import share_cores
+    from carfilter.process import prepare_process
 
-    share_cores()  # before torch is loaded, as in the command
+    prepare_process()  # before torch is loaded, as in the command
     from fuzz.job import main
 
     sys.exit(main())

@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_all(given: argparse.Namespace, folder: Path) -> Counter[str]:
-    started, counts, slowest = time.monotonic(), Counter[str](), 0.0
+    started, counts, slowest = time.monotonic(), Counter[str](), (0.0, 0)
     for number in range(given.first, given.first + given.runs):
         case = make_case(folder / "seeds", given.seed, number)
         (folder / "run").mkdir()
@@ -143,7 +143,7 @@ def _run_all(given: argparse.Namespace, folder: Path) -> Counter[str]:
         shutil.rmtree(folder / "run")
         counts[finding] += 1
         counts[f"exit {outcome.code}"] += 1
-        slowest = max(slowest, outcome.seconds)
+        slowest = max(slowest, (outcome.seconds, number))
         if finding:
             print(f"{given.seed}/{number} {case.seed}: {finding}: {' '.join(case.arguments)}")
             print(outcome.stderr[-3000:], outcome.stdout[-300:], flush=True)
@@ -155,6 +155,6 @@ def _run_all(given: argparse.Namespace, folder: Path) -> Counter[str]:
     print(
         f"{given.runs} mutants with seed {given.seed}: {counts['exit 0']} ended with 0,"
         f" {counts['exit 1']} with 1; found {found};"
-        f" {time.monotonic() - started:.0f} s, the slowest {slowest:.1f} s"
+        f" {time.monotonic() - started:.0f} s, the slowest {slowest[0]:.1f} s (mutant {slowest[1]})"
     )
     return counts
