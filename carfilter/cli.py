@@ -91,6 +91,13 @@ restore_options = _options(
         help="Blend with the decoded luma; 0 leaves it untouched.",
     ),
     click.option(
+        "--qp",
+        type=click.IntRange(0, 51),
+        default=26,
+        show_default=True,
+        help="How coarsely the video was coded, where the decoder does not tell.",
+    ),
+    click.option(
         "--lookahead",
         type=click.IntRange(0),
         default=64,
@@ -343,6 +350,7 @@ def filter_options(given: dict[str, Any]) -> "FilterOptions":
             batch_size=given["batch"] or 0,
             tile=(given["tile"] or 0) // 16 * 16,
             strength=given["strength"],
+            qp=given["qp"],
             lookahead=given["lookahead"],
             reuse=not given["no_reuse"],
         ),

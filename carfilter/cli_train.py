@@ -176,12 +176,6 @@ def degrade_main(
 @click.option(
     "--valid", type=click.Path(path_type=Path, file_okay=False), help="Packs to score with."
 )
-@click.option(
-    "--blind-minutes",
-    default=0.0,
-    help="Then train, as long, what estimates the QP where a decoder gives none; with --resume and"
-    " a budget that is spent, that alone.",
-)
 @click.option("--score-minutes", default=10.0, show_default=True, help="Time between scores.")
 @click.option("--save-minutes", default=5.0, show_default=True, help="Time between checkpoints.")
 @click.option(

@@ -84,7 +84,7 @@ def network(
     """Run a checkpoint.
 
     Args:
-        blind: without the QP maps of the decoder.
+        blind: without the QP maps of the decoder; one QP is assumed, as the filter does.
         past: let a multi-frame network see no later frames, as in live use.
     """
     options = options or RestoreOptions(precision="fp32")
@@ -100,9 +100,11 @@ def network(
 
     # The batch is part of no key: it changes results by rounding at most.
     how = f"{options.device}-{options.precision}-{options.strength}"
+    if blind:
+        how += f"-qp{options.qp}"
     if model.network.references:
         how += f"-ahead{options.lookahead}"
-    key = f"network-2-{_weights_digest(model, blind=blind)}-{how}"
+    key = f"network-3-{_weights_digest(model)}-{how}"
     uses_qp = model.network.uses_qp and not blind
     return Method(
         f"{model.name} ({', '.join(noted)})" if noted else model.name,
@@ -115,21 +117,12 @@ def network(
     )
 
 
-def _weights_digest(model: Model, *, blind: bool) -> str:
-    """Return a checksum of what computes: a file keeps its scores when only its notes change.
-
-    The QP estimator computes only where the QP is not given.
-    """
-
-    def counts(name: str) -> bool:
-        return blind or not name.startswith("estimator")
-
-    config = {key: value for key, value in config_of(model.network).items() if counts(key)}
-    digest = hashlib.sha256(repr((model.network.name, config)).encode())
+def _weights_digest(model: Model) -> str:
+    """Return a checksum of what computes: a file keeps its scores when only its notes change."""
+    digest = hashlib.sha256(repr((model.network.name, config_of(model.network))).encode())
     for name, tensor in sorted(model.network.state_dict().items()):
-        if counts(name):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from carfilter.blind import QpEstimator
 from carfilter.window import REFERENCES
 
 QP_UNKNOWN = -1.0
@@ -47,7 +46,6 @@ class FastConfig:
     # little to gain and much to lose. Chosen on validation clips at CRF 18, 23 and 29.
     quiet_qp: float = 16.0
     full_qp: float = 30.0
-    estimator: int = 0  # width of the network that estimates a QP no decoder gave; 0 is none
 
     def __post_init__(self) -> None:
         if min(self.channels, self.body, self.factor) < 1:
@@ -166,8 +164,6 @@ class Fast(nn.Module):
             conv3x3(config.channels, config.channels) for _ in range(config.body)
         )
         self.tail = _scale_weight(conv3x3(config.channels, config.factor**2), 1e-3)
-        # Trained apart from the rest, and no part of forward(): see carfilter.blind.
-        self.estimator = QpEstimator(config.estimator) if config.estimator else None
 
     @property
     def halo(self) -> int:
@@ -259,11 +255,7 @@ def grow(fast: Fast) -> Best:
     old = fast.config
     shape = {name: getattr(old, name) for name in ("channels", "body", "factor")}
     best = Best(BestConfig(**shape, quiet_qp=old.quiet_qp, full_qp=old.full_qp))
-    known = {
-        name: value
-        for name, value in fast.state_dict().items()
-        if name != "head.weight" and not name.startswith("estimator.")
-    }
+    known = {name: value for name, value in fast.state_dict().items() if name != "head.weight"}
     best.load_state_dict(known, strict=False)
     with torch.no_grad():
         best.head.weight.zero_()
@@ -299,28 +291,13 @@ def config_of(network: Network) -> dict[str, Any]:
     return asdict(network.config)
 
 
-def with_estimator(network: Fast, estimator: QpEstimator) -> Fast:
-    """Return the same network with a trained estimator in it."""
-    width = estimator.first.out_channels
-    twin = build_network(network.name, {**config_of(network), "estimator": width})
-    assert isinstance(twin, Fast)
-    own = {k: v for k, v in network.state_dict().items() if not k.startswith("estimator.")}
-    theirs = {f"estimator.{key}": value for key, value in estimator.state_dict().items()}
-    twin.load_state_dict({**own, **theirs})
-    return twin.eval().requires_grad_(False)
-
-
 def count_parameters(network: nn.Module) -> int:
     """Return the number of trained values."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def mac_per_pixel(network: Network) -> float:
-    """Return multiply-accumulates per luma pixel, of all convolutions but the QP estimator's."""
+    """Return multiply-accumulates of all convolutions per luma pixel."""
     cells = 1 if isinstance(network, Car) else network.config.factor**2
-    weights = sum(
-        module.weight.numel()
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d) and not name.startswith("estimator.")
-    )
+    weights = sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Conv2d))
     return weights / cells

@@ -12,6 +12,8 @@ Luma = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 QpMap = npt.NDArray[np.int16]
 
 MACROBLOCK = 16
+ASSUMED_QP = 26
+"""Taken where a decoder tells no QP: so fine that good video comes to little harm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,26 @@ def _field(picture: Picture, parity: int) -> Picture:
     field: Any = np.ascontiguousarray(picture.luma[parity::2])
     qp = picture.qp
     if qp is not None:
-        rows = -(-len(field) // MACROBLOCK)
-        qp = np.full((rows, qp.shape[1]), round(float(qp.mean())), np.int16)
+        qp = uniform_qp(field, round(float(qp.mean())))
     return replace(picture, luma=field, qp=qp, interlaced=False)
+
+
+def uniform_qp(luma: Luma, qp: int) -> QpMap:
+    """Return a map of one QP for luma [H, W]."""
+    rows, columns = (-(-side // MACROBLOCK) for side in luma.shape)
+    return np.full((rows, columns), qp, np.int16)
+
+
+def with_qp(pictures: Iterable[Picture], assumed: int) -> Iterator[Picture]:
+    """Yield the pictures; those whose QP the decoder did not tell, with one that is assumed.
+
+    Told nothing, a network has to treat good video as if it might be bad, and harms it.
+    """
+    for picture in pictures:
+        if picture.qp is None:
+            yield replace(picture, qp=uniform_qp(picture.luma, assumed))
+        else:
+            yield picture
 
 
 def weave(upper: Luma, lower: Luma) -> Luma:

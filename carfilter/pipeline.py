@@ -396,12 +396,10 @@ def _announce(
     run.engine = restorer.describe()
     logger.info("model %s on %s", run.model, run.engine)
     if model.network.uses_qp and not source.exports_qp:
-        what = (
-            "it is estimated from the picture"
-            if restorer.estimates_qp
-            else "the network works blind"
+        logger.info(
+            "QP unknown, which only FFmpeg's H.264 decoder tells: taken as %s; --qp sets another",
+            restorer.assumed_qp,
         )
-        logger.info("QP unknown, which only FFmpeg's H.264 decoder tells: %s, at lower gain", what)
 
 
 def _report(run: Run, source: Source) -> None:

@@ -15,11 +15,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from carfilter.blind import QpEstimator, with_estimated_qp
 from carfilter.errors import DeviceError
 from carfilter.int8 import Int8Fast, int8_twin, is_available, passes_self_test
 from carfilter.network import MAX_QP, QP_UNKNOWN, Fast
-from carfilter.pictures import MACROBLOCK, Luma, Picture, split_fields, weave
+from carfilter.pictures import (
+    ASSUMED_QP,
+    MACROBLOCK,
+    Luma,
+    Picture,
+    split_fields,
+    weave,
+    with_qp,
+)
 from carfilter.references import with_references
 from carfilter.reuse import Box, Reuse, settle
 from carfilter.slots import Inputs, Slot
@@ -42,6 +49,7 @@ class RestoreOptions:
     batch_size: int = 0
     tile: int = 0
     strength: float = 1.0
+    qp: int | None = ASSUMED_QP  # where the decoder tells none; None lets the network know that
     lookahead: int = 64  # pictures that a multi-frame network may wait for
     reuse: bool = True  # keep the result of what did not change, see carfilter.reuse
 
@@ -83,7 +91,7 @@ class Restorer:
         # A network that says nothing of references takes none.
         self.references = int(getattr(network, "references", 0))
         self.lookahead = options.lookahead if self.references else 0
-        self._estimator = _estimator_of(network)
+        self.assumed_qp = options.qp
         self.batch_size = options.batch_size or _default_batch(self.device, size)
         self._dtype = _PRECISIONS.get(self.precision, torch.float32)
         # A copy before half precision: the caller may use his network again.
@@ -103,11 +111,6 @@ class Restorer:
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
 
-    @property
-    def estimates_qp(self) -> bool:
-        """Say whether the network is told an estimate where a picture comes without a QP map."""
-        return self._estimator is not None
-
     def describe(self) -> str:
         """Say in a few words on what and how the network runs."""
         if self.device.type == "cuda":
@@ -126,8 +129,8 @@ class Restorer:
             DeviceError: not even one small tile fits into memory.
         """
         field_counts: deque[int] = deque()
-        if self._estimator is not None:
-            pictures = with_estimated_qp(pictures, self._estimator)
+        if self._network.uses_qp and self.assumed_qp is not None:
+            pictures = with_qp(pictures, self.assumed_qp)
         if self.references:
             pictures = with_references(pictures, self.lookahead)
         fields = split_fields(pictures, field_counts)
@@ -322,13 +325,6 @@ def _int8_twin(
         return None
     twin = int8_twin(network, ranges)
     return twin if passes_self_test(network, twin) else None
-
-
-def _estimator_of(network: nn.Module) -> QpEstimator | None:
-    """Return the network's QP estimator, in fp32 on the CPU, where the pictures are."""
-    if not isinstance(network, Fast) or network.estimator is None:
-        return None
-    return deepcopy(network.estimator).float().cpu().eval()
 
 
 def _default_batch(device: torch.device, size: tuple[int, int]) -> int:

@@ -80,8 +80,6 @@ def new_state(recipe: Recipe, device: torch.device, start: Network | None = None
         network = deepcopy(start)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.train().requires_grad_(True)
-    if isinstance(network, Fast) and network.estimator is not None:
-        network.estimator.requires_grad_(False)  # it has a training of its own
     average = deepcopy(network).eval().requires_grad_(False)
     tail = list(network.tail.parameters())
     trunk = [p for name, p in network.named_parameters() if not name.startswith("tail.")]

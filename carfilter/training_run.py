@@ -15,10 +15,9 @@ import torch.distributed
 from carfilter.dataset import Pairs, Sampling, draw_crops, load_pairs
 from carfilter.errors import CarfilterError, DeviceError
 from carfilter.int8 import calibrate
-from carfilter.network import Fast, Network, grow, with_estimator
+from carfilter.network import Fast, Network, grow
 from carfilter.recipe import Budget, Recipe, paper_recipe
 from carfilter.train import Group, Hooks, State, load_state, new_state, train
-from carfilter.training_blind import train_estimator
 from carfilter.validation import Score, by_crf, score_network
 from carfilter.weights import load_weights, save_weights
 
@@ -137,8 +136,6 @@ def run_training(
                 score_seconds=60 * options["score_minutes"],
             )
             train(pairs.to(device), out, recipe, budget, state, hooks, group)
-        if group.rank == 0 and options["blind_minutes"] and not seen:
-            add_estimator(out, pairs, 60 * options["blind_minutes"], recipe.seed, on_log)
         if group.rank == 0:
             sampling = Sampling(recipe.crop, references=recipe.model == "best")
             calibrate_weights(out, pairs, sampling)
@@ -157,29 +154,6 @@ def calibrate_weights(out: Path, pairs: Pairs, sampling: Sampling) -> None:
     )
     ranges = calibrate(model.network, (crops.inputs for crops in draws))
     save_weights(out, model.network, model.training, model.scores, ranges)
-
-
-def add_estimator(
-    out: Path,
-    pairs: Pairs,
-    seconds: float,
-    seed: int,
-    on_log: Callable[[dict[str, Any]], object] = lambda _row: None,
-) -> None:
-    """Train a QP estimator on the packs and put it into OUT.pt.
-
-    Raises:
-        CarfilterError: its network takes no QP.
-    """
-    model = load_weights(out)
-    if not isinstance(model.network, Fast):
-        raise CarfilterError(
-            f"{out}: a {model.network.name} takes no QP; leave out --blind-minutes"
-        )
-    estimator, steps = train_estimator(pairs, seconds, seed, on_log)
-    training = {**model.training, "estimator": {"steps": steps, "seconds": seconds, "seed": seed}}
-    network = with_estimator(model.network, estimator)
-    save_weights(out, network, training, model.scores, model.int8_ranges)
 
 
 def packs_of(folder: Path, out: Path, seed: int) -> Path:

@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carfilter.blind import QpEstimator, with_estimated_qp
 from carfilter.dataset import Pairs
 from carfilter.metrics import Plane, psnr, ssim
-from carfilter.network import QP_UNKNOWN, Best, Fast, Network
-from carfilter.pictures import Picture
+from carfilter.network import QP_UNKNOWN, Best, Network
+from carfilter.pictures import ASSUMED_QP
 from carfilter.window import PAST_SLOTS
 
 MODES = {
     "qp": "QP known",
-    "blind": "QP not given",
+    "blind": f"QP unknown, taken as {ASSUMED_QP}",
     "past": "QP known, past references only",
     "alone": "QP known, no references",
 }
@@ -119,7 +118,9 @@ def frame_of(pairs: Pairs, shot: np.void, time: int, mode: str = "qp") -> Sample
     def qp(time: int) -> Tensor:
         start = int(shot["qp"]) + time * rows * columns
         blocks = pairs.qp[start : start + rows * columns].view(rows, columns).cpu()
-        unknown = (blocks < 0) if mode != "blind" else torch.ones_like(blocks, dtype=torch.bool)
+        if mode == "blind":
+            blocks = torch.full_like(blocks, ASSUMED_QP)
+        unknown = blocks < 0
         plane = torch.where(unknown, QP_UNKNOWN, blocks.float() / 51)
         return plane.repeat_interleave(16, 0).repeat_interleave(16, 1)[:height, :width]
 
@@ -143,24 +144,12 @@ def restore_frame(network: Network, sample: Sample, device: torch.device) -> Ten
         ((plane.float() - 128) / 128)[None].to(device)
         for plane in (sample.degraded[None], sample.references)
     )
-    qp, reference_qp = sample.qp, sample.reference_qp
-    if isinstance(network, Fast) and network.estimator is not None and bool((qp < 0).all()):
-        estimator = network.estimator.cpu()
-        qp = _estimated(estimator, sample.degraded)
-        reference_qp = torch.stack([_estimated(estimator, plane) for plane in sample.references])
-    inputs = [luma, qp[None, None].to(device)]
+    inputs = [luma, sample.qp[None, None].to(device)]
     if isinstance(network, Best):
-        inputs += [references, reference_qp[None].to(device)]
+        inputs += [references, sample.reference_qp[None].to(device)]
     restored = luma + network(*inputs)
     levels: Tensor = (restored * 128 + 128).round().clamp(0, 255).to(torch.uint8)
     return levels[0, 0].cpu()
-
-
-def _estimated(estimator: QpEstimator, luma: Tensor) -> Tensor:
-    """Return the plane that the Restorer gives a picture without a QP map."""
-    (picture,) = with_estimated_qp([Picture(luma.numpy())], estimator)
-    assert picture.qp is not None
-    return torch.full(luma.shape, int(picture.qp[0, 0]) / 51)
 
 
 def by_crf(scores: list[Score]) -> Iterator[tuple[int, float, float, float]]:

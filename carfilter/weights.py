@@ -222,7 +222,7 @@ def _checked_config(config: Any) -> dict[str, Any]:
     """
     config = config or {}
     for name, value in config.items():
-        is_size = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 1024
+        is_size = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1024
         if not (is_size or (isinstance(value, float) and math.isfinite(value))):
             raise ValueError(f"{name} is {value!r}")
     return dict(config)

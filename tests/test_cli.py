@@ -206,7 +206,8 @@ def test_rate_control_of_the_user_replaces_the_default_crf(clip: Path) -> None:
         target = clip.with_name(f"{name}.mkv")
         assert call(clip, target, "--strength", "0", "-an", *options).exit_code == 0
         sizes[name] = target.stat().st_size
-    assert sizes["default"] == sizes["same"]
+    # libx264 does not always repeat itself to the byte, see the README.
+    assert sizes["default"] == pytest.approx(sizes["same"], rel=0.02)
     assert all(sizes[name] < sizes["default"] * 0.6 for name in ("small", "qp", "params", "rate"))
 
 

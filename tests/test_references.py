@@ -181,7 +181,7 @@ def test_restored_frames_are_all_there_in_order_and_depend_on_no_batch_or_tile(
     rng: np.random.Generator, size: tuple[int, int], options: dict[str, int]
 ) -> None:
     network, given = awake(), noisy_scene(rng, "IPPIPPPIPP", size)
-    basis = RestoreOptions("cpu", "fp32", batch_size=1)
+    basis = RestoreOptions("cpu", "fp32", batch_size=1, qp=None)
     expected = network_by_hand(network, given, options.get("lookahead", 64))
     results = list(Restorer(network, replace(basis, **options), size).restore(given))
     assert len(results) == len(given)
@@ -230,7 +230,7 @@ def test_best_in_int8_is_close_to_fp32(rng: np.random.Generator, size: tuple[int
     )
     ranges = calibrate(network, inputs)
     exact, quick = (
-        list(Restorer(network, RestoreOptions("cpu", kind), size, ranges).restore(given))
+        list(Restorer(network, RestoreOptions("cpu", kind, qp=None), size, ranges).restore(given))
         for kind in ("fp32", "int8")
     )
     for a, b, p in zip(exact, quick, given, strict=True):
@@ -244,8 +244,15 @@ def test_fields_borrow_from_fields_of_the_same_lines(rng: np.random.Generator) -
     given = [replace(p, interlaced=True) for p in noisy_scene(rng, "IPIP", (64, 48))]
     results = list(Restorer(network, RestoreOptions("cpu", "fp32"), (64, 48)).restore(given))
     for parity in (0, 1):
-        fields = [replace(p, luma=p.luma[parity::2].copy(), qp=None, interlaced=False)
-                  for p in given]  # fmt: skip
+        fields = [
+            replace(
+                p,
+                luma=p.luma[parity::2].copy(),
+                qp=None if p.qp is None else np.full((2, 3), round(p.qp.mean()), np.int16),
+                interlaced=False,
+            )
+            for p in given
+        ]
         expected = Restorer(network, RestoreOptions("cpu", "fp32"), (32, 48)).restore(fields)
         for a, b in zip(expected, results, strict=True):
             assert np.abs(a.astype(int) - b[parity::2]).max() <= 1

@@ -105,7 +105,10 @@ def test_every_value_of_every_depth_survives_a_zero_correction(depth: int) -> No
     assert np.array_equal(run(Zero(), [Picture(luma, depth=depth)])[0], luma)
 
 
-def test_the_network_sees_the_qp_of_each_macroblock_and_unknown_as_minus_one() -> None:
+@pytest.mark.parametrize(("assumed", "seen_as"), [(None, -1.0), (26, 26 / 51), (40, 40 / 51)])
+def test_the_network_sees_the_qp_of_each_macroblock_and_what_is_assumed_for_unknown(
+    assumed: int | None, seen_as: float
+) -> None:
     seen: list[Tensor] = []
 
     class Watch(Zero):
@@ -118,11 +121,11 @@ def test_the_network_sees_the_qp_of_each_macroblock_and_unknown_as_minus_one() -
 
     qp = np.array([[0, 51, 17], [34, 25, 1]], np.int16)
     luma = np.zeros((30, 40), np.uint8)
-    run(Watch(), [Picture(luma, qp=qp), Picture(luma)], batch_size=2)
+    run(Watch(), [Picture(luma, qp=qp), Picture(luma + 1)], batch_size=2, qp=assumed)
     assert seen[0].shape == (2, 1, 30, 40)
     assert torch.equal(seen[0][0, 0, :16, 16:32], torch.ones(16, 16))
     assert torch.allclose(seen[0][0, 0, 16:, 32:], torch.tensor(1 / 51))
-    assert (seen[0][1] == -1).all()
+    assert torch.allclose(seen[0][1], torch.tensor(seen_as))
 
 
 def test_fields_of_interlaced_pictures_are_restored_apart(rng: np.random.Generator) -> None:
