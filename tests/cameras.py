@@ -64,7 +64,7 @@ def carfilter(*arguments: object) -> Iterator[Process]:
         yield process
 
 
-def wait_for(process: Process, words: bytes, seconds: float = 60) -> bytes:
+def wait_for(process: Process, words: bytes, seconds: float = 180) -> bytes:
     """Read a process's stderr until the words come; return what was read."""
     assert process.stderr is not None
     text = b""

@@ -56,7 +56,7 @@ def test_a_camera_is_recorded_over_rtsp_from_zero_with_its_audio(
             "-t", "3", "--weights", weights,
         ) as run,
     ):  # fmt: skip
-        _, text = run.communicate(timeout=60)
+        _, text = run.communicate(timeout=180)
     assert run.returncode == 0, text
     video, audio = seconds_of(target)
     assert len(video) == pytest.approx(75, abs=3)
@@ -195,7 +195,7 @@ def test_rtmp_and_http_streams_are_read_as_ffmpeg_reads_them(
         time.sleep(1)  # there is no sign of its listening but a connection, and it takes only one
         options = ("-t", "2", "--strength", "0", "-loglevel", "error")
         with carfilter("--live", url, target, *options) as run:
-            _, text = run.communicate(timeout=60)
+            _, text = run.communicate(timeout=180)
             assert (run.returncode, text) == (0, b"")
         sender.kill()
     video, audio = seconds_of(target)
@@ -220,7 +220,7 @@ def test_a_source_that_is_not_there_fails_in_time_with_one_sentence(
     target = tmp_path / "out.mkv"
     options = ("--live", "--strength", "0", "-loglevel", "error")
     with carfilter(url.format(free_port()), target, *options) as run:
-        _, text = run.communicate(timeout=40)
+        _, text = run.communicate(timeout=180)
     assert run.returncode == 1
     assert b"cannot be opened" in text
     assert text.count(b"\n") == 1
@@ -271,7 +271,7 @@ def test_frames_pass_unrestored_for_a_second_at_least_where_the_network_falls_be
     options = FilterOptions(
         SourceOptions(end_seconds=6),
         TargetOptions(video_codec="ffv1"),
-        RestoreOptions(device="cpu", precision="fp32"),
+        RestoreOptions(device="cpu", precision="fp32", reuse=False),  # each frame is slow
         live=True,
     )
     with feed(clip, url, "mpegts"):
