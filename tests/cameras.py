@@ -76,7 +76,7 @@ def wait_for(process: Process, words: bytes, seconds: float = 180) -> bytes:
     return text
 
 
-def stop(process: Process, number: signal.Signals, seconds: float = 15) -> tuple[int, str]:
+def stop(process: Process, number: signal.Signals, seconds: float = 30) -> tuple[int, str]:
     """Send a signal; return the exit code and the rest of stderr."""
     process.send_signal(number)
     text = process.communicate(timeout=seconds)[1]

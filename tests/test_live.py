@@ -224,7 +224,7 @@ def test_a_source_that_is_not_there_fails_in_time_with_one_sentence(
     assert run.returncode == 1
     assert b"cannot be opened" in text
     assert text.count(b"\n") == 1
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60  # of which torch may take much on a busy machine
     assert not list(tmp_path.iterdir())
 
 
