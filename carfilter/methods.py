@@ -104,7 +104,7 @@ def network(
         how += f"-qp{options.qp}"
     if model.network.references:
         how += f"-ahead{options.lookahead}"
-    key = f"network-3-{_weights_digest(model)}-{how}"
+    key = f"network-4-{_weights_digest(model)}-{how}"
     uses_qp = model.network.uses_qp and not blind
     return Method(
         f"{model.name} ({', '.join(noted)})" if noted else model.name,

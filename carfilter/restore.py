@@ -132,7 +132,9 @@ class Restorer:
         if self._network.uses_qp and self.assumed_qp is not None:
             pictures = with_qp(pictures, self.assumed_qp)
         if self.references:
-            pictures = with_references(pictures, self.lookahead)
+            # Skipped macroblocks export a QP that jitters, and still areas would flicker with it.
+            held = (picture for picture, _ in settle(pictures))
+            pictures = with_references(held, self.lookahead)
         fields = split_fields(pictures, field_counts)
         planes = self._reuse.restore(fields) if self._reuses else self._restore_all(fields)
         for plane in planes:
