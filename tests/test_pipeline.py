@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import threading
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -433,3 +434,17 @@ def test_timestamps_that_repeat_are_repaired_and_told(tmp_path: Path) -> None:
     assert run.frames == 20
     assert run.repaired == 20
     assert seconds == pytest.approx([i / 25 for i in range(20)], abs=1e-3)
+
+
+def test_a_file_is_encoded_whole_frames_at_a_time_and_a_live_stream_without_delay(
+    tmp_path: Path,
+) -> None:
+    source = make_clip(tmp_path / "in.mp4", frames=12)
+    two = TargetOptions(threads=2)  # with one there is nothing to choose
+    file = FilterOptions(target=two, restore=EXACT.restore)
+    filter_video(source, tmp_path / "file.mkv", options=file)
+    # libx264 writes its settings into the stream.
+    assert b"sliced_threads=0" in (tmp_path / "file.mkv").read_bytes()
+    live = replace(file, target=replace(two, live=True))
+    filter_video(source, tmp_path / "live.mkv", options=live)
+    assert b"sliced_threads=1" in (tmp_path / "live.mkv").read_bytes()
