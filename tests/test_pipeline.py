@@ -439,7 +439,7 @@ def test_timestamps_that_repeat_are_repaired_and_told(tmp_path: Path) -> None:
 def test_a_file_is_encoded_whole_frames_at_a_time_and_a_live_stream_without_delay(
     tmp_path: Path,
 ) -> None:
-    source = make_clip(tmp_path / "in.mp4", frames=12)
+    source = make_clip(tmp_path / "in.mp4", frames=12, size=(320, 240))
     two = TargetOptions(threads=2)  # with one there is nothing to choose
     file = FilterOptions(target=two, restore=EXACT.restore)
     filter_video(source, tmp_path / "file.mkv", options=file)
