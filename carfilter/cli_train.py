@@ -160,6 +160,12 @@ def degrade_main(
     type=click.FloatRange(0, 2),
     help="Weigh a sample by its frame's error to this power, inverted. [default: 0.5; paper: 0]",
 )
+@click.option(
+    "--flicker",
+    type=click.FloatRange(0),
+    help="Weight of how much still areas flicker, in grey levels; crops are drawn as pairs of"
+    " neighbouring frames then. [default: 0]",
+)
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Budget of time.")
 @click.option("--steps", type=click.IntRange(1), help="Budget of steps, instead.")
 @click.option("--epochs", type=click.IntRange(1), help="Budget in frames of the set, instead.")

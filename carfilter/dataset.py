@@ -18,6 +18,8 @@ from torch import Tensor
 from carfilter.errors import MediaError
 from carfilter.network import QP_UNKNOWN
 from carfilter.packs import NO_QP, Twin, list_packs, load_clean, load_twin
+from carfilter.pictures import Picture
+from carfilter.reuse import settle
 from carfilter.window import PAST_SLOTS, REFERENCES, Coding, choose
 
 _GRID = 16  # macroblocks; a multiple of the space-to-depth factor and of every transform size
@@ -86,6 +88,7 @@ class Sampling:
     whole: float = 0.5
     past: float = 0.25
     alone: float = 0.1
+    neighbours: bool = False  # the second half of a batch shows the first one a frame later
 
 
 def load_pairs(folder: Path, threads: int = 4) -> Pairs:
@@ -147,13 +150,25 @@ def _load_clip(paths: tuple[Path, list[Path]]) -> _Loaded:
     clean, _ = load_clean(clean_path)
     twins = []
     for path in twin_paths:
-        twin = load_twin(path, clean)
+        twin = _with_held_qp(load_twin(path, clean))
         errors = [
             np.square(c.astype(np.int16) - d, dtype=np.float32).mean()
             for c, d in zip(clean, twin.luma, strict=True)
         ]
         twins.append((twin, np.array(errors, np.float32)))
     return clean, twins
+
+
+def _with_held_qp(twin: Twin) -> Twin:
+    """Let unchanged macroblocks keep their QP, as in the filter."""
+    known = (twin.qp != NO_QP).all((1, 2))
+    pictures = (
+        Picture(luma, qp=qp.astype(np.int16) if has_qp else None)
+        for luma, qp, has_qp in zip(twin.luma, twin.qp, known, strict=True)
+    )
+    held = [NO_QP if p.qp is None else p.qp for p, _ in settle(pictures)]
+    maps = [np.broadcast_to(qp, twin.qp.shape[1:]) for qp in held]
+    return replace(twin, qp=np.stack(maps).astype(np.int8))
 
 
 def draw_crops(
@@ -173,45 +188,44 @@ def draw_crops(
     if not fits.any():
         raise MediaError(f"no clip is as large as a crop of {size}x{size}; train with smaller ones")
     weights = (shots["frames"] * shots["height"] * shots["width"] * fits).astype(np.float64)
-    chosen = shots[rng.choice(len(shots), batch_size, p=weights / weights.sum())]
-    frame = rng.integers(0, chosen["frames"])
+    count = max(1, batch_size // 2) if sampling.neighbours else batch_size
+    chosen = shots[rng.choice(len(shots), count, p=weights / weights.sum())]
+    last = np.maximum(chosen["frames"] - sampling.neighbours, 1)
+    frame = rng.integers(0, last)
     place, other = (_draw_places(chosen, size, rng) for _ in range(2))
-    turn = rng.integers(0, 2, (3, batch_size))
+    turn = rng.integers(0, 2, (3, count))
     if not sampling.transpose:
         turn[1:] = 0
-    hard = rng.random(batch_size) < sampling.hard
-    unknown = rng.random(batch_size) < sampling.qp_dropout
+    hard = rng.random(count) < sampling.hard
+    unknown = rng.random(count) < sampling.qp_dropout
+    there = _draw_slots(count, sampling, rng) if sampling.references else None
     # One small table goes to the device; all work per pixel is done there.
     fields = [chosen[name] for name in _SHOT.names or ()]
-    columns = [*fields, frame, *place, *other, *turn, hard, unknown]
-    if sampling.references:
-        columns += [*_draw_references(pairs, chosen, frame, sampling, rng)]
-    table = np.stack(columns).astype(np.int64)
+    tables = []
+    for time in (frame, np.minimum(frame + 1, chosen["frames"] - 1))[: 1 + sampling.neighbours]:
+        columns = [*fields, time, frame, *place, *other, *turn, hard, unknown]
+        if there is not None:
+            times = pairs.references[chosen["frame"] + time]
+            columns += [*np.where(there, times, time[:, None]).T]
+        tables.append(np.stack(columns))
+    table = np.concatenate(tables, 1).astype(np.int64)
     on_device = torch.from_numpy(table).to(pairs.luma.device)
     return _gather(pairs, on_device, size, mine=sampling.hard > 0)
 
 
-def _draw_references(
-    pairs: Pairs,
-    shots: npt.NDArray[Any],
-    frame: npt.NDArray[np.int64],
-    sampling: Sampling,
-    rng: np.random.Generator,
-) -> npt.NDArray[np.int64]:
-    """Return int64 [REFERENCES, N]: the time of each reference in its shot.
+def _draw_slots(count: int, sampling: Sampling, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Return bool [count, REFERENCES]: which references a crop gets.
 
-    The frame's own time stands for none. Some are withheld, so that a network learns to do without
-    what a file's ends, a long GOP or a live stream do not give.
+    Some are withheld, so that a network learns to do without what a file's ends, a long GOP or a
+    live stream do not give. A frame's own time stands for one that is not there.
     """
-    share = rng.random((len(shots), 1))
+    share = rng.random((count, 1))
     ends = np.cumsum([sampling.whole, sampling.past, sampling.alone])
     is_past = np.isin(np.arange(REFERENCES), PAST_SLOTS)
-    tossed = rng.random((len(shots), REFERENCES)) < 0.5
-    there = np.select(
+    tossed = rng.random((count, REFERENCES)) < 0.5
+    return np.select(
         [share < ends[0], share < ends[1], share < ends[2]], [True, is_past, False], tossed
     )
-    times = pairs.references[shots["frame"] + frame]
-    return np.where(there, times, frame[:, None]).T
 
 
 def _draw_places(
@@ -223,10 +237,10 @@ def _draw_places(
 
 
 def _gather(pairs: Pairs, table: Tensor, size: int, *, mine: bool) -> Crops:
-    """Cut the crops that `table`, int64 [17, N] or [17 + REFERENCES, N], lists one to a column."""
+    """Cut the crops that `table`, int64 [18, N] or [18 + REFERENCES, N], lists one to a column."""
     clean_at, degraded_at, qp_at, frame_at, _, height, width = table[:7, :, None, None]
-    time, top, left, other_top, other_left, mirror, upset, swap, hard, unknown = table[
-        7:17, :, None, None
+    time, judged, top, left, other_top, other_left, mirror, upset, swap, hard, unknown = table[
+        7:18, :, None, None
     ]
     side = torch.arange(size, device=table.device)
     rows, columns = side[:, None], side[None]
@@ -238,7 +252,7 @@ def _gather(pairs: Pairs, table: Tensor, size: int, *, mine: bool) -> Crops:
     if mine:
         squares = []
         for row, column in ((top, left), (other_top, other_left)):
-            index = pixels(row + rows, column + columns)
+            index = pixels(row + rows, column + columns, judged)
             difference = pairs.luma[index + clean_at].int() - pairs.luma[index + degraded_at].int()
             squares.append(difference.square().sum((1, 2), keepdim=True))
         # Integer sums, so that every device takes the same decision.
@@ -257,7 +271,7 @@ def _gather(pairs: Pairs, table: Tensor, size: int, *, mine: bool) -> Crops:
         return torch.where((unknown != 0) | (qp < 0), QP_UNKNOWN, qp)
 
     others = [(_scaled(pairs.luma[pixels(row, column, then) + degraded_at]), qps(then))
-              for then in table[17:, :, None, None]]  # fmt: skip
+              for then in table[18:, :, None, None]]  # fmt: skip
     lumas, maps = zip(*others, strict=True) if others else ((), ())
     return Crops(
         clean=_scaled(pairs.luma[pixel + clean_at])[:, None],

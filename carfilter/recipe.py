@@ -13,6 +13,8 @@ _FLOOR = (
     0.25  # squared grey levels that are added to a frame's error, so that none weighs infinitely
 )
 
+_STILL = 1.5 / 128  # changes by less than two grey levels
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -22,6 +24,7 @@ class Recipe:
     loss: str = "mse"  # mse, ssim, both, charbonnier
     alpha: float = 0.79  # weight of the SSIM term in `both`
     balance: float = 0.5  # weigh a sample by its frame's error to the power of minus this
+    flicker: float = 0.0  # weight of what still areas flicker, in grey levels
     ramp: int = 0  # steps in which `balance` grows from 0
     batch: int = 16
     crop: int = 64
@@ -96,7 +99,31 @@ def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
 
 
 def loss_of(recipe: Recipe, restored: Tensor, clean: Tensor, error: Tensor, step: int) -> Tensor:
-    """Return the loss of a batch, a scalar; luma is taken in 0..1 for every term.
+    """Return the loss of a batch, a scalar: error, and flicker where the recipe weighs it.
+
+    Args as of error_of() and flicker_of().
+    """
+    loss = error_of(recipe, restored, clean, error, step)
+    return loss + recipe.flicker * flicker_of(restored, clean) if recipe.flicker else loss
+
+
+def flicker_of(restored: Tensor, clean: Tensor) -> Tensor:
+    """Return how much still areas flicker, in grey levels, as metrics.static_flicker() has it.
+
+    Args:
+        restored, clean: float [2N, 1, H, W], luma in -1..1; the second N are the first N a frame
+            later.
+    """
+    before, after = restored.chunk(2)
+    clean_before, clean_after = clean.chunk(2)
+    truth = clean_after - clean_before
+    calm = truth.abs() < _STILL
+    wrong = (after - before - truth).abs() * calm
+    return wrong.sum() / calm.sum().clamp_min(1) * 128
+
+
+def error_of(recipe: Recipe, restored: Tensor, clean: Tensor, error: Tensor, step: int) -> Tensor:
+    """Return how wrong a batch is, a scalar; luma is taken in 0..1 for every term.
 
     Args:
         restored, clean: float [N, 1, H, W], luma in -1..1.

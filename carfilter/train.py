@@ -130,7 +130,9 @@ def load_state(path: Path, recipe: Recipe, device: torch.device) -> State:
         content = torch.load(path, map_location=device, weights_only=True)
         if content["format"] != _STATE:
             raise KeyError("format")
-        stored = {**content["recipe"], "betas": tuple(content["recipe"]["betas"])}
+        # What a state does not name is newer than it, and was not in use.
+        stored = {**asdict(Recipe()), **content["recipe"]}
+        stored["betas"] = tuple(stored["betas"])
         differing = [name for name, value in asdict(recipe).items() if stored.get(name) != value]
         if differing:
             raise WeightsError(
@@ -166,7 +168,12 @@ def sampling_at(recipe: Recipe, progress: float) -> tuple[int, Sampling]:
         batch, crop = max(1, round(batch * (crop / recipe.late_crop) ** 2)), recipe.late_crop
     references = recipe.model == "best"
     sampling = Sampling(
-        crop, recipe.hard, recipe.qp_dropout, recipe.transpose, references=references
+        crop,
+        recipe.hard,
+        recipe.qp_dropout,
+        recipe.transpose,
+        references=references,
+        neighbours=recipe.flicker > 0,
     )
     return batch, sampling
 

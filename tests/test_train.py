@@ -164,6 +164,65 @@ def test_mse_loss_is_in_units_of_the_unit_range() -> None:
     assert float(loss) == pytest.approx((2 / 255) ** 2)
 
 
+def test_pairs_show_one_place_in_frames_that_follow_each_other(pairs: Pairs) -> None:
+    """Put each frame's time into its luma; then the halves of a batch must differ by one."""
+    luma = pairs.luma.clone()
+    for shot in pairs.shots:
+        for at in range(int(shot["frames"])):
+            size = int(shot["height"] * shot["width"])
+            start = int(shot["degraded"]) + at * size
+            places = torch.arange(size) % 16  # tells places apart, whatever the time
+            luma[start : start + size] = (places * 8 + at).to(torch.uint8)
+    marked = replace(pairs, luma=luma)
+    sampling = Sampling(32, neighbours=True, references=True)
+    crops = draw_crops(marked, 64, sampling, np.random.default_rng(1))
+    before, after = (crops.degraded * 128 + 128).round().chunk(2)
+    assert torch.equal(after, before + 1)
+
+
+def test_unchanged_macroblocks_are_trained_with_the_qp_of_their_last_change(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(3)
+    luma = rng.integers(30, 220, (20, 24)).repeat(4, 0).repeat(4, 1).astype(np.uint8)
+    luma = np.stack([luma] * 8)
+    for at in range(8):  # a bar runs down the right edge, all else keeps still
+        luma[at, at * 8 : at * 8 + 16, 80:] = 250
+    chroma = np.full((8, 2, 40, 48), 128, np.uint8)
+    write_clip(tmp_path / "bar.mkv", Clip(luma, chroma, Fraction(25)), {"qp": "0"})
+    arguments = [str(tmp_path / "bar.mkv"), str(tmp_path / "out"), "--variants", "plain"]
+    assert CliRunner().invoke(degrade_main, [*arguments, "-crf", "35"]).exit_code == 0
+    packs = tmp_path / "out" / "packs"
+    clean, _ = load_clean(packs / "bar.clean.npz")
+    twin, pairs = load_twin(packs / "bar.crf35.npz", clean), load_pairs(packs)
+    held = [frame_of(pairs, pairs.shots[0], at).qp[::16, ::16] * 51 for at in range(8)]
+    kept = 0
+    for at in range(1, 8):
+        for row, column in np.ndindex(twin.qp.shape[1:]):
+            block = np.s_[row * 16 : row * 16 + 16, column * 16 : column * 16 + 16]
+            same = np.array_equal(twin.luma[at][block], twin.luma[at - 1][block])
+            wanted = float(held[at - 1][row, column] if same else twin.qp[at, row, column])
+            assert float(held[at][row, column]) == pytest.approx(wanted, abs=1e-3)
+            kept += same and abs(wanted - twin.qp[at, row, column]) > 0.5
+    assert kept, "no QP of an unchanged macroblock differs here: nothing was tried"
+
+
+def test_flicker_counts_where_the_clean_picture_keeps_still() -> None:
+    clean = torch.zeros(2, 1, 16, 16)
+    restored = clean.clone()
+    restored[1, :, :8] = 4 / 128  # half of the picture jumps by four levels
+    recipe = Recipe(balance=0.0, flicker=0.5)
+    error = torch.ones(2)
+    without = loss_of(replace(recipe, flicker=0.0), restored, clean, error, 0)
+    assert float(loss_of(recipe, restored, clean, error, 0) - without) == pytest.approx(0.5 * 2)
+    moving = clean.clone()
+    moving[1, :, :8] = 4 / 128  # as the clean one does
+    assert float(loss_of(recipe, restored, moving, error, 0)) == 0.0
+    moving[1, :, :8] = 40 / 128  # motion, however it is restored, is no flicker
+    without = loss_of(replace(recipe, flicker=0.0), restored, moving, error, 0)
+    assert float(loss_of(recipe, restored, moving, error, 0)) == float(without)
+
+
 def test_training_gains_on_what_it_was_trained_with(pairs: Pairs, tmp_path: Path) -> None:
     torch.manual_seed(0)
     state = new_state(SMALL, CPU)
