@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from carfilter import baselines, metrics
@@ -18,6 +19,8 @@ from carfilter.detection import Boxes, Detector, bgr_from_yuv
 
 IDENTICAL_PSNR = 100.0
 """dB that stand for identical frames, whose PSNR is infinite and would swallow every mean."""
+PATCH = 96
+"""Pixels to a side of a detail that the report shows magnified."""
 SMALLEST_SIDE = 11
 """Pixels: SSIM's window has to lie inside the picture."""
 _SSIM_PIXELS = 1 << 20  # of a batch: its ten float planes stay within a cache of tens of megabytes
@@ -107,18 +110,34 @@ def unpack_boxes(rows: Sequence[Sequence[float]]) -> Boxes:
 
 
 def picture(every: int = 1) -> Measure:
-    """Keep the frame in the middle of the clip (of those a detector saw) for the report."""
+    """Keep the frame in the middle of the clip (of those a detector saw) for the report.
 
-    def run(_clean: Clip, test: Clip) -> dict[str, Any]:
+    And where most moves there, as [top, left, size] of a square.
+    """
+
+    def run(clean: Clip, test: Clip) -> dict[str, Any]:
         from PIL import Image
 
         index = shown_frame(len(test.luma), every)
         stored = io.BytesIO()
         rgb = np.ascontiguousarray(bgr(test, index)[..., ::-1])
         Image.fromarray(rgb).save(stored, "WEBP", lossless=True, method=4)
-        return {"picture": base64.b64encode(stored.getvalue()).decode()}
+        now, before = (clean.luma[max(at, 0)].astype(np.int16) for at in (index, index - 1))
+        return {
+            "picture": base64.b64encode(stored.getvalue()).decode(),
+            "moving": list(busiest_square(np.abs(now - before))),
+        }
 
-    return Measure(f"picture-1-{every}", run, of_clean=True)
+    return Measure(f"picture-2-{every}", run, of_clean=True)
+
+
+def busiest_square(values: npt.NDArray[Any]) -> tuple[int, int, int]:
+    """Return top, left and size of the PATCH-sized square of the largest sum in [H, W]."""
+    size = min(PATCH, *values.shape)
+    total = np.pad(values.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    sums = total[size:, size:] - total[:-size, size:] - total[size:, :-size] + total[:-size, :-size]
+    top, left = np.unravel_index(int(sums.argmax()), sums.shape)
+    return int(top), int(left), size
 
 
 def shown_frame(frames: int, every: int = 1) -> int:

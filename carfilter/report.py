@@ -16,7 +16,7 @@ import numpy.typing as npt
 from carfilter.detection_tables import DetectionScores
 from carfilter.errors import CarfilterError
 from carfilter.evaluate import ClipResult, Evaluation, Result
-from carfilter.measures import shown_frame, unpack_boxes
+from carfilter.measures import busiest_square, shown_frame, unpack_boxes
 from carfilter.plots import quality_over_rate, quality_over_time
 from carfilter.record import Record
 from carfilter.tables import DECODE, Table, column_label, find_result, row_names
@@ -24,7 +24,6 @@ from carfilter.verdicts import Verdict
 
 CLEAN = "clean"
 _BOX_SCORE = 0.25  # doubtful boxes would hide the picture
-_PATCH = 96  # pixels of a side; shown magnified
 _SHOWN_CLIPS = 8  # with pictures, so that the page stays within some twenty megabytes
 
 Picture = npt.NDArray[np.uint8]
@@ -66,7 +65,7 @@ def page(
         ],
         viewer=_json(_viewer(shown, evaluation, found, every)),
         has_pictures=bool(shown),
-        patches=[_patches(clip, evaluation) for clip in shown],
+        details=_details(shown, evaluation),
         rows=row_names(evaluation),
     )
 
@@ -145,19 +144,44 @@ def _boxes(
     return rows
 
 
-def _patches(clip: ClipResult, evaluation: Evaluation) -> dict[str, Any]:
-    """Return one detail in all variants: where the worst decode is farthest from the clean frame.
+def _details(clips: Sequence[ClipResult], evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return the sections of details; chosen without a look at any row, they favour none."""
+    return [
+        {
+            "id": "patches",
+            "title": "One detail, all variants",
+            "about": "The square in which the strongest compression is farthest from the clean"
+            " frame, whatever the filters make of it.",
+            "patches": [_patch(clip, evaluation, _most_harmed(clip, evaluation)) for clip in clips],
+        },
+        {
+            "id": "moving",
+            "title": "What moves, all variants",
+            "about": "The square in which the clean clip moves most: here a filter that borrows"
+            " from other frames would leave ghosts.",
+            "patches": [_patch(clip, evaluation, clip.clean["moving"]) for clip in clips],
+        },
+    ]
 
-    Chosen by the decode alone, so that it favours no row.
-    """
+
+def _most_harmed(clip: ClipResult, evaluation: Evaluation) -> Sequence[int]:
+    results = [find_result(clip, column) for column in evaluation.columns]
+    worst = [result for result in results if result is not None][-1]
+    clean, coded = (
+        _decode(values["picture"]).astype(np.int16) for values in (clip.clean, worst.rows[DECODE])
+    )
+    return busiest_square(np.abs(clean - coded).sum(axis=2))
+
+
+def _patch(clip: ClipResult, evaluation: Evaluation, square: Sequence[int]) -> dict[str, Any]:
+    """Return a square, given as top, left and size, in all variants of a clip."""
     clean = _decode(clip.clean["picture"])
     results = [
         (column_label(column, evaluation.columns), result)
         for column in evaluation.columns
         if (result := find_result(clip, column)) is not None
     ]
-    worst = _decode(results[-1][1].rows[DECODE]["picture"])
-    top, left, size = _farthest(clean, worst)
+    top, left, size = square
 
     def cut(picture: Picture) -> str:
         return _encode(picture[top : top + size, left : left + size])
@@ -174,16 +198,6 @@ def _patches(clip: ClipResult, evaluation: Evaluation) -> dict[str, Any]:
         "place": f"{size}x{size} pixels at {left},{top}",
         "size": size,
     }
-
-
-def _farthest(clean: Picture, worst: Picture) -> tuple[int, int, int]:
-    """Return top, left and size of the square with the largest summed difference."""
-    size = min(_PATCH, *clean.shape[:2])
-    error = np.abs(clean.astype(np.float64) - worst).sum(axis=2)
-    total = np.pad(error.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    sums = total[size:, size:] - total[:-size, size:] - total[size:, :-size] + total[:-size, :-size]
-    top, left = np.unravel_index(int(sums.argmax()), sums.shape)
-    return int(top), int(left), size
 
 
 def _decode(encoded: str) -> Picture:

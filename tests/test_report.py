@@ -5,15 +5,18 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from detectors import save_detector, yolox_output
 from test_evaluate import draw_clip, save_clip, save_model
 
-from carfilter import report
+from carfilter import measures, report
 from carfilter.cli_eval import main
+from carfilter.clips import Clip
 from carfilter.measures import shown_frame
 from carfilter.record import command_line
 
@@ -86,6 +89,23 @@ def test_the_page_says_how_it_was_made(page: Path) -> None:
 
 def test_the_shown_frame_is_one_that_the_detector_saw() -> None:
     assert [shown_frame(12, every) for every in (1, 4, 5)] == [6, 4, 5]
+
+
+def test_the_page_shows_what_moves_in_all_variants(page: Path) -> None:
+    moving = page.read_text().split('id="moving"')[1].split('id="time"')[0]
+    assert "What moves" in moving
+    rows = re.findall(r'<th scope="row">(\w+)', moving)
+    assert set(rows) == {"decode", "tiny"}
+
+
+def test_the_square_of_what_moves_lies_on_the_moving_part() -> None:
+    luma = np.full((4, 240, 320), 90, np.uint8)
+    for at in range(4):
+        luma[at, 160:190, 200 + 9 * at : 230 + 9 * at] = 200
+    clip = Clip(luma, np.full((4, 2, 120, 160), 128, np.uint8), Fraction(25))
+    top, left, size = measures.picture().run(clip, clip)["moving"]
+    assert top <= 160 < 190 <= top + size
+    assert left <= 209 < 248 <= left + size
 
 
 # In a browser ------------------------------------------------------------------------------------
