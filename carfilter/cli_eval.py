@@ -117,7 +117,7 @@ class _Recorded(click.Command):
 @click.option("--every-variant", is_flag=True, help="Measure caps that no clip came near, too.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N.")
 @click.option(
-    "--precision", default="fp32", type=click.Choice(["auto", "int8", "fp32", "fp16", "bf16"])
+    "--precision", default="auto", type=click.Choice(["auto", "int8", "fp32", "fp16", "bf16"])
 )
 @click.option("--jobs", default=0, type=click.IntRange(0), help="Clips at a time. 0: cores / 4.")
 @click.option(

@@ -140,6 +140,11 @@ def degrade_main(
     "--model", type=click.Choice(["car", "fast", "best"]), default="fast", show_default=True
 )
 @click.option(
+    "--channels",
+    type=click.IntRange(4),
+    help="Channels of a new network's layers. [default: 64 for car, else 48]",
+)
+@click.option(
     "--recipe",
     type=click.Choice(["fast", "paper"]),
     default="fast",

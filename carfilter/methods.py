@@ -87,7 +87,7 @@ def network(
         blind: without the QP maps of the decoder; one QP is assumed, as the filter does.
         past: let a multi-frame network see no later frames, as in live use.
     """
-    options = options or RestoreOptions(precision="fp32")
+    options = options or RestoreOptions()
     if past:
         options = replace(options, lookahead=0)
     noted = [*(["QP unknown"] if blind else []), *(["past only"] if past else [])]
@@ -104,7 +104,7 @@ def network(
         how += f"-qp{options.qp}"
     if model.network.references:
         how += f"-ahead{options.lookahead}"
-    key = f"network-4-{_weights_digest(model)}-{how}"
+    key = f"network-5-{_weights_digest(model)}-{how}"
     uses_qp = model.network.uses_qp and not blind
     return Method(
         f"{model.name} ({', '.join(noted)})" if noted else model.name,
@@ -119,7 +119,8 @@ def network(
 
 def _weights_digest(model: Model) -> str:
     """Return a checksum of what computes: a file keeps its scores when only its notes change."""
-    digest = hashlib.sha256(repr((model.network.name, config_of(model.network))).encode())
+    about = (model.network.name, config_of(model.network), model.int8_ranges)
+    digest = hashlib.sha256(repr(about).encode())
     for name, tensor in sorted(model.network.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

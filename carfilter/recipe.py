@@ -21,6 +21,7 @@ class Recipe:
     """How a model is trained; the defaults are ours, paper_recipe() is Aqqa & Shah's."""
 
     model: str = "fast"
+    channels: int | None = None  # of a new network's layers; None is the model's own number
     loss: str = "mse"  # mse, ssim, both, charbonnier
     alpha: float = 0.79  # weight of the SSIM term in `both`
     balance: float = 0.5  # weigh a sample by its frame's error to the power of minus this

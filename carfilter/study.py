@@ -40,7 +40,7 @@ class Options:
     every: int = 1
     degrade: DegradeSettings = field(default_factory=DegradeSettings)
     every_variant: bool = False
-    restore: RestoreOptions = field(default_factory=lambda: RestoreOptions(precision="fp32"))
+    restore: RestoreOptions = field(default_factory=RestoreOptions)
     jobs: int = 0
     paper: bool = False
     notes: tuple[str, ...] = ()

@@ -73,7 +73,9 @@ def new_state(recipe: Recipe, device: torch.device, start: Network | None = None
     """Build the network after the recipe's seed, or take a copy of `start` to fine-tune it."""
     torch.manual_seed(recipe.seed)
     if start is None:
-        network = build_network(recipe.model)
+        network = build_network(
+            recipe.model, {"channels": recipe.channels} if recipe.channels else None
+        )
         if isinstance(network, Fast):
             prepare_fast(network)
     else:
@@ -96,7 +98,7 @@ def prepare_fast(network: Fast) -> None:
     silencing its ReLU layers; with a tail as small as the built one it silenced all of them.
     """
     with torch.no_grad():
-        luma = network.head.weight[:, :-1]  # the last input is the QP plane
+        luma = network.head.weight[:, : network.config.factor**2]  # before it come QP planes
         luma -= luma.mean((1, 2, 3), keepdim=True)  # no answer to flat luma
         network.body[-1].weight.mul_(0.1)  # type: ignore[operator]  # mostly the skip
 

@@ -177,6 +177,8 @@ def packs_of(folder: Path, out: Path, seed: int) -> Path:
 def _first_state(out: Path, recipe: Recipe, device: torch.device, options: dict[str, Any]) -> State:
     if options["resume"]:
         return load_state(out.with_suffix(".state.pt"), recipe, device)
+    if options["init"] and options["channels"]:
+        raise CarfilterError("--channels is for a new network; --init brings its own")
     start = load_weights(options["init"]).network if options["init"] else None
     if isinstance(start, Fast) and not start.references and recipe.model == "best":
         start = grow(start)

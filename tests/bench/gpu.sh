@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything worth doing in one loan of a CUDA machine: the CUDA tests, the speed benchmark, and the
-# training of car-mse, car-ssim and car from packed pairs. A part that fails does not stop the next.
+# training of car-mse, car-ssim, car and a wider best from packed pairs. A part that fails does not stop the next.
 #
 #   tests/bench/gpu.sh PACKS OUT [VALID]
 #
@@ -10,8 +10,9 @@
 #
 # Minutes of each part, all runs together:
 MSE_MINUTES=${MSE_MINUTES:-18} SSIM_MINUTES=${SSIM_MINUTES:-5} BOTH_MINUTES=${BOTH_MINUTES:-5}
-# PARTS limits what is done: any of tests speed car-mse car-ssim car. DEVICE=cpu rehearses it.
-PARTS=${PARTS:-tests speed car-mse car-ssim car}
+BEST_MINUTES=${BEST_MINUTES:-18} BEST_CHANNELS=${BEST_CHANNELS:-64}
+# PARTS limits what is done: any of tests speed car-mse car-ssim car best. DEVICE=cpu rehearses it.
+PARTS=${PARTS:-tests speed car-mse car-ssim car best}
 DEVICE=${DEVICE:-cuda} BATCH=${BATCH:-64} PYTHON=${PYTHON:-python}
 EXTRA=${EXTRA:-} # further options for each carfilter-train
 
@@ -37,9 +38,9 @@ part() { # part NAME COMMAND...: run it, keep what it says in OUT/NAME.log, carr
     [ "$code" -eq 0 ] || failed=1
 }
 
-train() { # train NAME MINUTES LEARNING_RATE OPTIONS...
-    local name=$1 minutes=$2 rate=$3
-    shift 3
+train() { # train NAME MODEL MINUTES LEARNING_RATE OPTIONS...
+    local name=$1 model=$2 minutes=$3 rate=$4
+    shift 4
     local cards=1 start=()
     [ "$DEVICE" = cuda ] && cards=$($PYTHON -c 'import torch; print(max(1, torch.cuda.device_count()))')
     local launcher=("$PYTHON")
@@ -47,7 +48,7 @@ train() { # train NAME MINUTES LEARNING_RATE OPTIONS...
     [ -e "$out/$name.state.pt" ] && start=(--resume)
     [ -n "$valid" ] && start+=(--valid "$valid" --score-minutes 4)
     # shellcheck disable=SC2086
-    part "$name" "${launcher[@]}" -m carfilter.cli_train "$packs" "$out/$name.pt" --model car \
+    part "$name" "${launcher[@]}" -m carfilter.cli_train "$packs" "$out/$name.pt" --model "$model" \
         --minutes "$minutes" --lr "$rate" --batch "$BATCH" --device "$DEVICE" --save-minutes 1 \
         "$@" "${start[@]}" $EXTRA
     [ -n "$valid" ] && [ -e "$out/$name.pt" ] &&
@@ -58,10 +59,11 @@ train() { # train NAME MINUTES LEARNING_RATE OPTIONS...
 # Only the files that need no PyAV; the others would fail to be collected without it.
 wanted tests && CARFILTER_REQUIRE_CUDA=1 part tests "$PYTHON" -m pytest -m cuda -q tests/test_*cuda.py
 wanted speed && part speed "$PYTHON" -m tests.bench network scaling --device "$DEVICE" --json "$out/speed.json"
-wanted car-mse && train car-mse "$MSE_MINUTES" 4e-4 --loss mse
+wanted car-mse && train car-mse car "$MSE_MINUTES" 4e-4 --loss mse
 if [ -e "$out/car-mse.pt" ]; then
-    wanted car-ssim && train car-ssim "$SSIM_MINUTES" 1e-4 --loss ssim --init "$out/car-mse.pt"
-    wanted car && train car "$BOTH_MINUTES" 1e-4 --loss both --init "$out/car-mse.pt"
+    wanted car-ssim && train car-ssim car "$SSIM_MINUTES" 1e-4 --loss ssim --init "$out/car-mse.pt"
+    wanted car && train car car "$BOTH_MINUTES" 1e-4 --loss both --init "$out/car-mse.pt"
 fi
+wanted best && train best best "$BEST_MINUTES" 5e-4 --channels "$BEST_CHANNELS" --balance 1 --flicker 1.5
 (cd "$out" && sha256sum ./*.pt >SHA256SUMS) || failed=1
 exit "$failed"
