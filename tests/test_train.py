@@ -413,3 +413,18 @@ def test_the_model_table_names_the_committed_files() -> None:
         assert hashlib.sha256(path.read_bytes()).hexdigest() in row
         assert f"{count_parameters(network):,}" in row
         assert f"{mac_per_pixel(network) / 1000:.1f}" in row
+
+
+def test_a_wider_network_is_one_option_away(packs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "wide.pt"
+    model = ("--model", "best", "--channels", 8, "--device", "cpu")
+    common = (*model, "--steps", 2, "--crop", 32, "--late-crop", 0, "--batch", 2)
+    code, text = invoke(packs, out, *common)
+    assert code == 0, text
+    network = load_weights(out).network
+    assert (network.name, network.config.channels) == ("best", 8)
+    code, text = invoke(
+        packs, out, "-y", "--model", "best", "--channels", 8, "--init", out, *common
+    )
+    assert code == 1
+    assert "--channels is for a new network" in text
