@@ -18,6 +18,7 @@ from av.video.reformatter import ColorRange
 from carfilter.errors import MediaError
 from carfilter.frames import copy_luma, luma_view, read_qp
 from carfilter.opening import open_container
+from carfilter.ticks import as_fraction
 
 Planes = npt.NDArray[np.uint8]
 
@@ -95,7 +96,7 @@ def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, Fraction, list[int]]]:
             stream = container.streams.video[0]
             stream.codec_context.options = {"export_side_data": "venc_params"}
             rate = stream.average_rate
-            fps = Fraction(rate.numerator, rate.denominator) if rate else Fraction(25)
+            fps = as_fraction(rate) if rate else Fraction(25)
             for packet in container.demux(stream):
                 if packet.size:
                     sizes.append(packet.size)

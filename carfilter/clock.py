@@ -15,6 +15,7 @@ from typing import Any
 import av
 
 from carfilter.selection import is_picture
+from carfilter.ticks import as_fraction, packet_seconds, shift_packet
 
 _TS_DISCONT = 0x200  # AVFMT_TS_DISCONT: the format may jump by itself, as MPEG-TS does
 _BACKWARD = Fraction(1, 10)  # seconds; less is jitter, which is repaired frame by frame
@@ -48,11 +49,10 @@ class Clock:
 
     def correct(self, packet: av.Packet[Any]) -> None:
         """Shift a packet's timestamps by the offset of the epoch it belongs to."""
-        stamp = packet.dts if packet.dts is not None else packet.pts
-        if stamp is None or not packet.time_base:
+        seconds, stream = packet_seconds(packet), packet.stream
+        if seconds is None:
             return
-        base = Fraction(packet.time_base.numerator, packet.time_base.denominator)
-        seconds, stream = stamp * base, packet.stream
+        base = as_fraction(packet.time_base)
         if stream.type not in ("video", "audio") or is_picture(stream):
             offset = self._nearest(seconds)
         elif packet.dts is None:
@@ -61,9 +61,7 @@ class Clock:
         else:
             offset = self._follow(stream.index, seconds, (packet.duration or 0) * base)
         if offset:
-            shift = round(offset / base)
-            packet.pts = None if packet.pts is None else packet.pts + shift
-            packet.dts = None if packet.dts is None else packet.dts + shift
+            shift_packet(packet, round(offset / base))
 
     def _follow(self, index: int, seconds: Fraction, duration: Fraction) -> Fraction:
         place = self._places.get(index)

@@ -10,6 +10,7 @@ import av
 import av.error
 
 from carfilter.selection import is_picture
+from carfilter.ticks import as_fraction, packet_seconds
 
 
 class Cut:
@@ -65,7 +66,7 @@ class Cut:
         stamp = packet.pts if packet.pts is not None else packet.dts
         if stamp is None or not packet.time_base or (self.begin is None and self.end is None):
             return True
-        base = Fraction(packet.time_base.numerator, packet.time_base.denominator)
+        base = as_fraction(packet.time_base)
         if self.end is not None and stamp * base >= self.end:
             return False
         if self.begin is not None:
@@ -82,7 +83,6 @@ class Cut:
             return False
         if not self.has_audio:
             return True
-        stamp = packet.dts if packet.dts is not None else packet.pts
-        base = packet.time_base
+        at = packet_seconds(packet)
         # Interleaving of up to a second is common; later packets belong to what was cut off.
-        return stamp is not None and bool(base) and stamp * float(base) > float(self.end) + 1.0
+        return at is not None and at > self.end + 1

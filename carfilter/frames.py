@@ -4,6 +4,7 @@ The decoded frame is the envelope: it goes through the filter with its chroma, p
 side data inside, and only its luma is exchanged. Nothing here converts a pixel format or a range.
 """
 
+import functools
 from typing import Any
 
 import av
@@ -25,7 +26,13 @@ _HIGH_BITS = ("p010", "p012", "p210", "p212", "p410", "p412")  # sample in the u
 
 def bit_depth(pix_fmt: av.VideoFormat) -> int:
     """Return the bits of a luma sample: 8, 9, 10, 12, 14 or 16."""
-    return int(pix_fmt.components[0].bits)
+    return _bits(pix_fmt.name)
+
+
+@functools.cache
+def _bits(pix_fmt: str) -> int:
+    # Asked several times a frame, and each frame makes the description of its format anew.
+    return int(av.VideoFormat(pix_fmt).components[0].bits)
 
 
 def pixel_format(name: str) -> av.VideoFormat:

@@ -14,9 +14,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from carfilter.pictures import MACROBLOCK, Luma, Picture
+from carfilter.pictures import Luma, Picture, uniform_qp
 from carfilter.restore import Restorer
 from carfilter.source import Decoded, Event
+from carfilter.ticks import frame_seconds
 
 logger = logging.getLogger("carfilter")
 
@@ -95,8 +96,7 @@ def keep_up(
 def warm_up(restorer: Restorer, size: tuple[int, int], depth: int) -> None:
     """Restore a black picture of height x width: the first one takes several times as long."""
     luma: Luma = np.zeros(size, np.uint8) if depth == 8 else np.zeros(size, np.uint16)
-    blocks = tuple(-(-side // MACROBLOCK) for side in size)
-    black = Picture(luma, depth, np.zeros(blocks, np.int16))
+    black = Picture(luma, depth, uniform_qp(luma, 0))
     deque(restorer.restore([black]), maxlen=0)
 
 
@@ -105,5 +105,4 @@ def _age(event: Decoded) -> float:
 
 
 def _seconds(event: Decoded) -> float:
-    frame = event.frame
-    return 0.0 if frame.pts is None or not frame.time_base else float(frame.pts * frame.time_base)
+    return float(frame_seconds(event.frame) or 0)

@@ -6,6 +6,8 @@ import logging
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from carfilter.ticks import frame_seconds
+
 if TYPE_CHECKING:
     import av
 
@@ -32,8 +34,8 @@ class Losses:
         """Look at the next frame on its way to the encoder."""
         if self._frames == 0:
             self._check_colours(frame)
-        if not self._has_times and frame.pts is not None and frame.time_base:
-            self._check_time(frame.pts * frame.time_base)
+        if not self._has_times and (at := frame_seconds(frame)) is not None:
+            self._check_time(at)
         self._frames += 1
 
     def _check_colours(self, frame: av.VideoFrame) -> None:

@@ -210,34 +210,36 @@ def _transfer(
     progress: Callable[[Run], object] | None,
 ) -> None:
     started, encoding = time.perf_counter(), 0.0
-    begin: float | None = None
+    tick_seconds, first = float(source.time_base), None
     stages = _Stages(source, restorer, options, stop, run)
+
+    def take_stock() -> None:
+        run.elapsed_seconds = time.perf_counter() - started
+        run.busy_seconds = {**stages.busy_seconds(), "encode": encoding}
+        run.bytes_written, run.changed, run.passed = target.bytes, target.changed, stages.passed
+        run.damaged, run.repaired = source.report.damaged, source.report.repaired
+        run.jumps, run.reconnects = source.report.jumps, source.report.reconnects
+
     with stages as events:
         for event in events:
             begun = time.perf_counter()
             if isinstance(event, Decoded):
                 target.write_frame(event.frame)
-                run.frames += 1
-                at = float((event.frame.pts or 0) * source.time_base)
-                begin = at if begin is None else begin
-                run.video_seconds = at - begin
             else:
                 target.write_packet(event)
             encoding += time.perf_counter() - begun
-            run.bytes_written = target.bytes
-            run.reconnects, run.passed = source.report.reconnects, stages.passed
-            run.elapsed_seconds = time.perf_counter() - started
-            run.busy_seconds = {**stages.busy_seconds(), "encode": encoding}
-            if progress is not None and isinstance(event, Decoded):
-                progress(run)
-        run.damaged, run.repaired = source.report.damaged, source.report.repaired
-        run.saved = 0.0 if restorer is None else restorer.saved
-        run.jumps, run.changed = source.report.jumps, target.changed
+            if isinstance(event, Decoded):
+                pts = event.frame.pts or 0
+                first = pts if first is None else first
+                run.frames, run.video_seconds = run.frames + 1, (pts - first) * tick_seconds
+                if progress is not None:
+                    take_stock()
+                    progress(run)
         begun = time.perf_counter()
         _end(run, source, target, stop)
-        run.bytes_written = target.bytes
-        run.busy_seconds["encode"] += time.perf_counter() - begun
-        run.elapsed_seconds = time.perf_counter() - started
+        encoding += time.perf_counter() - begun
+        take_stock()
+        run.saved = 0.0 if restorer is None else restorer.saved
 
 
 def _end(run: Run, source: Source, target: Target, stop: threading.Event) -> None:

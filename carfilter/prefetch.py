@@ -17,8 +17,7 @@ class Prefetch(Generic[T]):
     """Iterate over `items` while a thread computes the next ones.
 
     An exception of the thread is raised in the consumer, after the items before it. Always end it
-    with close(), or use it as a context manager: a thread left behind in a codec can crash the
-    interpreter at its end.
+    with close(): a thread left behind in a codec can crash the interpreter at its end.
 
     Args:
         count, size: how many items, and how much of size_of(item), may wait in the queue.
@@ -39,19 +38,13 @@ class Prefetch(Generic[T]):
         self.waited_seconds = 0.0  # spent by the consumer waiting for one
         self._items, self._upstream, self._stop = items, upstream, stop
         self._count, self._size, self._size_of = count, size, size_of
-        self._queue: deque[T] = deque()
+        self._queue: deque[tuple[T, int]] = deque()  # with their sizes
         self._queued_size = 0
         self._change = threading.Condition()
         self._closed = self._ended = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="carfilter-stage", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> "Prefetch[T]":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def __iter__(self) -> Iterator[T]:
         while True:
@@ -62,8 +55,8 @@ class Prefetch(Generic[T]):
                 self.waited_seconds += time.perf_counter() - started
                 if not self._queue:
                     break
-                item = self._queue.popleft()
-                self._queued_size -= self._size_of(item)
+                item, size = self._queue.popleft()
+                self._queued_size -= size
                 self._change.notify_all()
             yield item
         if self._error is not None:
@@ -119,7 +112,7 @@ class Prefetch(Generic[T]):
             ):
                 self._change.wait(_POLL_SECONDS)
             if not self._closed:
-                self._queue.append(item)
+                self._queue.append((item, size))
                 self._queued_size += size
                 self._change.notify_all()
 

@@ -23,6 +23,7 @@ from carfilter.errors import MediaError
 from carfilter.opening import is_url
 from carfilter.source import Decoded, Event, Source, SourceOptions, open_source
 from carfilter.streams import stream_codec
+from carfilter.ticks import as_fraction, packet_seconds, shift_packet
 
 logger = logging.getLogger("carfilter")
 
@@ -148,7 +149,7 @@ class _Session(Source):
             if answered - asked > _BLOCKED_SECONDS or len(burst) >= _BURST_PACKETS:
                 break
             asked = answered
-        stamps = [stamp for stamp in map(_seconds, burst) if stamp is not None]
+        stamps = [stamp for stamp in map(packet_seconds, burst) if stamp is not None]
         if stamps:
             self.first_seconds = min(stamps)
             self.began = time.monotonic() - float(max(stamps) - self.first_seconds)
@@ -194,7 +195,7 @@ class _TimeLine:
 
     def _move_frame(self, frame: av.VideoFrame) -> Fraction:
         assert frame.pts is not None  # a Source has seen to it
-        pts = round((frame.pts * _fraction(frame.time_base) + self._offset) / self._base)
+        pts = round((frame.pts * as_fraction(frame.time_base) + self._offset) / self._base)
         if self._last_pts is not None:
             pts = max(pts, self._last_pts + 1)
         self._last_pts, frame.pts, frame.time_base = pts, pts, self._base
@@ -202,25 +203,11 @@ class _TimeLine:
 
     def _move_packet(self, packet: av.Packet[Any]) -> Fraction | None:
         if packet.time_base:
-            shift = round(self._offset / _fraction(packet.time_base))
-            packet.pts = None if packet.pts is None else packet.pts + shift
-            packet.dts = None if packet.dts is None else packet.dts + shift
-        return _seconds(packet)
+            shift_packet(packet, round(self._offset / as_fraction(packet.time_base)))
+        return packet_seconds(packet)
 
 
 def _open_session(source: str | Path, options: SourceOptions) -> _Session:
     # -t counts over all sessions, so none of them may apply it.
     opened = open_source(source, replace(options, end_seconds=None, live=True))
     return _Session(opened, options.end_seconds)
-
-
-def _seconds(packet: av.Packet[Any]) -> Fraction | None:
-    stamp = packet.dts if packet.dts is not None else packet.pts
-    if stamp is None or not packet.time_base:
-        return None
-    return stamp * _fraction(packet.time_base)
-
-
-def _fraction(time_base: Any) -> Fraction:
-    """PyAV 18 has Fractions, 19 has a type of its own."""
-    return Fraction(time_base.numerator, time_base.denominator)

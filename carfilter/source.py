@@ -40,6 +40,7 @@ from carfilter.opening import (
     open_container,
 )
 from carfilter.selection import main_video, select_streams
+from carfilter.ticks import as_fraction
 
 logger = logging.getLogger("carfilter")
 
@@ -120,14 +121,14 @@ class Source:
     def time_base(self) -> Fraction:
         """Seconds of a tick of the video's timestamps."""
         base = self.video.time_base
-        return Fraction(base.numerator, base.denominator) if base else Fraction(1, 90000)
+        return as_fraction(base) if base else Fraction(1, 90000)
 
     @property
     def rate(self) -> Fraction | None:
         """Frames per second as the container says, a hint only; None where it does not say."""
         for rate in (self.video.average_rate, self.video.guessed_rate):
             if rate:
-                return Fraction(rate.numerator, rate.denominator)
+                return as_fraction(rate)
         return None
 
     @property

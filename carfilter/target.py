@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import math
 import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +38,7 @@ from carfilter.streams import (
     make_carrier,
     plan_routes,
 )
+from carfilter.ticks import as_fraction, frame_seconds, packet_seconds, rescale
 
 logger = logging.getLogger("carfilter")
 
@@ -187,9 +186,9 @@ class Target:
             self.part.unlink(missing_ok=True)
 
     def _begins_segment(self, frame: av.VideoFrame) -> bool:
-        if self.segments is None or frame.pts is None or not frame.time_base:
+        if self.segments is None or (at := frame_seconds(frame)) is None:
             return False
-        last, self._frame_seconds = self._frame_seconds, float(frame.pts * frame.time_base)
+        last, self._frame_seconds = self._frame_seconds, float(at)
         return self.segments.begins_at(self._frame_seconds, last)
 
     def _drain(self) -> None:
@@ -215,9 +214,8 @@ class Target:
         """Keep packets back until the video catches up: muxed early they pile up in the muxer,
         which gives up interleaving after ten seconds."""
         for packet in packets:
-            stamp = packet.dts if packet.dts is not None else packet.pts
-            seconds = stamp * float(packet.time_base) if stamp is not None else self._clock
-            self._held.append((seconds, packet))
+            at = packet_seconds(packet)
+            self._held.append((self._clock if at is None else float(at), packet))
             self._held_bytes += packet.size
         self._release()
 
@@ -235,14 +233,13 @@ class Target:
         """Mux a packet with a dts above its stream's last one, counted in the muxer's own ticks:
         cameras repeat a dts, and two may be rounded to one; a muxer would refuse the second."""
         index, base = packet.stream.index, packet.stream.time_base
-        if packet.dts is not None and packet.time_base and base:
-            ticks = Fraction(packet.time_base.numerator, packet.time_base.denominator)
-            ticks /= Fraction(base.numerator, base.denominator)
-            dts, last = _rounded(packet.dts * ticks), self._last_dts.get(index)
+        own_base = packet.time_base
+        if packet.dts is not None and own_base and base:
+            dts, last = rescale(packet.dts, own_base, base), self._last_dts.get(index)
             # Two subtitles, or two events of a camera, may well stand at one time.
             lowest = dts if last is None else last + (packet.stream.type in ("video", "audio"))
             if dts < lowest:
-                pts = dts if packet.pts is None else _rounded(packet.pts * ticks)
+                pts = dts if packet.pts is None else rescale(packet.pts, own_base, base)
                 packet.time_base = base
                 packet.pts, packet.dts = max(pts, lowest), lowest
             self._last_dts[index] = max(dts, lowest)
@@ -392,7 +389,7 @@ def _copy_container_tags(
         for chapter in chapters:
             base = chapter["time_base"]
             if base:
-                chapter["time_base"] = Fraction(base.numerator, base.denominator)
+                chapter["time_base"] = as_fraction(base)
         container.set_chapters(chapters)
     container.metadata.update({**tags, **dict(options.metadata)})
 
@@ -408,11 +405,6 @@ def add_provenance(target: Target, text: str) -> None:
         tags["comment"] = f"{tags['comment']}\n{text}" if tags.get("comment") else text
     else:
         tags["carfilter"] = text
-
-
-def _rounded(ticks: Fraction) -> int:
-    """Round halves away from zero, as the muxer does."""
-    return math.floor(ticks + Fraction(1, 2)) if ticks >= 0 else math.ceil(ticks - Fraction(1, 2))
 
 
 def _sync(path: Path) -> None:
