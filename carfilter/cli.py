@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import re
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -15,6 +14,8 @@ import click
 from carfilter import __version__
 from carfilter.errors import CarfilterError, DownstreamClosedError
 from carfilter.process import prepare_process
+from carfilter.segments import FORMATS as SEGMENT_FORMATS
+from carfilter.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from carfilter.pipeline import FilterOptions, Run
@@ -26,6 +27,11 @@ LEVELS = {
     "info": logging.INFO,
     "verbose": logging.DEBUG,
     "debug": logging.DEBUG,
+}
+CONTEXT_SETTINGS = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 100,
+    "show_default": True,
 }
 _SEGMENTING = ("segment_time", "strftime", "reset_timestamps")
 _MUXING = ("movflags", *_SEGMENTING)
@@ -66,7 +72,21 @@ class Pair(click.ParamType[tuple[str, str]]):
         return key, content
 
 
-def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def even_size(
+    _context: click.Context, _parameter: click.Parameter, text: str | None
+) -> tuple[int, int] | None:
+    """Return width and height of 910x512; None for "source", or where nothing is given."""
+    if text is None or text == "source":
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit()) or int(width) % 2 or int(height) % 2:
+        raise click.BadParameter(f"{text!r} is neither 'source' nor an even size such as 910x512")
+    return int(width), int(height)
+
+
+def grouped(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a decorator that gives a command these options, in this order."""
+
     def decorate(command: Any) -> Any:
         for option in reversed(options):
             command = option(command)
@@ -75,40 +95,35 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-restore_options = _options(
+restore_options = grouped(
     click.option("--weights", metavar="NAME|FILE", help="Shipped model or checkpoint."),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N."),
-    click.option(
-        "--precision", default="auto", show_default=True, help="auto, int8, fp32, fp16, bf16."
-    ),
+    click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N."),
+    click.option("--precision", default="auto", help="auto, int8, fp32, fp16, bf16."),
     click.option("--batch", type=click.IntRange(1), default=None, help="Frames per batch."),
     click.option("--tile", type=click.IntRange(64), default=None, help="Tile size in pixels."),
     click.option(
         "--strength",
         type=click.FloatRange(0, 1),
         default=1.0,
-        show_default=True,
         help="Blend with the decoded luma; 0 leaves it untouched.",
     ),
     click.option(
         "--qp",
         type=click.IntRange(0, 51),
         default=26,
-        show_default=True,
         help="How coarsely the video was coded, where the decoder does not tell.",
     ),
     click.option(
         "--lookahead",
         type=click.IntRange(0),
         default=64,
-        show_default=True,
         help="Frames that a multi-frame model may wait for; 0 uses the past alone.",
     ),
     click.option(
         "--no-reuse", is_flag=True, help="Compute unchanged frames and areas again each time."
     ),
 )
-encode_options = _options(
+encode_options = grouped(
     click.option("-c:v", "video_codec", metavar="CODEC", help="Video encoder.  [default: libx264]"),
     click.option("-c:a", "audio_codec", metavar="CODEC", help="Audio encoder.  [default: copy]"),
     click.option("-c:s", "subtitle_codec", metavar="CODEC", help="Subtitles.  [default: copy]"),
@@ -130,7 +145,7 @@ encode_options = _options(
         "--drop-unsupported", is_flag=True, help="Leave out streams the container cannot hold."
     ),
 )
-read_options = _options(
+read_options = grouped(
     click.option("-ss", "start", type=Seconds(), help="Start there."),
     click.option("-t", "duration", type=Seconds(), help="Take that long."),
     click.option("-to", "end", type=Seconds(), help="End there."),
@@ -142,13 +157,22 @@ read_options = _options(
     click.option("-framerate", metavar="RATE", help="Frame rate of a raw input."),
     click.option("-rtsp_transport", metavar="NAME", help="tcp or udp for RTSP input."),
     click.option("-hwaccel", metavar="NAME", help="Decode on a GPU: cuda, auto; QP unknown then."),
-    click.option("-threads", type=click.IntRange(0), default=0, help="Codec threads."),
+    click.option(
+        "-threads", type=click.IntRange(0), default=0, show_default=False, help="Codec threads."
+    ),
     click.option(
         "--max-pixels", type=click.IntRange(1), help="Refuse larger pictures.  [default: 8192x4352]"
     ),
     click.option("-xerror", is_flag=True, help="Fail at the first damaged frame."),
 )
-_report_options = _options(
+loglevel_option = click.option(
+    "-loglevel",
+    "-v",
+    type=click.Choice(list(LEVELS)),
+    default="info",
+    help="What to print on stderr.",
+)
+_report_options = grouped(
     click.option("-y", "overwrite", is_flag=True, help="Replace an existing output."),
     click.option("-n", "never_overwrite", is_flag=True, help="Never replace one (the default)."),
     click.option(
@@ -161,20 +185,13 @@ _report_options = _options(
     click.option("--sidecar", is_flag=True, help="Write OUTPUT.json with checksums and settings."),
     click.option("-progress", metavar="URL", help="key=value blocks to a file or pipe:N."),
     click.option("-stats_period", type=Seconds(), default=None, help="Seconds between reports."),
-    click.option(
-        "-loglevel",
-        "-v",
-        type=click.Choice(list(LEVELS)),
-        default="info",
-        show_default=True,
-        help="What to print on stderr.",
-    ),
+    loglevel_option,
     click.option("-hide_banner", is_flag=True, help="Accepted; there is no banner."),
     click.option("-nostdin", is_flag=True, help="Accepted; the keyboard is never read."),
 )
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(context_settings=CONTEXT_SETTINGS)
 @click.argument("source", metavar="INPUT")
 @click.argument("target", metavar="OUTPUT")
 @restore_options
@@ -192,12 +209,17 @@ def carfilter(source: str, target: str, **given: Any) -> None:
     """
     if given["overwrite"] and given["never_overwrite"]:
         raise click.UsageError("-y and -n exclude each other")
-    if given["duration"] is not None and given["end"] is not None:
-        raise click.UsageError("-t and -to exclude each other")
+    refuse_two_ends(given)
     for name in _SEGMENTING:
-        if given[name] is not None and "segment" not in (given["format"] or ""):
+        if given[name] is not None and given["format"] not in SEGMENT_FORMATS:
             raise click.UsageError(f"-{name} needs -f segment")
     sys.exit(_run(source, target, given))
+
+
+def refuse_two_ends(given: dict[str, Any]) -> None:
+    """Refuse -t beside -to."""
+    if given["duration"] is not None and given["end"] is not None:
+        raise click.UsageError("-t and -to exclude each other")
 
 
 def main() -> None:
@@ -240,7 +262,7 @@ def _run(source: str, target: str, given: dict[str, Any]) -> int:
         return 1
     finally:
         logger.removeHandler(handler)
-    return 128 + received if run.interrupted and received else 0
+    return 128 + received[0] if run.interrupted and received else 0
 
 
 def _quiet_exit() -> None:
@@ -251,12 +273,9 @@ def _quiet_exit() -> None:
 
 def _filter_with_signals(
     source: str, target: str, given: dict[str, Any], report: Callable[["Run"], None]
-) -> "tuple[Run, int]":
-    """Run the filter in a thread, since a read in C holds signals back in the main one.
-
-    The first SIGINT or SIGTERM ends the run with what is in flight; the second ends the process.
-    """
-    stop, received = threading.Event(), [0]
+) -> "tuple[Run, list[int]]":
+    """Run the filter in a thread, since a read in C holds signals back in the main one."""
+    stop, received = stop_on_signals()
     runs: list[Run] = []
     errors: list[BaseException] = []
 
@@ -273,14 +292,6 @@ def _filter_with_signals(
         except BaseException as error:  # noqa: BLE001 (raised again in the main thread)
             errors.append(error)
 
-    def on_signal(number: int, _: object) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        received[0] = number
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
     prepare_process()
     worker = threading.Thread(target=work, name="carfilter-run", daemon=True)
     worker.start()
@@ -288,7 +299,7 @@ def _filter_with_signals(
         worker.join(0.1)
     if errors:
         raise errors[0]
-    return runs[0], received[0]
+    return runs[0], received
 
 
 def _set_ffmpeg_log(level: str) -> None:

@@ -1,10 +1,7 @@
 """The command `carfilter-batch`: options, one call, exit code. Torch and PyAV load after --help."""
 
 import logging
-import os
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +10,19 @@ import click
 from carfilter import __version__
 from carfilter.archive_plan import check_folders
 from carfilter.cli import (
+    CONTEXT_SETTINGS,
     LEVELS,
     Seconds,
     encode_options,
     filter_options,
+    grouped,
+    loglevel_option,
     read_options,
+    refuse_two_ends,
     restore_options,
 )
 from carfilter.errors import CarfilterError
+from carfilter.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from carfilter.archive import ArchiveOptions
@@ -28,26 +30,18 @@ if TYPE_CHECKING:
 _FOLDER = click.Path(path_type=Path)
 
 
-def _archive_options(command: Any) -> Any:
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
-_OPTIONS = (
+_archive_options = grouped(
     click.option("--jobs", type=click.IntRange(1), help="Workers.  [default: GPUs, or cores]"),
     click.option(
         "--verify",
         type=click.Choice(["full", "fast", "none"]),
         default="fast",
-        show_default=True,
         help="Before a result gets its name: decode it, or read and count its packets.",
     ),
     click.option(
         "--retries",
         type=click.IntRange(0),
         default=2,
-        show_default=True,
         help="Further tries of a file whose worker crashed, hung or ran out of memory.",
     ),
     click.option("--retry-failed", is_flag=True, help="Also try what an earlier run gave up."),
@@ -55,14 +49,12 @@ _OPTIONS = (
         "--stall",
         type=Seconds(),
         default=300.0,
-        show_default=True,
         help="End a worker that makes no progress for so long.",
     ),
     click.option(
         "--recycle",
         type=click.IntRange(1),
         default=50,
-        show_default=True,
         help="Replace a worker after so many files.",
     ),
     click.option("--state", type=_FOLDER, help="Database.  [default: in OUT_DIR]"),
@@ -72,7 +64,6 @@ _OPTIONS = (
         "--samples",
         type=click.IntRange(0),
         default=3,
-        show_default=True,
         help="Files to try two seconds of, for the estimate.",
     ),
     click.option("--ignore-space", is_flag=True, help="Start although the disk looks too small."),
@@ -81,7 +72,6 @@ _OPTIONS = (
         "--settle",
         type=Seconds(),
         default=30.0,
-        show_default=True,
         help="With --watch: a file unchanged for so long is complete.",
     ),
     click.option(
@@ -97,14 +87,7 @@ _OPTIONS = (
     click.option("--report", type=_FOLDER, metavar="PAGE.html", help="Write a page to look at."),
     click.option("--log-json", metavar="FILE", help='One JSON object an event; "-" is stdout.'),
     click.option("-stats_period", type=Seconds(), help="Seconds between lines of progress."),
-    click.option(
-        "-loglevel",
-        "-v",
-        type=click.Choice(list(LEVELS)),
-        default="info",
-        show_default=True,
-        help="What to print on stderr.",
-    ),
+    loglevel_option,
     click.option(
         "--status",
         type=_FOLDER,
@@ -114,7 +97,7 @@ _OPTIONS = (
 )
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(context_settings=CONTEXT_SETTINGS)
 @click.argument("in_dir", metavar="IN_DIR", type=_FOLDER, required=False)
 @click.argument("out_dir", metavar="OUT_DIR", type=_FOLDER, required=False)
 @restore_options
@@ -134,8 +117,7 @@ def carfilter_batch(in_dir: Path | None, out_dir: Path | None, **given: Any) -> 
         sys.exit(_show_status(given["status"], given["state"]))
     if in_dir is None or out_dir is None:
         raise click.UsageError("give IN_DIR and OUT_DIR, or --status OUT_DIR")
-    if given["duration"] is not None and given["end"] is not None:
-        raise click.UsageError("-t and -to exclude each other")
+    refuse_two_ends(given)
     sys.exit(_run(in_dir, out_dir, given))
 
 
@@ -149,7 +131,7 @@ def _run(in_dir: Path, out_dir: Path, given: dict[str, Any]) -> int:
     from carfilter.display_batch import BatchDisplay
 
     display = BatchDisplay(level=LEVELS[given["loglevel"]], period_seconds=given["stats_period"])
-    stop, received = _stop_on_signals()
+    stop, received = stop_on_signals()
     try:
         check_folders(in_dir, out_dir)  # before torch takes its seconds to load
         from carfilter.archive import clean_archive
@@ -168,22 +150,6 @@ def _run(in_dir: Path, out_dir: Path, given: dict[str, Any]) -> int:
             display.console.print(f"carfilter: error: {error}", markup=False, soft_wrap=True)
         return 1
     return 128 + received[0] if totals.interrupted and received else totals.exit_code
-
-
-def _stop_on_signals() -> tuple[threading.Event, list[int]]:
-    """End a run cleanly on the first SIGINT or SIGTERM, and the process on the second."""
-    stop = threading.Event()
-    received: list[int] = []
-
-    def on_signal(number: int, _: object) -> None:
-        if received:
-            os._exit(128 + number)  # no harm: the next run recovers as after a power cut
-        received.append(number)
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    return stop, received
 
 
 def _options_of(given: dict[str, Any]) -> "ArchiveOptions":

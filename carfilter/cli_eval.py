@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from carfilter import __version__
+from carfilter.cli import even_size
 from carfilter.errors import CarfilterError
 
 if TYPE_CHECKING:
@@ -43,17 +44,6 @@ _TEXTS = ("json_path", "csv_path", "markdown_path")
 def _default_cache() -> str:
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return str(Path(base) / "carfilter" / "eval")
-
-
-def _size(
-    _context: click.Context, _parameter: click.Parameter, text: str
-) -> tuple[int, int] | None:
-    if text == "source":
-        return None
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit()) or int(width) % 2 or int(height) % 2:
-        raise click.BadParameter(f"{text!r} is neither 'source' nor an even size such as 910x512")
-    return int(width), int(height)
 
 
 _file = click.Path(path_type=Path, dir_okay=False)
@@ -100,7 +90,9 @@ class _Recorded(click.Command):
     help="Classes that count, by name.",
 )
 @click.option("--every", default=1, type=click.IntRange(1), help="Detect on every n-th frame.")
-@click.option("--size", default="source", callback=_size, help="WIDTHxHEIGHT to scale clips to.")
+@click.option(
+    "--size", default="source", callback=even_size, help="WIDTHxHEIGHT to scale clips to."
+)
 @click.option(
     "--scale",
     default="before",

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from carfilter.cli import even_size
 from carfilter.errors import CarfilterError
 
 
@@ -27,17 +28,6 @@ def _strengths(
     if min(values) < 0:
         raise click.BadParameter("noise has no negative strength")
     return values
-
-
-def _size(
-    _context: click.Context, _parameter: click.Parameter, text: str | None
-) -> tuple[int, int] | None:
-    if text is None or text == "source":
-        return None
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit()) or int(width) % 2 or int(height) % 2:
-        raise click.BadParameter(f"{text!r} is neither 'source' nor an even size such as 910x512")
-    return int(width), int(height)
 
 
 def _guarded(command: str, work: Callable[[], None]) -> None:
@@ -69,7 +59,7 @@ def _guarded(command: str, work: Callable[[], None]) -> None:
 @click.option("-g", "--gop", type=click.IntRange(1), help="For paper and plain. [default: x264's]")
 @click.option(
     "--size",
-    callback=_size,
+    callback=even_size,
     help="WIDTHxHEIGHT, or source. [default: 910x512 for paper, else source]",
 )
 @click.option(
@@ -105,10 +95,10 @@ def degrade_main(
 ) -> None:
     """Make compressed twins of clean videos and photos, to train with or to evaluate on.
 
-    CLEAN are files or folders; photos become short clips by slow pan and zoom, or
-    of a fixed view. OUT_DIR gets
-    videos/ (the encodes), clean/ (what was encoded, lossless), packs/ (luma, QP maps and frame
-    types for carfilter-train) and manifest.json (real bitrate, mean QP, whether a cap was felt).
+    CLEAN are files or folders; photos become short clips by slow pan and zoom, or of a fixed
+    view. OUT_DIR gets videos/ (the encodes), clean/ (what was encoded, lossless), packs/ (luma, QP
+    maps and frame types for carfilter-train) and manifest.json (real bitrate, mean QP, whether a
+    cap was felt).
 
     Example: carfilter-degrade footage/ photos/ pairs/ --variants mixed --jobs 4
     """
