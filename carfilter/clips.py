@@ -19,6 +19,7 @@ from carfilter.errors import MediaError
 from carfilter.frames import copy_luma, luma_view, read_qp
 from carfilter.opening import open_container
 from carfilter.ticks import as_fraction
+from carfilter.unfinished import part_of
 
 Planes = npt.NDArray[np.uint8]
 
@@ -169,7 +170,7 @@ def write_clip(path: Path, clip: Clip, options: Mapping[str, str], threads: int 
     Raises:
         MediaError: an option is refused, or the file cannot be written.
     """
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    part = part_of(path)
     height, width = clip.luma.shape[1:]
     try:
         with av.open(str(part), "w") as container:

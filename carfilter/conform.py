@@ -10,7 +10,8 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-from carfilter.frames import Luma, bit_depth, copy_luma, has_luma_plane, replace_luma
+from carfilter.frames import bit_depth, copy_luma, has_luma_plane, replace_luma
+from carfilter.pictures import Luma
 
 # Semi-planar formats, and those that hold the same samples in planes of their own.
 PLANAR = {
@@ -72,14 +73,14 @@ def convert(
     RGB becomes limited range BT.709, and is tagged so; YUV keeps its matrix.
     """
     width, height = size or (frame.width, frame.height)
-    was_full, tag = is_full_range(frame), int(frame.color_range)
+    was_full = is_full_range(frame)
     target = av.VideoFormat(pix_fmt)
     if target.is_rgb or pix_fmt.startswith("yuvj"):
         full_range = True
     elif full_range is None:
         full_range = was_full and not _is_rgb(frame)
     if has_luma_plane(frame.format) and has_luma_plane(target):
-        return _convert_yuv(frame, target, (width, height), was_full, full_range, tag)
+        return _convert_yuv(frame, target, (width, height), full_range=full_range)
     from_rgb = _is_rgb(frame) or int(frame.colorspace) == _RGB
     made = frame.reformat(
         width,
@@ -98,13 +99,9 @@ def convert(
 
 
 def _convert_yuv(
-    frame: av.VideoFrame,
-    target: av.VideoFormat,
-    size: tuple[int, int],
-    was_full: bool,
-    full_range: bool,
-    tag: int,
+    frame: av.VideoFrame, target: av.VideoFormat, size: tuple[int, int], *, full_range: bool
 ) -> av.VideoFrame:
+    was_full, tag = is_full_range(frame), int(frame.color_range)
     same_range = was_full == full_range
     made = frame.reformat(
         *size,

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -19,6 +18,18 @@ _MEGABYTE = 1e6
 _ENCODER_BOUND = 0.8  # share of its time that a run held up by its encoder spends there
 
 
+def passing_bar(console: Console) -> Progress:
+    """Return bars that vanish at the end; a task has a field `state`, the text behind its bar."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+
+
 class RunDisplay:
     """Show a run while it lasts; call it with the run after each frame."""
 
@@ -32,24 +43,12 @@ class RunDisplay:
 
     def __enter__(self) -> "RunDisplay":
         if self.console.is_terminal and not self._quiet:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.fields[state]}"),
-                TimeElapsedColumn(),
-                console=self.console,
-                transient=True,
-            )
+            self._bar = passing_bar(self.console)
             self._task = self._bar.add_task("restoring", total=None, state="")
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 

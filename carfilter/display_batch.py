@@ -2,16 +2,16 @@
 
 import logging
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from carfilter import archive_events as events
 from carfilter.archive_events import size_text as size
+from carfilter.display import passing_bar
 
 if TYPE_CHECKING:
     from carfilter.archive_state import Row
@@ -38,12 +38,7 @@ class BatchDisplay:
     def __enter__(self) -> "BatchDisplay":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._stop_bars()
 
     def __call__(self, event: events.Event) -> None:
@@ -70,14 +65,7 @@ class BatchDisplay:
     def _start_bars(self) -> None:
         if not self.console.is_terminal or self._level > logging.INFO:
             return
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            console=self.console,
-            transient=True,
-        )
+        self._bars = passing_bar(self.console)
         self._all = self._bars.add_task("archive", total=None, state="")
         self._bars.start()
 

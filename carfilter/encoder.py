@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import av
 import av.error
 
-from carfilter.conform import PLANAR
+from carfilter.conform import PLANAR, is_full_range
 from carfilter.errors import MediaError
-from carfilter.frames import display_matrix, pixel_format
+from carfilter.frames import COLOUR_TAGS, display_matrix, pixel_format
 from carfilter.hardware import usable_encoder
 from carfilter.hdr import hdr_options
 from carfilter.segments import FORMATS as SEGMENT_FORMATS
@@ -28,7 +28,6 @@ logger = logging.getLogger("carfilter")
 _RATE_CONTROL = {"crf", "qp", "b", "maxrate", "minrate", "bufsize", "cq", "rc", "global_quality"}
 _PARAMS = ("x264-params", "x264opts", "x265-params")
 _MPEG4_TICKS = 60_000  # a second; below its 2^16, and whole at 24, 25, 29.97, 30, 50 and 60 fps
-_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 _CODE_FIELDS = ("libx264", "mpeg2video", "mpeg4", "prores_ks")
 _BOTTOM_FIRST = (3, 5)  # AV_FIELD_BB, AV_FIELD_BT
 _KEEP_FIELDS = ("ffv1", "rawvideo", "utvideo", "mjpeg")  # each picture by itself, nothing predicted
@@ -227,17 +226,16 @@ def open_encoder(stream: av.VideoStream, frame: av.VideoFrame) -> None:
     """
     context = stream.codec_context
     context.width, context.height = frame.width, frame.height
-    for tag in ("color_range", "colorspace", "color_trc", "color_primaries"):
+    for tag in COLOUR_TAGS:
         setattr(context, tag, int(getattr(frame, tag)))
     if hasattr(frame, "chroma_location"):  # PyAV 19 tells it
         setattr(context, "chroma_sample_location", int(frame.chroma_location))  # noqa: B010
     matrix = display_matrix(frame)
     if matrix is not None:
         stream.set_display_matrix(matrix)
-    if context.name == "mjpeg" and int(frame.color_range) != _FULL_RANGE:
-        raise MediaError(
-            f"-c:v mjpeg: holds full range only; give -pix_fmt {_full_range(frame)} to stretch it"
-        )
+    if context.name == "mjpeg" and not is_full_range(frame):
+        full = frame.format.name.replace("yuv4", "yuvj4")
+        raise MediaError(f"-c:v mjpeg: holds full range only; give -pix_fmt {full} to stretch it")
     given = hdr_options(frame, context.name, dict(context.options))
     context.options = given
     try:
@@ -247,7 +245,3 @@ def open_encoder(stream: av.VideoStream, frame: av.VideoFrame) -> None:
             f"{context.name} refuses these settings for {frame.width}x{frame.height}"
             f" {context.pix_fmt}: {given or 'none'}; correct them or choose another -c:v"
         ) from error
-
-
-def _full_range(frame: av.VideoFrame) -> str:
-    return frame.format.name.replace("yuv4", "yuvj4")

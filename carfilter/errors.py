@@ -2,6 +2,7 @@
 
 CarfilterError
 +-- MediaError      cannot open, decode, encode or mux
+|   +-- DownstreamClosedError  the reader of our output has gone
 +-- WeightsError    missing, foreign or damaged checkpoint
 +-- DeviceError     no such device, or out of memory
 """

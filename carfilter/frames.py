@@ -9,18 +9,15 @@ from typing import Any
 
 import av
 import numpy as np
-import numpy.typing as npt
 from av.sidedata.sidedata import SideDataContainer
 
 from carfilter.errors import MediaError
+from carfilter.pictures import MACROBLOCK, Luma, QpMap
 
-Luma = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-QpMap = npt.NDArray[np.int16]
-
-_MACROBLOCK = 16
 # AVVideoBlockParams: five 32-bit integers, https://ffmpeg.org/doxygen/trunk/video__enc__params_8h.html
 _BLOCK = np.dtype([("x", "i4"), ("y", "i4"), ("w", "i4"), ("h", "i4"), ("delta_qp", "i4")])
 _H264_PARAMS = 1  # AV_VIDEO_ENC_PARAMS_H264
+COLOUR_TAGS = ("color_range", "colorspace", "color_trc", "color_primaries")
 _HIGH_BITS = ("p010", "p012", "p210", "p212", "p410", "p412")  # sample in the upper bits of 16
 
 
@@ -90,13 +87,16 @@ def luma_view(frame: av.VideoFrame) -> Luma:
     plane = frame.planes[0]
     if plane.line_size <= 0:  # https://github.com/PyAV-Org/PyAV/issues/2213
         raise MediaError("a frame is stored bottom-up, which cannot be read; re-encode it first")
-    name = frame.format.name
-    wide = np.dtype(">u2" if name.endswith("be") else "<u2")
-    dtype = np.dtype(np.uint8) if bit_depth(frame.format) == 8 else wide
-    buffer: Any = plane  # PyAV's stubs do not declare its buffer protocol
-    rows: Any = np.frombuffer(buffer, dtype).reshape(-1, plane.line_size // dtype.itemsize)
-    luma: Luma = rows[: frame.height, : frame.width]
+    luma: Luma = _samples(plane, frame.format, frame.width)
     return luma
+
+
+def _samples(plane: Any, pix_fmt: av.VideoFormat, columns: int) -> Any:
+    """Return a view of a plane as stored, uint8 or uint16 [H, columns], without its padding."""
+    wide = np.dtype(">u2" if pix_fmt.name.endswith("be") else "<u2")
+    dtype = np.dtype(np.uint8) if bit_depth(pix_fmt) == 8 else wide
+    rows = np.frombuffer(plane, dtype).reshape(-1, plane.line_size // dtype.itemsize)
+    return rows[: plane.height, :columns]
 
 
 def copy_luma(frame: av.VideoFrame, out: Luma | None = None) -> Luma:
@@ -138,23 +138,12 @@ def clip_samples(frame: av.VideoFrame) -> bool:
     if depth in (8, 16) or _shift(frame.format):
         return False
     peak = (1 << depth) - 1
-    if all(int(rows.max(initial=0)) <= peak for rows in _sample_rows(frame)):
+    if all(int(rows.max(initial=0)) <= peak for rows in _plane_rows(frame)):
         return False
     frame.make_writable()
-    for rows in _sample_rows(frame):
+    for rows in _plane_rows(frame):
         np.minimum(rows, peak, out=rows)
     return True
-
-
-def _sample_rows(frame: av.VideoFrame) -> list[Any]:
-    """Return a view of each plane without its padding, as stored, for depths above 8 bits."""
-    dtype = np.dtype(">u2" if frame.format.name.endswith("be") else "<u2")
-    planes = []
-    for plane in frame.planes:
-        buffer: Any = plane
-        rows = np.frombuffer(buffer, dtype).reshape(-1, plane.line_size // 2)
-        planes.append(rows[: plane.height, : plane.width])
-    return planes
 
 
 def read_qp(frame: av.VideoFrame) -> QpMap | None:
@@ -171,8 +160,8 @@ def read_qp(frame: av.VideoFrame) -> QpMap | None:
         memoryview(params), _BLOCK, count=params.nb_blocks, offset=params.blocks_offset
     )
     # In raster order over the coded size, which may exceed that of the picture.
-    coded_rows, coded_columns = (int(blocks[axis][-1]) // _MACROBLOCK + 1 for axis in "yx")
-    rows, columns = -(-frame.height // _MACROBLOCK), -(-frame.width // _MACROBLOCK)
+    coded_rows, coded_columns = (int(blocks[axis][-1]) // MACROBLOCK + 1 for axis in "yx")
+    rows, columns = -(-frame.height // MACROBLOCK), -(-frame.width // MACROBLOCK)
     if coded_rows * coded_columns != len(blocks) or rows > coded_rows or columns > coded_columns:
         return None
     delta = blocks["delta_qp"].reshape(coded_rows, coded_columns)[:rows, :columns]
@@ -213,19 +202,15 @@ def side_by_side(frame: av.VideoFrame, left_luma: Luma) -> av.VideoFrame:
         columns = out.shape[1] // 2
         out[:, :columns], out[:, columns:] = half[:, :columns], right[:, :columns]
     pair.pts, pair.time_base = frame.pts, frame.time_base
-    for tag in ("color_range", "colorspace", "color_trc", "color_primaries"):
+    for tag in COLOUR_TAGS:
         setattr(pair, tag, getattr(frame, tag))
     return pair
 
 
 def _plane_rows(frame: av.VideoFrame) -> list[Any]:
     """Return every plane as stored samples [H, W]; interleaved chroma counts twice in W."""
-    itemsize = luma_view(frame).itemsize
-    planes = []
-    for plane in frame.planes:
-        buffer: Any = plane
-        rows = np.frombuffer(buffer, np.uint8 if itemsize == 1 else np.uint16)
-        samples = plane.width * (2 if len(frame.planes) == 2 and plane.index else 1)
-        rows = rows.reshape(-1, plane.line_size // itemsize)
-        planes.append(rows[: plane.height, :samples])
-    return planes
+    interleaved = len(frame.planes) == 2
+    return [
+        _samples(plane, frame.format, plane.width * (2 if interleaved and plane.index else 1))
+        for plane in frame.planes
+    ]

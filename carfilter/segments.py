@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from carfilter.errors import MediaError
+from carfilter.unfinished import check_folder_of, part_of, partial_of
 
 FORMATS = ("segment", "stream_segment", "ssegment")
 _CUTTING = ("segment_time", "strftime", "reset_timestamps", "flush_packets")
 _NO_NEGATIVE_TIMES = (".ts", ".m2ts", ".mts")
 _DEFAULT_SECONDS = 2.0  # FFmpeg's
 _WRITE = 2  # AVIO_FLAG_WRITE
-_NUMBER = re.compile(r"%0?(\d*)d")
+_NUMBER = re.compile(r"%\d*d")
 
 
 class Segments:
@@ -47,7 +48,7 @@ class Segments:
         """Open a file for the muxer, which closes it when it is complete (PyAV's io_open)."""
         path = Path(url)
         if not flags & _WRITE:  # MP4's faststart moves what it has written
-            return _part_of(path).open("rb")
+            return part_of(path).open("rb")
         if self.partial is not None:  # another one follows, so it was complete
             self.partial.replace(self._free(self._cut_off))
             self.partial = None
@@ -73,7 +74,7 @@ class Segments:
     def store(self, part: Path, path: Path) -> None:
         """Give a closed file its name: that of a complete segment, or of one that was cut off."""
         if self.interrupted:
-            self.partial = self._free(path.with_name(f"{path.stem}.partial{path.suffix}"))
+            self.partial = self._free(partial_of(path))
             self._cut_off = path
         part.replace(self.partial or self._free(path))
 
@@ -87,13 +88,10 @@ class Segments:
         return free
 
     def _check(self) -> None:
-        path, folder = self.pattern, self.pattern.parent
-        if "%" in str(folder):
+        path = self.pattern
+        if "%" in str(path.parent):
             raise MediaError(f"{path}: only the last part may hold a %; make the folder beforehand")
-        if not folder.is_dir():
-            raise MediaError(f"{path}: its folder does not exist; make it first")
-        if not os.access(folder, os.W_OK):
-            raise MediaError(f"{path}: its folder cannot be written to; choose another")
+        check_folder_of(path)
         now = time.time()
         if self._by_time:
             names = {
@@ -129,7 +127,7 @@ class _Segment(io.BufferedWriter):
     """A file of its own name from the moment it is closed."""
 
     def __init__(self, path: Path, segments: Segments) -> None:
-        self._path, self._segments, self._part = path, segments, _part_of(path)
+        self._path, self._segments, self._part = path, segments, part_of(path)
         super().__init__(self._part.open("wb", buffering=0), 1 << 16)
 
     def close(self) -> None:
@@ -139,10 +137,6 @@ class _Segment(io.BufferedWriter):
         os.fsync(self.fileno())
         super().close()
         self._segments.store(self._part, self._path)
-
-
-def _part_of(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.part{path.suffix}")
 
 
 def _as_seconds(text: str | None) -> float:

@@ -23,7 +23,6 @@ from carfilter.conform import PLANAR, convert
 from carfilter.cut import Cut
 from carfilter.errors import MediaError
 from carfilter.frames import (
-    QpMap,
     check_pix_fmt,
     clip_samples,
     has_luma_plane,
@@ -39,6 +38,7 @@ from carfilter.opening import (
     is_url,
     open_container,
 )
+from carfilter.pictures import QpMap
 from carfilter.selection import main_video, select_streams
 from carfilter.ticks import as_fraction
 

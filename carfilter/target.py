@@ -39,6 +39,7 @@ from carfilter.streams import (
     plan_routes,
 )
 from carfilter.ticks import as_fraction, frame_seconds, packet_seconds, rescale
+from carfilter.unfinished import check_folder_of, part_of, partial_of
 
 logger = logging.getLogger("carfilter")
 
@@ -173,8 +174,7 @@ class Target:
         self._drain()
         if self.part is None:
             return None if self.segments is None else self.segments.partial
-        path = Path(self.path)
-        return self.part.replace(path.with_name(f"{path.stem}.partial{path.suffix}"))
+        return self.part.replace(partial_of(Path(self.path)))
 
     def abandon(self) -> None:
         """End a failed run: nothing remains but what went into a pipe, and segments."""
@@ -277,10 +277,8 @@ def open_target(
     holder = container if segments is None else _open_container(Path(path).name, None, None, _PLAIN)
     try:
         stream = add_video(container, holder, source, options, size, is_pipe=str(path) == "-")
-        others = [s for s in source.copied if s.type != "attachment"]
-        attached = [s for s in source.copied if s.type == "attachment"]
         routes = plan_routes(
-            [*others, *attached],
+            sorted(source.copied, key=_is_attachment),
             holder.format.name,
             audio_codec=options.audio_codec,
             subtitle_codec=options.subtitle_codec,
@@ -291,10 +289,10 @@ def open_target(
         carriers = {
             r.stream.index: make_carrier(container, r)
             for r in kept
-            if r.stream in others and r.stream.index not in covers
+            if not _is_attachment(r.stream) and r.stream.index not in covers
         }
         for route in kept:
-            if route.stream in attached:
+            if _is_attachment(route.stream):
                 copy_tags(route.stream, add_attachment(container, route.stream))
         _copy_container_tags(container, source, options)
     except (av.error.FFmpegError, ValueError) as error:
@@ -307,6 +305,10 @@ def open_target(
     return Target(
         path, container, stream, source, options, routes, carriers, part, losses, segments
     )
+
+
+def _is_attachment(stream: av.stream.Stream) -> bool:
+    return stream.type == "attachment"
 
 
 def _add_covers(
@@ -331,11 +333,8 @@ def _part_file(path: str | Path, source: Source, *, overwrite: bool) -> Path | N
         raise MediaError(f"{path}: is the source itself; write to another file")
     if path.exists() and not overwrite:
         raise MediaError(f"{path}: exists already; give -y to replace it, or another name")
-    if not path.parent.is_dir():
-        raise MediaError(f"{path}: its folder does not exist; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise MediaError(f"{path}: its folder cannot be written to; choose another")
-    return path.with_name(f".{path.stem}.part{path.suffix}")
+    check_folder_of(path)
+    return part_of(path)
 
 
 def _open_container(

@@ -13,10 +13,11 @@ import torch
 import torch.distributed
 
 from carfilter.dataset import Pairs, Sampling, draw_crops, load_pairs
-from carfilter.errors import CarfilterError, DeviceError
+from carfilter.errors import CarfilterError
 from carfilter.int8 import calibrate
 from carfilter.network import Fast, Network, grow
 from carfilter.recipe import Budget, Recipe, paper_recipe
+from carfilter.restore import choose_device
 from carfilter.train import Group, Hooks, State, load_state, new_state, train
 from carfilter.validation import Score, by_crf, score_network
 from carfilter.weights import load_weights, save_weights
@@ -55,19 +56,6 @@ def budget_from(options: dict[str, Any], recipe: Recipe, frames: int) -> Budget:
     if epochs is None:
         raise CarfilterError("no budget: give --minutes, --steps or --epochs")
     return Budget(steps=max(1, round(epochs * frames / recipe.batch)))
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device of that name; auto takes a GPU if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise DeviceError(f"{name}: no such device; give cpu, cuda, cuda:1 or auto") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(f"{name}: PyTorch sees no CUDA device; give --device cpu")
-    return device
 
 
 @contextmanager
@@ -121,7 +109,7 @@ def run_training(
     recipe = recipe_from(options)
     if out.exists() and not (options["resume"] or options["overwrite"]):
         raise CarfilterError(f"{out}: exists; give --resume to go on with it, or -y to start over")
-    with joined_group(pick_device(options["device"])) as (group, device):
+    with joined_group(choose_device(options["device"])) as (group, device):
         state = _first_state(out, recipe, device, options)
         pairs = load_pairs(packs_of(pairs_dir, out, recipe.seed))
         budget = budget_from(options, recipe, pairs.frames)
@@ -213,7 +201,7 @@ def score_weights(pairs_dir: Path, weights: Path, device_name: str, every: int) 
     Raises:
         CarfilterError: no packs, no such weights, no such device.
     """
-    network = load_weights(weights).network.to(pick_device(device_name))
+    network = load_weights(weights).network.to(choose_device(device_name))
     pairs = load_pairs(pairs_dir)
     return [
         score

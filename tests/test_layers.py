@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "carfilter"
 LAYERS = {
-    0: "errors process signals",
+    0: "errors process signals unfinished",
     1: "opening adts ticks clock conform hardware cut hdr selection encoder"
     " source frames streams target clips network metrics prefetch int8 detection baselines"
     " average_precision packs photos bd_rate pictures window slots references reuse"

@@ -317,7 +317,7 @@ def test_clean_footage_becomes_pairs_and_fine_tunes_in_one_command(
         ((), "no budget"),
         (("--steps", 1, "--minutes", 1), "two budgets"),
         (("--steps", 1, "--crop", 40), "not a multiple of 16"),
-        (("--steps", 1, "--device", "gpu"), "no such device"),
+        (("--steps", 1, "--device", "gpu"), "--device gpu: unknown; give auto"),
     ],
 )
 def test_impossible_options_are_refused_in_one_sentence(
