@@ -12,12 +12,11 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from cameras import COMMAND
 from click.testing import CliRunner, Result
 from media import draw_frame, equal_planes, make_clip, read_content, tiny_weights
 
 from carfilter.cli import Seconds, carfilter
-
-COMMAND = [sys.executable, "-c", "from carfilter.cli import main; main()"]
 
 
 def call(*arguments: object) -> Result:
@@ -261,22 +260,30 @@ def test_a_pipe_through_ffmpeg_on_both_sides_keeps_frames_times_and_audio(
     assert not equal_planes(outputs["restored"].luma, before.luma)
 
 
-def test_a_closed_downstream_pipe_ends_quietly_with_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["-f", "matroska", "-c:v", "ffv1"],
+        ["-f", "mp4", "-c:v", "libx264", "-crf", "1"],
+        ["-f", "yuv4mpegpipe", "-an"],
+    ],
+    ids=" ".join,
+)
+def test_a_reader_that_leaves_ends_any_pipe_quietly_with_one(
+    tmp_path: Path, options: list[str]
+) -> None:
     source = make_clip(
         tmp_path / "in.mkv", frames=300, size=(320, 240), options={"preset": "ultrafast"}
     )
-    process = subprocess.Popen(
-        [*COMMAND, str(source), "-", "--strength", "0", "-loglevel", "error"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.read(10_000)
-    process.stdout.close()
-    assert process.wait(60) == 1
-    assert process.stderr.read() == b""
-    process.stderr.close()
+    command = [*COMMAND, str(source), "-", "--strength", "0", "-loglevel", "error", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(10_000)
+        process.stdout.close()
+        assert process.wait(60) == 1
+        assert process.stderr.read() == b""
 
 
 def test_a_library_that_prints_cannot_soil_the_video_on_stdout(clip: Path) -> None:

@@ -12,8 +12,8 @@ LAYERS = {
     " source frames streams target clips network metrics prefetch int8 detection baselines"
     " average_precision packs photos bd_rate pictures window slots references reuse"
     " reconnect segments losses",
-    2: "checkpoint weights restore live sidecar degrade variants dataset recipe",
-    3: "pipeline train training_log validation training_run",
+    2: "checkpoint weights restore live degrade variants dataset recipe",
+    3: "pipeline sidecar train training_log validation training_run",
     4: "archive archive_book archive_estimate archive_events archive_machine archive_plan"
     " archive_pool archive_ray archive_report archive_schedule archive_state archive_verify"
     " archive_watch archive_worker evaluate report cache prepared measures methods pair study"

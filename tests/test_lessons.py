@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from cameras import COMMAND
 from media import equal_planes, make_clip, read_content, tiny_weights
 
 from carfilter import filter_video
@@ -194,7 +195,6 @@ LESSONS: dict[int, tuple[str, tuple[str, ...]]] = {
 EXACT = FilterOptions(
     target=TargetOptions(video_codec="ffv1", overwrite=True), restore=RestoreOptions(strength=0)
 )
-COMMAND = [sys.executable, "-c", "from carfilter.cli import main; main()"]
 
 
 def test_there_are_twenty_five_rules() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import av
 import pytest
+from cameras import COMMAND
 from media import make_clip, read_content
 
 from carfilter import filter_video, opening
@@ -21,7 +22,6 @@ from carfilter.restore import RestoreOptions
 from carfilter.source import SourceOptions
 
 EXACT = FilterOptions(restore=RestoreOptions(strength=0))
-COMMAND = [sys.executable, "-c", "from carfilter.cli import main; main()"]
 # What FFmpeg needs to be told to follow every kind of reference.
 CARELESS = {
     "protocol_whitelist": "file,http,tcp,udp,rtp,crypto,data",

@@ -152,24 +152,6 @@ def test_an_mp4_on_stdin_with_its_index_at_the_end_is_told_what_to_do(tmp_path: 
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
 
 
-@pytest.mark.parametrize("name", ["matroska", "mp4", "yuv4mpegpipe"])
-def test_a_reader_that_leaves_ends_any_pipe_quietly(tmp_path: Path, name: str) -> None:
-    clip = make_clip(
-        tmp_path / "in.mkv", frames=300, size=(320, 240), options={"preset": "ultrafast"}
-    )
-    options = ["-c:v", "libx264", "-crf", "1"] if name in ("mpegts", "mp4") else PIPES[name].write
-    command = [*COMMAND, str(clip), "-", "--strength", "0", "-loglevel", "error", *options]
-    with subprocess.Popen(
-        [*command, *form(name)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.read(10_000)
-        process.stdout.close()
-        assert process.wait(60) == 1
-        assert process.stderr.read() == b""
-
-
 def test_a_library_that_prints_from_its_threads_cannot_soil_any_pipe(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mkv", frames=50)
     noisy = (

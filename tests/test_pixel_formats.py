@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from carfilter import filter_video, restored_frames
 from carfilter.errors import MediaError
-from carfilter.frames import bit_depth, copy_luma
+from carfilter.frames import bit_depth, copy_luma, replace_luma, side_by_side
 from carfilter.pipeline import FilterOptions
 from carfilter.restore import RestoreOptions
 from carfilter.source import SourceOptions
@@ -359,3 +359,13 @@ def test_limited_range_goes_into_mjpeg_only_where_that_was_asked_for(tmp_path: P
     stretched = (before[2].mean() + LEVELS - 16) * 255 / 219
     assert after[:2] == ("yuvj420p", FULL)
     assert after[2].mean() == pytest.approx(stretched, abs=3)
+
+
+@pytest.mark.parametrize("pix_fmt", ["gray10le", "gray10be", "p010le", "yuv420p16be"])
+def test_side_by_side_keeps_the_samples_in_the_order_of_bytes_of_the_format(pix_fmt: str) -> None:
+    frame = av.VideoFrame(32, 16, pix_fmt)
+    frame.pts, frame.time_base = 0, Fraction(1, 25)
+    drawn = np.arange(16 * 32, dtype=np.uint16).reshape(16, 32)
+    replace_luma(frame, drawn)
+    pair = side_by_side(frame, copy_luma(frame))
+    assert np.array_equal(copy_luma(pair), np.hstack([drawn, drawn]))

@@ -1,5 +1,6 @@
 """`best`: which frames help to restore a frame, and that any of them may be missing."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +34,18 @@ def picture(kind: str, level: int, size: tuple[int, int] = (48, 64)) -> Picture:
 def scene(types: str, size: tuple[int, int] = (48, 64)) -> list[Picture]:
     """Pictures whose level is their number."""
     return [picture(kind, number, size) for number, kind in enumerate(types)]
+
+
+class Counted:
+    """Pictures, and how many of them were taken so far."""
+
+    def __init__(self, pictures: list[Picture]) -> None:
+        self.pictures, self.taken = pictures, 0
+
+    def __iter__(self) -> Iterator[Picture]:
+        for one in self.pictures:
+            self.taken += 1
+            yield one
 
 
 def levels(given: Picture) -> list[int | None]:
@@ -89,45 +102,24 @@ def test_the_stream_hands_out_what_the_rule_says_for_the_whole_clip() -> None:
 
 
 def test_without_lookahead_no_picture_waits_and_none_sees_the_future() -> None:
-    taken = 0
-
-    def source() -> object:
-        nonlocal taken
-        for one in scene("IPPIPPIPP"):
-            taken += 1
-            yield one
-
-    for number, seen in enumerate(with_references(source(), 0)):
-        assert taken == number + 1
+    source = Counted(scene("IPPIPPIPP"))
+    for number, seen in enumerate(with_references(source, 0)):
+        assert source.taken == number + 1
         assert all(level is None or level < number for level in levels(seen))
-    assert taken == 9
+    assert source.taken == 9
 
 
 @pytest.mark.parametrize("lookahead", [1, 4, 16])
 def test_what_waits_is_bounded_by_the_lookahead(lookahead: int) -> None:
-    taken = 0
-
-    def source() -> object:
-        nonlocal taken
-        for one in scene("I" + "P" * 99):
-            taken += 1
-            yield one
-
-    for number, _ in enumerate(with_references(source(), lookahead)):
-        assert taken - number <= lookahead + 1  # itself and those ahead
+    source = Counted(scene("I" + "P" * 99))
+    for number, _ in enumerate(with_references(source, lookahead)):
+        assert source.taken - number <= lookahead + 1  # itself and those ahead
 
 
 def test_what_waits_is_bounded_in_bytes() -> None:
-    taken = 0
-
-    def source() -> object:
-        nonlocal taken
-        for one in scene("I" + "P" * 30):
-            taken += 1
-            yield one
-
-    for number, _ in enumerate(with_references(source(), 64, most_bytes=5 * 48 * 64)):
-        assert taken - number <= 6
+    source = Counted(scene("I" + "P" * 30))
+    for number, _ in enumerate(with_references(source, 64, most_bytes=5 * 48 * 64)):
+        assert source.taken - number <= 6
 
 
 def test_past_pictures_are_let_go() -> None:
