@@ -211,6 +211,6 @@ def _plane_rows(frame: av.VideoFrame) -> list[Any]:
     """Return every plane as stored samples [H, W]; interleaved chroma counts twice in W."""
     interleaved = len(frame.planes) == 2
     return [
-        _samples(plane, frame.format, plane.width * (2 if interleaved and plane.index else 1))
-        for plane in frame.planes
+        _samples(plane, frame.format, plane.width * (2 if interleaved and index else 1))
+        for index, plane in enumerate(frame.planes)
     ]
