@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from carfilter.metrics import ssim_of_batch
@@ -14,6 +15,7 @@ _FLOOR = (
 )
 
 _STILL = 1.5 / 128  # changes by less than two grey levels
+_CALM = 1.0 / 128  # and its surroundings by less than one on average
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,9 @@ def loss_of(recipe: Recipe, restored: Tensor, clean: Tensor, error: Tensor, step
 def flicker_of(restored: Tensor, clean: Tensor) -> Tensor:
     """Return how much still areas flicker, in grey levels, as metrics.static_flicker() has it.
 
+    Still is what hardly changes together with its surroundings: the pixels of a moving picture that
+    happen to change little would outweigh all others, and teach to smear motion.
+
     Args:
         restored, clean: float [2N, 1, H, W], luma in -1..1; the second N are the first N a frame
             later.
@@ -118,7 +123,8 @@ def flicker_of(restored: Tensor, clean: Tensor) -> Tensor:
     before, after = restored.chunk(2)
     clean_before, clean_after = clean.chunk(2)
     truth = clean_after - clean_before
-    calm = truth.abs() < _STILL
+    around = F.avg_pool2d(truth.abs(), 9, 1, 4, count_include_pad=False)
+    calm = (truth.abs() < _STILL) & (around < _CALM)
     wrong = (after - before - truth).abs() * calm
     return wrong.sum() / calm.sum().clamp_min(1) * 128
 
