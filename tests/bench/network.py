@@ -1,8 +1,6 @@
 """The network alone: time a frame, share of the machine's peak, and the same network elsewhere."""
 
 import io
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,20 +12,8 @@ from carfilter.pictures import Picture
 from carfilter.restore import RestoreOptions, Restorer
 from carfilter.weights import Model
 
-Row = dict[str, Any]
-
-
-def median_ms(jobs: dict[str, Callable[[], object]], runs: int) -> dict[str, float]:
-    """Return the median time of each job, interleaved, so that a drifting clock hits all alike."""
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for name in jobs:
-        jobs[name]()
-    for _ in range(runs):
-        for name, job in jobs.items():
-            began = time.perf_counter()
-            job()
-            times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) * 1e3 for name, values in times.items()}
+from .rows import Row, bar, size_name
+from .timing import median_ms, ratio, take_times
 
 
 def peaks(device: torch.device) -> Row:
@@ -46,44 +32,59 @@ def peaks(device: torch.device) -> Row:
 
         return run
 
-    took = median_ms({"mm": wait(lambda: a @ b), "copy": wait(lambda: target.copy_(source))}, 7)
-    gflops = 2 * side**3 / took["mm"] / 1e6
-    copied = 2 * source.numel() * 4 / took["copy"] / 1e6
+    jobs = {"mm": wait(lambda: a @ b), "copy": wait(lambda: target.copy_(source))}
+    times = take_times(jobs, 7)
+    gflops = 2 * side**3 / median_ms(times, "mm") / 1e6
+    copied = 2 * source.numel() * 4 / median_ms(times, "copy") / 1e6
     return {"part": "peak", "matrix_product": str(kind), "gflops": gflops, "copy_gb_s": copied}
 
 
 def measure(model: Model, device: str, size: tuple[int, int], runs: int, peak: Row) -> list[Row]:
     """Time the network alone in each precision there is, and in other runtimes."""
-    height, width = size
+    jobs = _engines(model, device, size)
+    times = take_times(jobs, runs)
+    flop = 2 * mac_per_pixel(model.network) * size[0] * size[1]
+    rows: list[Row] = []
+    ours = next(iter(jobs))
+    for name in jobs:
+        ms = median_ms(times, name) / _frames(device)
+        rows.append({
+            "part": "network", "model": model.name, "size": size_name(size), "engine": name,
+            "ms_per_frame": ms, "gflops": flop / ms / 1e6,
+            "of_fp32_peak": flop / ms / 1e6 / peak["gflops"],
+            "ours_times_faster": ratio(times, name, ours),
+        })  # fmt: skip
+    for other, wanted in _BARS.items() if ours == "int8" else ():
+        if other in jobs:
+            what = f"{model.name}, {size_name(size)}: network in int8, times faster than {other}"
+            rows.append(bar(what, ratio(times, other, ours), wanted))
+    return rows
+
+
+_BARS = {"fp32": 4.5, "openvino int8": 1.2, "onnxruntime fp32": 2.0}
+
+
+def _frames(device: str) -> int:
+    return 4 if device == "cpu" else 64
+
+
+def _engines(model: Model, device: str, size: tuple[int, int]) -> dict[str, Callable[[], object]]:
+    """Return jobs of _frames() frames each, ours first."""
     rng = np.random.default_rng(0)
     luma = rng.integers(0, 256, size, dtype=np.uint8)
-    qp = np.full((-(-height // 16), -(-width // 16)), 33, np.int16)
-    count = 4 if device == "cpu" else 64
+    qp = np.full((-(-size[0] // 16), -(-size[1] // 16)), 33, np.int16)
+    count = _frames(device)
     jobs: dict[str, Callable[[], object]] = {}
-    for precision in ("int8", "fp32") if device == "cpu" else ("fp16", "bf16", "fp32"):
+    on_cpu = ("int8", "fp32") if model.int8_ranges else ("fp32",)
+    for precision in on_cpu if device == "cpu" else ("fp16", "bf16", "fp32"):
         options = RestoreOptions(device, precision, reuse=False)
         restorer = Restorer(model.network, options, size, model.int8_ranges)
-        pictures = [Picture(luma, qp=qp)] * count
-        jobs[precision] = lambda restorer=restorer, pictures=pictures: list(
-            restorer.restore(pictures)
-        )
+        given = [Picture(luma, qp=qp)] * count
+        jobs[precision] = lambda restorer=restorer, given=given: list(restorer.restore(given))
     if device == "cpu" and isinstance(model.network, Fast):
         for name, run in _peers(model, size).items():
             jobs[name] = lambda run=run: [run() for _ in range(count)]
-    took = {name: ms / count for name, ms in median_ms(jobs, runs).items()}
-    flop = 2 * mac_per_pixel(model.network) * height * width
-    return [
-        {
-            "part": "network",
-            "size": f"{width}x{height}",
-            "engine": name,
-            "ms_per_frame": ms,
-            "gflops": flop / ms / 1e6,
-            "of_fp32_peak": flop / ms / 1e6 / peak["gflops"],
-            "times_ours": min(took.get("int8", ms), took.get("fp16", ms)) / ms,
-        }
-        for name, ms in took.items()
-    ]
+    return jobs
 
 
 def _peers(model: Model, size: tuple[int, int]) -> dict[str, Callable[[], object]]:
@@ -97,7 +98,11 @@ def _peers(model: Model, size: tuple[int, int]) -> dict[str, Callable[[], object
 
         for kind, given in (("fp32", []), ("int8", ranges)):
             data = to_onnx(model.network, shape, given).SerializeToString()
-            session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            session = onnxruntime.InferenceSession(
+                data, options, providers=["CPUExecutionProvider"]
+            )
             jobs[f"onnxruntime {kind}"] = lambda s=session: s.run(None, {"cells": cells})
     except ImportError:
         pass
@@ -108,6 +113,7 @@ def _peers(model: Model, size: tuple[int, int]) -> dict[str, Callable[[], object
             data = to_onnx(model.network, shape, given).SerializeToString()
             # Left alone, it computes in bf16 where the CPU has it.
             hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+            hints["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
             core = openvino.Core()
             compiled = core.compile_model(core.read_model(io.BytesIO(data)), "CPU", hints)
             jobs[f"openvino {kind}"] = lambda c=compiled: c(cells)

@@ -1,105 +1,142 @@
-"""The whole tool, its stages and its neighbours, as processes on real files."""
+"""The whole tool, its stages alone and its neighbours, in turn on one clip."""
 
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-SAMPLE = Path(__file__).parents[2] / "samples" / "plaza.mp4"
-CARFILTER = [sys.executable, "-c", "from carfilter.cli import main; main()"]
-FAST_X264 = ["-c:v", "libx264", "-crf", "18", "-preset", "veryfast"]
+from carfilter.weights import Model
 
-Row = dict[str, Any]
+from . import stages
+from .footage import make_clip
+from .processes import FAST_X264, Ran, carfilter, ffmpeg_has, run
+from .rows import Row, bar, size_name
 
-
-def make_clip(folder: Path, size: tuple[int, int], frames: int, ffmpeg: str) -> Path:
-    """Loop the sample at a size, coded as a camera would."""
-    clip = folder / f"{size[1]}x{size[0]}_{frames}.mp4"
-    make = [ffmpeg, "-v", "error", "-y", "-stream_loop", "-1", "-i", str(SAMPLE)]
-    make += ["-vf", f"scale={size[1]}:{size[0]},setpts=N/25/TB", "-r", "25"]
-    make += ["-frames:v", str(frames), "-an"]
-    make += ["-c:v", "libx264", "-crf", "35", "-bf", "0", "-g", "50", str(clip)]
-    subprocess.run(make, check=True)
-    return clip
+_PEERS = ("spp=qp=10", "fspp=qp=10", "uspp=qp=10", "nlmeans")
+_SLOW_PEERS = ("uspp=qp=10", "nlmeans")
+_SLOW_PEERS_FRAMES = 10  # two of them take seconds a frame at 1080p
+_SERIAL_SHARE = 0.85
 
 
-def make_quiet(folder: Path, size: tuple[int, int], frames: int, ffmpeg: str) -> Path:
-    """Make quiet footage: a still picture with a small figure on its way across one corner."""
-    clip = folder / f"quiet_{size[1]}x{size[0]}.mp4"
-    height, width = size
-    still = f"scale={width}:{height}:flags=lanczos,loop=-1:1,setpts=N/25/TB"
-    figure = f"overlay=x=20+n*2:y={height - 120}"
-    graph = f"[0:v]{still}[s];color=c=0x404040:s=24x60:r=25[f];[s][f]{figure}"
-    make = [ffmpeg, "-v", "error", "-y", "-i", str(SAMPLE), "-filter_complex", graph]
-    make += ["-frames:v", str(frames), "-an"]
-    make += ["-c:v", "libx264", "-crf", "30", "-bf", "0", "-g", "250", str(clip)]
-    subprocess.run(make, check=True)
-    return clip
+@dataclass(frozen=True)
+class _Program:
+    """A program on a clip, and on one frame of it, which is what it takes to start."""
+
+    whole: list[str]
+    one: list[str]
+    frames: int
 
 
-def seconds(command: list[str]) -> float:
-    """Return how long a process runs; it must succeed."""
+Measured = dict[str, list[float]]  # milliseconds a frame by what was measured, one each round
+
+
+def measure(
+    models: list[Model], size: tuple[int, int], device: str, runs: int, frames: int, ffmpeg: str
+) -> list[Row]:
+    """Time the whole tool with each model, its stages alone, and FFmpeg's own filters."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        programs = _programs(models, size, device, frames, ffmpeg, folder)
+        clip, out = make_clip(folder, size, frames, ffmpeg), folder / "stage.mp4"
+        jobs = stages.jobs(models, clip, device, out, frames)
+        measured: Measured = {what: [] for what in (*programs, *jobs)}
+        started: dict[str, list[Ran]] = {what: [] for what in programs}
+        ended: dict[str, list[Ran]] = {what: [] for what in programs}
+        for what in jobs:
+            jobs[what]()  # once unmeasured
+        for _ in range(runs):
+            for what, program in programs.items():
+                started[what].append(run(program.one))
+                ended[what].append(run(program.whole))
+                seconds = ended[what][-1].seconds - started[what][-1].seconds
+                measured[what].append(seconds * 1e3 / (program.frames - 1))
+            for what, job in jobs.items():
+                measured[what].append(_seconds(job) * 1e3 / frames)
+    shape = size_name(size)
+    rows = [_speed(shape, what, measured, models) for what in measured]
+    rows += [_size(shape, what, started[what], ended[what]) for what in programs]
+    return rows + _serial(shape, measured, models) + _bars(shape, measured, models)
+
+
+def _programs(
+    models: list[Model], size: tuple[int, int], device: str, frames: int, ffmpeg: str, folder: Path
+) -> dict[str, _Program]:
+    one, out = make_clip(folder, size, 1, ffmpeg), folder / "out.mp4"
+
+    def program(command: Callable[[Path], list[str]], count: int = frames) -> _Program:
+        clip = make_clip(folder, size, count, ffmpeg)
+        return _Program(command(clip), command(one), count)
+
+    def ours(*options: str) -> Callable[[Path], list[str]]:
+        return lambda clip: carfilter(clip, out, "--device", device, *options)
+
+    def plain(*options: str) -> Callable[[Path], list[str]]:
+        start = [ffmpeg, "-nostdin", "-v", "error", "-y", "-i"]
+        return lambda clip: [*start, str(clip), *options, *FAST_X264, str(out)]
+
+    programs = {_tool(m): program(ours("--weights", m.name, "--no-reuse")) for m in models}
+    programs["carfilter --strength 0"] = program(ours("--strength", "0"))
+    programs["ffmpeg"] = program(plain())
+    for peer in _PEERS:
+        if ffmpeg_has(ffmpeg, peer.split("=")[0]):
+            count = min(frames, _SLOW_PEERS_FRAMES) if peer in _SLOW_PEERS else frames
+            programs[f"ffmpeg {peer}"] = program(plain("-vf", peer), count)
+    return programs
+
+
+def _tool(model: Model) -> str:
+    return f"carfilter --weights {model.name}"
+
+
+def _seconds(job: Callable[[], object]) -> float:
     began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    job()
     return time.perf_counter() - began
 
 
-def rates(
-    commands: dict[str, list[str]], short: dict[str, list[str]], runs: int, frames: int
-) -> Row:
-    """Return frames/s of each, start-up (a clip of one frame) subtracted; runs are interleaved."""
-    took: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(runs):
-        for name in commands:
-            took[name].append(seconds(commands[name]) - seconds(short[name]))
-    return {name: (frames - 1) / statistics.median(values) for name, values in took.items()}
+def _times_faster(measured: Measured, a: str, b: str) -> float:
+    """Return how many times faster a was than b, the median of the rounds."""
+    return statistics.median(y / x for x, y in zip(measured[a], measured[b], strict=True))
 
 
-def measure(size: tuple[int, int], device: str, runs: int, frames: int, ffmpeg: str) -> list[Row]:
-    """Time the whole tool, each stage of it alone, and FFmpeg's own filters, on one clip."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        clip, one = (make_clip(folder, size, n, ffmpeg) for n in (frames, 1))
-        raw, raw_one = folder / "raw.nut", folder / "raw_one.nut"
-        for source, target in ((clip, raw), (one, raw_one)):
-            to_raw = ["-c:v", "rawvideo", str(target)]
-            subprocess.run([ffmpeg, "-v", "error", "-y", "-i", str(source), *to_raw], check=True)
-        out = str(folder / "out.mp4")
+def _speed(shape: str, what: str, measured: Measured, models: list[Model]) -> Row:
+    ms, ours = statistics.median(measured[what]), _tool(models[0])
+    return {"part": "tool", "size": shape, "what": what, "ms_per_frame": ms, "fps": 1e3 / ms,
+            f"times_{models[0].name}": _times_faster(measured, what, ours)}  # fmt: skip
 
-        def commands(source: Path, raw: Path) -> dict[str, list[str]]:
-            plain = [ffmpeg, "-v", "error", "-y", "-i", str(source)]
-            ours = [*CARFILTER, "-v", "error", "-y", "--device", device]
-            peers = ("spp=qp=10", "fspp=qp=10", "uspp=qp=10", "nlmeans")
-            return {
-                "decode": [*plain, "-f", "null", "-"],
-                "encode": [ffmpeg, "-v", "error", "-y", "-i", str(raw), *FAST_X264, out],
-                "ffmpeg": [*plain, *FAST_X264, out],
-                "strength 0": [*ours, str(source), out, "--strength", "0", *FAST_X264],
-                "carfilter": [*ours, str(source), out, "--no-reuse", *FAST_X264],
-                **{
-                    f"ffmpeg {peer}": [*plain, "-vf", peer, *FAST_X264, out]
-                    for peer in peers
-                    if _has_filter(ffmpeg, peer.split("=")[0])
-                },
-            }
 
-        fps = rates(commands(clip, raw), commands(one, raw_one), runs, frames)
-        start_up = seconds(commands(one, raw_one)["carfilter"])
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    shape = f"{size[1]}x{size[0]}"
-    rows = [
-        {"part": "tool", "size": shape, "what": name, "fps": value,
-         "times_carfilter": value / fps["carfilter"]}
-        for name, value in fps.items()
-    ]  # fmt: skip
-    rows.append({"part": "start", "size": shape, "seconds": start_up, "peak_mb": peak})
+def _size(shape: str, what: str, started: list[Ran], ended: list[Ran]) -> Row:
+    return {"part": "process", "size": shape, "what": what,
+            "start_seconds": statistics.median(ran.seconds for ran in started),
+            "peak_mb": max(ran.peak_mb for ran in ended),
+            "cores_busy": statistics.median(
+                (end.cpu_seconds - start.cpu_seconds) / (end.seconds - start.seconds)
+                for start, end in zip(started, ended, strict=True)
+            )}  # fmt: skip
+
+
+def _serial(shape: str, measured: Measured, models: list[Model]) -> list[Row]:
+    """Hold the tool against its stages one after the other, each with all cores to itself."""
+    rows = []
+    for model in models:
+        parts = ("decode alone", f"network alone, {model.name}", "encode alone")
+        rounds = zip(measured[_tool(model)], *(measured[part] for part in parts), strict=True)
+        share = statistics.median(sum(alone) / tool for tool, *alone in rounds)
+        what = f"{_tool(model)}, {shape}: speed / (1 / (decode + network + encode))"
+        rows.append(bar(what, share, _SERIAL_SHARE))
     return rows
 
 
-def _has_filter(ffmpeg: str, name: str) -> bool:
-    listed = subprocess.run([ffmpeg, "-hide_banner", "-filters"], capture_output=True, text=True)
-    return any(line.split()[1:2] == [name] for line in listed.stdout.splitlines())
+def _bars(shape: str, measured: Measured, models: list[Model]) -> list[Row]:
+    rows = []
+    for model in models:
+        faster, what = partial(_times_faster, measured, _tool(model)), f"{_tool(model)}, {shape}"
+        fps = 1e3 / statistics.median(measured[_tool(model)])
+        rows.append(bar(f"{what}: frames/s", fps, 24))
+        for peer, wanted in (("ffmpeg spp=qp=10", 0.6), ("ffmpeg nlmeans", 5)):
+            if peer in measured:
+                rows.append(bar(f"{what}: times the speed of {peer}", faster(peer), wanted))
+    return rows

@@ -1,0 +1,72 @@
+"""The clips that are measured on, made from the sample, and what is in them."""
+
+import subprocess
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from carfilter.pictures import Luma, Picture
+
+SAMPLE = Path(__file__).parents[2] / "samples" / "plaza.mp4"
+_CAMERA = ["-c:v", "libx264", "-bf", "0", "-pix_fmt", "yuv420p"]
+
+
+def make_clip(folder: Path, size: tuple[int, int], frames: int, ffmpeg: str) -> Path:
+    """Loop the sample at a size, coded as a camera would: no B-frames, a key frame in 2 s."""
+    clip = folder / f"{size[1]}x{size[0]}_{frames}.mp4"
+    make = [ffmpeg, "-v", "error", "-y", "-stream_loop", "-1", "-i", str(SAMPLE)]
+    make += ["-vf", f"scale={size[1]}:{size[0]},setpts=N/25/TB", "-r", "25"]
+    make += ["-frames:v", str(frames), "-an"]
+    subprocess.run([*make, *_CAMERA, "-crf", "35", "-g", "50", str(clip)], check=True)
+    return clip
+
+
+def make_quiet(folder: Path, size: tuple[int, int], frames: int, ffmpeg: str) -> Path:
+    """Make quiet footage: a still photograph, and a small figure that crosses its lower left.
+
+    The photograph is one frame of the sample, the figure a piece of it.
+    """
+    clip = folder / f"quiet_{size[1]}x{size[0]}.mp4"
+    height, width = size
+    graph = (
+        f"[0:v]trim=end_frame=1,scale={width}:{height}:flags=lanczos,split[a][b];"
+        "[a]loop=-1:1,setpts=N/25/TB[still];"
+        f"[b]crop={width // 60 // 2 * 2}:{height // 15 // 2 * 2}:{width // 2}:{height // 2},"
+        "negate,loop=-1:1,setpts=N/25/TB[figure];"
+        f"[still][figure]overlay=x=n*2:y={height - height // 10 // 2 * 2}"
+    )
+    make = [ffmpeg, "-v", "error", "-y", "-i", str(SAMPLE), "-filter_complex", graph]
+    make += ["-frames:v", str(frames), "-r", "25", "-an"]
+    subprocess.run([*make, *_CAMERA, "-crf", "30", "-g", "250", str(clip)], check=True)
+    return clip
+
+
+def pictures(clip: Path, limit: int) -> list[Picture]:
+    """Decode the luma, QP maps and frame types of a clip."""
+    # Here, so that the network alone is measured on machines without PyAV too.
+    from carfilter.frames import copy_luma
+    from carfilter.source import Decoded, SourceOptions, open_source
+
+    source, taken = open_source(clip, SourceOptions(qp_maps=True)), []
+    try:
+        for event in source.events():
+            if isinstance(event, Decoded):
+                luma = copy_luma(event.frame)
+                taken.append(Picture(luma, qp=event.qp, frame_type=event.frame_type))
+            if len(taken) >= limit:
+                break
+    finally:
+        source.close()
+    return taken
+
+
+def changed_tiles(lumas: Sequence[Luma], side: int = 64) -> float:
+    """Return the share of tiles in which a picture [H, W] differs from the one before, 0..1."""
+    rows, columns = (np.arange(0, length, side) for length in lumas[0].shape)
+    shares = []
+    for before, luma in pairwise(lumas):
+        by_row = np.logical_or.reduceat(luma != before, rows, axis=0)
+        shares.append(np.logical_or.reduceat(by_row, columns, axis=1).mean())
+    return float(np.mean(shares))

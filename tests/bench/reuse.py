@@ -1,0 +1,77 @@
+"""What reuse saves on quiet footage, what looking for it costs elsewhere, and that it is exact."""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from carfilter.pictures import Luma, Picture
+from carfilter.restore import RestoreOptions, Restorer
+from carfilter.weights import Model
+
+from .footage import changed_tiles, make_quiet, pictures
+from .rows import Row, bar
+
+_QUIET_TILES = 0.05  # of 64-pixel tiles change in footage that counts as quiet
+
+
+def measure(
+    model: Model, device: str, clips: list[Path], runs: int, frames: int, ffmpeg: str,
+    size: tuple[int, int] = (1080, 1920),
+) -> list[Row]:  # fmt: skip
+    """Time the network part with reuse and without, on quiet footage and on the clips given."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        quiet = make_quiet(Path(name), size, frames, ffmpeg)
+        for clip in (quiet, *clips):
+            row = _compare(model, device, pictures(clip, frames), runs)
+            what = "quiet" if clip == quiet else clip.name
+            rows.append({"part": "reuse", "clip": what, "model": model.name, **row})
+            changed = row["changed_64_pixel_tiles"]
+            if clip == quiet and changed >= _QUIET_TILES:
+                raise SystemExit(f"the quiet clip is not quiet: {changed:.1%} of its tiles change")
+            if clip == quiet:
+                rows.append(bar("quiet footage: reuse, times faster", row["times_faster"], 3))
+            else:
+                rows.append(bar(f"{what}: cost of looking for reuse", row["cost"], 0.02, most=True))
+            allowed = 0 if row["precision"] == "int8" else 1
+            difference = row["largest_difference"]
+            rows.append(bar(f"{what}: reuse, largest difference", difference, allowed, most=True))
+    return rows
+
+
+def _compare(model: Model, device: str, given: list[Picture], runs: int) -> Row:
+    """Restore pictures both ways in turn, each time with a Restorer that remembers nothing."""
+    ratios, results = [], {}
+    saved = 0.0
+    for turn in range(runs + 1):  # the first warms up
+        took = {}
+        for reuse in (True, False) if turn % 2 else (False, True):
+            options = RestoreOptions(device, reuse=reuse)
+            size = given[0].luma.shape
+            restorer = Restorer(model.network, options, size, model.int8_ranges)
+            took[reuse], results[reuse] = _timed(restorer, given)
+            saved = restorer.saved if reuse else saved
+        ratios.append(took[False] / took[True])
+    times_faster = statistics.median(ratios[1:])
+    pairs = zip(results[True], results[False], strict=True)
+    return {
+        "size": "{1}x{0}".format(*size),
+        "frames": len(given),
+        "precision": restorer.precision,
+        "changed_64_pixel_tiles": changed_tiles([picture.luma for picture in given]),
+        "saved": saved,
+        "times_faster": times_faster,
+        "cost": 1 / times_faster - 1,
+        "costs": sorted(round(1 / ratio - 1, 4) for ratio in ratios[1:]),
+        "largest_difference": max(int(np.abs(a.astype(int) - b).max()) for a, b in pairs),
+    }
+
+
+def _timed(restorer: Restorer, given: list[Picture]) -> tuple[float, list[Luma]]:
+    began = time.perf_counter()
+    restored: list[Any] = list(restorer.restore(given))
+    return time.perf_counter() - began, restored

@@ -1,0 +1,63 @@
+"""The stages of the tool, each alone with all cores, through the very libraries of the tool.
+
+The ffmpeg program brings another FFmpeg and another libx264 than PyAV does, so its times would
+not tell what the pipeline makes of its own parts.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from carfilter.frames import replace_luma
+from carfilter.restore import RestoreOptions, Restorer
+from carfilter.source import Decoded, SourceOptions, open_source
+from carfilter.target import TargetOptions, open_target
+from carfilter.weights import Model
+
+from .footage import pictures
+
+
+def decode(clip: Path, *, qp_maps: bool = False) -> Iterator[Any]:
+    """Yield the decoded frames of a clip; without QP maps FFmpeg uses its frame threads."""
+    source = open_source(clip, SourceOptions(qp_maps=qp_maps))
+    try:
+        yield from (event.frame for event in source.events() if isinstance(event, Decoded))
+    finally:
+        source.close()
+
+
+def encode(frames: list[Any], clip: Path, target: Path) -> None:
+    """Encode frames as the tool does with `-preset veryfast -crf 18`; `clip` is their source."""
+    options = TargetOptions(
+        video_codec="libx264", encoder=(("preset", "veryfast"), ("crf", "18")), overwrite=True
+    )
+    source = open_source(clip, SourceOptions())
+    try:
+        sink = open_target(target, source, options, None)
+        for frame in frames:
+            sink.write_frame(frame)
+        sink.finish(len(frames))
+    finally:
+        source.close()
+
+
+def jobs(
+    models: list[Model], clip: Path, device: str, target: Path, limit: int
+) -> dict[str, Callable[[], object]]:
+    """Return the stages as jobs over a whole clip of `limit` frames; models[0] is encoded."""
+    taken = pictures(clip, limit)
+    size = taken[0].luma.shape
+    options = RestoreOptions(device, reuse=False)
+    restorers = {m.name: Restorer(m.network, options, size, m.int8_ranges) for m in models}
+    restored = list(decode(clip))
+    for frame, luma in zip(restored, restorers[models[0].name].restore(taken), strict=True):
+        replace_luma(frame, luma)
+    found: dict[str, Callable[[], object]] = {
+        "decode alone": lambda: deque(decode(clip), maxlen=0),
+        "decode alone with QP maps": lambda: deque(decode(clip, qp_maps=True), maxlen=0),
+        "encode alone": lambda: encode(restored, clip, target),
+    }
+    for name, restorer in restorers.items():
+        found[f"network alone, {name}"] = lambda r=restorer: deque(r.restore(taken), maxlen=0)
+    return found
