@@ -136,16 +136,20 @@ class Int8Fast:
         The correction is in units of 128 grey levels, like that of the float network.
         """
         height, width = inputs.luma.shape[-2:]
-        cells = F.pixel_unshuffle(self._padded(inputs.luma)[:, None], self.factor)
+        cells = _cells(self._padded(inputs.luma), self.factor)
         plane = self._plane(inputs.qp, cells)
         x = head = self.head(self._first(cells, plane, inputs))
         for layer in self.body[:-1]:
             x = layer(x)
         x = self.body[-1].add_and_relu(x, head, self.skip_scale)
         correction = self.tail(x)
-        if inputs.qp is not None:
+        if inputs.qp is not None and self._fades(inputs.qp):
             correction.mul_(self.gates[plane.to(torch.int64)])
-        return F.pixel_shuffle(correction, self.factor)[:, 0, :height, :width]
+        return _planes(correction, self.factor)[:, :height, :width]
+
+    def _fades(self, qp: Tensor) -> bool:
+        """Say whether any macroblock is coded so finely that its correction is to be smaller."""
+        return bool((self.gates[qp_codes(qp).to(torch.int64)] < 1).any())
 
     def _first(self, cells: Tensor, plane: Tensor, _inputs: Inputs) -> Tensor:
         """Return the channels of the first layer, uint8 [N, C, H/2, W/2]."""
@@ -204,6 +208,29 @@ class Int8Best(Int8Fast):
         """Return codes of contrast x (reference - luma), as int16 in 0..255."""
         wide = references.to(torch.int16).sub_(luma[:, None]).mul_(self.contrast)
         return wide.add_(_NO_DIFFERENCE).clamp_(0, 255)
+
+
+def _cells(planes: Tensor, factor: int) -> Tensor:
+    """uint8 [N, H, W] to [N, factor x factor, H/factor, W/factor], channels last."""
+    unit = {2: torch.int16, 4: torch.int32}.get(factor)
+    if unit is None:
+        return F.pixel_unshuffle(planes[:, None], factor)
+    # The samples of a cell's row move as one number: an eighth of the time of pixel_unshuffle().
+    count, height, width = planes.shape
+    rows = planes.contiguous().view(unit).view(count, height // factor, factor, width // factor)
+    cells = rows.transpose(2, 3).contiguous().view(torch.uint8)
+    return cells.flatten(3).permute(0, 3, 1, 2)
+
+
+def _planes(cells: Tensor, factor: int) -> Tensor:
+    """Undo _cells() for float32, channels last: to [N, H, W]."""
+    unit = {2: torch.int64, 4: torch.complex128}.get(factor)
+    if unit is None:
+        return F.pixel_shuffle(cells, factor)[:, 0]
+    count, _, height, width = cells.shape
+    rows = cells.permute(0, 2, 3, 1).contiguous().view(unit)
+    planes = rows.transpose(2, 3).contiguous().view(torch.float32)
+    return planes.view(count, height * factor, width * factor)
 
 
 def int8_twin(network: Fast, ranges: list[float]) -> Int8Fast:

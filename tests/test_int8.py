@@ -8,7 +8,15 @@ import torch
 import torch.nn.functional as F
 
 from carfilter.errors import DeviceError, WeightsError
-from carfilter.int8 import Int8Fast, calibrate, is_available, passes_self_test, qp_codes
+from carfilter.int8 import (
+    Int8Fast,
+    _cells,
+    _planes,
+    calibrate,
+    is_available,
+    passes_self_test,
+    qp_codes,
+)
 from carfilter.network import Car, Fast, FastConfig
 from carfilter.pictures import Picture
 from carfilter.restore import RestoreOptions, Restorer
@@ -117,3 +125,11 @@ def test_ranges_travel_in_the_checkpoint_and_damaged_ones_are_refused(tmp_path: 
     save_weights(path, network, int8_ranges=[1.0])
     with pytest.raises(WeightsError, match="int8 ranges are damaged"):
         load_weights(path)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_samples_are_moved_as_pixel_unshuffle_moves_them(factor: int) -> None:
+    luma = torch.randint(0, 256, (2, 12 * factor, 10 * factor), dtype=torch.uint8)
+    cells = _cells(luma, factor)
+    assert torch.equal(cells, F.pixel_unshuffle(luma[:, None], factor))
+    assert torch.equal(_planes(cells.to(torch.float32), factor), luma.to(torch.float32))

@@ -22,28 +22,31 @@ def measure(
     model: Model, device: str, clips: list[Path], runs: int, frames: int, ffmpeg: str,
     size: tuple[int, int] = (1080, 1920),
 ) -> list[Row]:  # fmt: skip
-    """Time the network part with reuse and without, on quiet footage and on the clips given."""
-    rows: list[Row] = []
+    """Time the network part with reuse and without, on the clips given, or else quiet footage."""
+    if clips:
+        return [row for clip in clips for row in _measure_busy(model, device, clip, runs, frames)]
     with tempfile.TemporaryDirectory() as name:
         quiet = make_quiet(Path(name), size, frames, ffmpeg)
-        for clip in (quiet, *clips):
-            row = _compare(model, device, pictures(clip, frames), runs)
-            what = "quiet" if clip == quiet else clip.name
-            rows.append({"part": "reuse", "clip": what, "model": model.name, **row})
-            changed = row["changed_64_pixel_tiles"]
-            if clip == quiet and changed >= _QUIET_TILES:
-                raise SystemExit(f"the quiet clip is not quiet: {changed:.1%} of its tiles change")
-            if clip == quiet:
-                rows.append(bar("quiet footage: reuse, times faster", row["times_faster"], 3))
-            else:
-                rows.append(bar(f"{what}: cost of looking for reuse", row["cost"], 0.02, most=True))
-            allowed = 0 if row["precision"] == "int8" else 1
-            difference = row["largest_difference"]
-            rows.append(bar(f"{what}: reuse, largest difference", difference, allowed, most=True))
-    return rows
+        row = _compare(model, device, "quiet", pictures(quiet, frames), runs)
+    changed = row["changed_64_pixel_tiles"]
+    if changed >= _QUIET_TILES:
+        raise SystemExit(f"the quiet clip is not quiet: {changed:.1%} of its tiles change")
+    faster = bar("quiet footage: reuse, times faster", row["times_faster"], 3)
+    return [row, faster, _equal(row)]
 
 
-def _compare(model: Model, device: str, given: list[Picture], runs: int) -> Row:
+def _measure_busy(model: Model, device: str, clip: Path, runs: int, frames: int) -> list[Row]:
+    row = _compare(model, device, clip.name, pictures(clip, frames), runs)
+    return [row, bar(f"{clip.name}: cost of reuse", row["cost"], 0.02, most=True), _equal(row)]
+
+
+def _equal(row: Row) -> Row:
+    allowed = 0 if row["precision"] == "int8" else 1
+    what = f"{row['clip']}: reuse, largest difference in grey levels"
+    return bar(what, row["largest_difference"], allowed, most=True)
+
+
+def _compare(model: Model, device: str, name: str, given: list[Picture], runs: int) -> Row:
     """Restore pictures both ways in turn, each time with a Restorer that remembers nothing."""
     ratios, results = [], {}
     saved = 0.0
@@ -59,6 +62,9 @@ def _compare(model: Model, device: str, given: list[Picture], runs: int) -> Row:
     times_faster = statistics.median(ratios[1:])
     pairs = zip(results[True], results[False], strict=True)
     return {
+        "part": "reuse",
+        "clip": name,
+        "model": model.name,
         "size": "{1}x{0}".format(*size),
         "frames": len(given),
         "precision": restorer.precision,
