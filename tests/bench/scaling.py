@@ -37,7 +37,7 @@ def measure_network(
         options = RestoreOptions(device, batch_size=batch, reuse=False)
         restorer = Restorer(model.network, options, size, model.int8_ranges)
         luma = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
-        count = max(batch, min(_WORK // luma.size // 8 * 8, 64), 1)
+        count = max(batch, min(_WORK // luma.size, 16), 1)
         given = [Picture(luma)] * count
         key = f"{what} {size} {threads} {batch}"
         jobs[key] = lambda r=restorer, g=given: list(r.restore(g))
