@@ -128,7 +128,8 @@ def main() -> None:
         if "scaling" in chosen:
             keep(*scaling.measure_network(model, device, given.runs))
         if "length" in chosen:
-            keep(*scaling.measure_length(model.name, device, given.ffmpeg))
+            for row in scaling.measure_length(model.name, device, given.ffmpeg):
+                keep(row)
     if "pipeline" in chosen:
         subprocess.run([sys.executable, str(Path(__file__).with_name("pipeline.py"))], check=True)
 
