@@ -28,7 +28,7 @@ from carfilter.pictures import (
     with_qp,
 )
 from carfilter.references import with_references
-from carfilter.reuse import Box, Reuse, settle
+from carfilter.reuse import Blocks, Box, Reuse, keep_unchanged, settle, settle_noting
 from carfilter.slots import Inputs, Slot
 
 _CPU_BATCH_PIXELS = 912 * 512  # one 512p frame fills two cores; smaller ones go in batches
@@ -128,13 +128,18 @@ class Restorer:
         Raises:
             DeviceError: not even one small tile fits into memory.
         """
-        field_counts: deque[int] = deque()
         if self._network.uses_qp and self.assumed_qp is not None:
             pictures = with_qp(pictures, self.assumed_qp)
-        if self.references:
-            # Skipped macroblocks export a QP that jitters, and still areas would flicker with it.
-            held = (picture for picture, _ in settle(pictures))
-            pictures = with_references(held, self.lookahead)
+        if not self.references:
+            yield from self._restore_frames(pictures)
+            return
+        changes: deque[Blocks | None] = deque()
+        settled = with_references(settle_noting(pictures, changes), self.lookahead)
+        yield from keep_unchanged(self._restore_frames(settled), changes)
+
+    def _restore_frames(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
+        """Restore pictures, the interlaced ones as two fields."""
+        field_counts: deque[int] = deque()
         fields = split_fields(pictures, field_counts)
         planes = self._reuse.restore(fields) if self._reuses else self._restore_all(fields)
         for plane in planes:

@@ -250,6 +250,25 @@ def test_fields_borrow_from_fields_of_the_same_lines(rng: np.random.Generator) -
             assert np.abs(a.astype(int) - b[parity::2]).max() <= 1
 
 
+def test_what_keeps_still_in_the_decode_keeps_still_when_restored(
+    rng: np.random.Generator,
+) -> None:
+    moving = noisy_scene(rng, "IPPPPIPP", (48, 96))
+    still = moving[0].luma[:, :64]
+    pictures = [
+        replace(seen, luma=np.concatenate([still, seen.luma[:, 64:]], 1)) for seen in moving
+    ]
+    network = awake()
+    options = RestoreOptions("cpu", "fp32")
+    restored = list(Restorer(network, options, (48, 96)).restore(pictures))
+    for before, after in pairwise(restored):
+        assert np.array_equal(before[:, :64], after[:, :64])
+        assert not np.array_equal(before[:, 64:], after[:, 64:])
+    # The network itself sees other neighbours in each picture, and answers otherwise.
+    alone = [next(Restorer(network, options, (48, 96)).restore(pictures[at:])) for at in (0, 1)]
+    assert not np.array_equal(alone[0][:, :64], alone[1][:, :64])
+
+
 @pytest.mark.parametrize("lookahead", [0, 3, 64])
 def test_a_file_comes_through_whole_at_any_lookahead(tmp_path: Path, lookahead: int) -> None:
     source = make_clip(tmp_path / "in.mp4", frames=24, audio="aac", options={"g": "6"})
