@@ -4,12 +4,12 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from carfilter.pictures import Luma, Picture
 from carfilter.restore import RestoreOptions, Restorer
+from carfilter.reuse import settle
 from carfilter.weights import Model
 
 from .footage import changed_tiles, make_quiet, pictures
@@ -48,17 +48,18 @@ def _equal(row: Row) -> Row:
 
 def _compare(model: Model, device: str, name: str, given: list[Picture], runs: int) -> Row:
     """Restore pictures both ways in turn, each time with a Restorer that remembers nothing."""
-    ratios, results = [], {}
+    ratios, cpu_ratios, results = [], [], {}
     saved = 0.0
     for turn in range(runs + 1):  # the first warms up
-        took = {}
+        took, cpu = {}, {}
         for reuse in (True, False) if turn % 2 else (False, True):
             options = RestoreOptions(device, reuse=reuse)
             size = given[0].luma.shape
             restorer = Restorer(model.network, options, size, model.int8_ranges)
-            took[reuse], results[reuse] = _timed(restorer, given)
+            took[reuse], cpu[reuse], results[reuse] = _timed(restorer, given)
             saved = restorer.saved if reuse else saved
         ratios.append(took[False] / took[True])
+        cpu_ratios.append(cpu[False] / cpu[True])
     times_faster = statistics.median(ratios[1:])
     pairs = zip(results[True], results[False], strict=True)
     return {
@@ -72,12 +73,28 @@ def _compare(model: Model, device: str, name: str, given: list[Picture], runs: i
         "saved": saved,
         "times_faster": times_faster,
         "cost": 1 / times_faster - 1,
+        # Of CPU time: it suffers less from what else runs on the machine.
+        "cpu_cost": 1 / statistics.median(cpu_ratios[1:]) - 1,
+        "deciding_cpu_ms": _deciding_ms(restorer, given),
         "costs": sorted(round(1 / ratio - 1, 4) for ratio in ratios[1:]),
         "largest_difference": max(int(np.abs(a.astype(int) - b).max()) for a, b in pairs),
     }
 
 
-def _timed(restorer: Restorer, given: list[Picture]) -> tuple[float, list[Luma]]:
-    began = time.perf_counter()
-    restored: list[Any] = list(restorer.restore(given))
-    return time.perf_counter() - began, restored
+def _deciding_ms(restorer: Restorer, given: list[Picture]) -> float:
+    """Return the CPU time a frame of what only reuse does: choosing what is computed again.
+
+    Comparing a picture with the one before is done without reuse too, for its QPs.
+    """
+    settled = list(settle(given))
+    began = time.process_time()
+    for picture, changed in settled:
+        restorer._reuse._boxes(picture, changed)
+    return (time.process_time() - began) / len(settled) * 1e3
+
+
+def _timed(restorer: Restorer, given: list[Picture]) -> tuple[float, float, list[Luma]]:
+    """Return seconds by the clock and of CPU time, and the results."""
+    began, cpu = time.perf_counter(), time.process_time()
+    restored = list(restorer.restore(given))
+    return time.perf_counter() - began, time.process_time() - cpu, restored

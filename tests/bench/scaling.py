@@ -14,7 +14,7 @@ from carfilter.weights import Model
 from .footage import make_clip
 from .processes import carfilter, run
 from .rows import Row, size_name
-from .timing import take_times
+from .timing import median_ms, take_times
 
 SIZES = ((288, 352), (512, 912), (720, 1280), (1080, 1920), (2160, 3840))
 LENGTHS = (300, 3_000, 30_000)
@@ -48,8 +48,7 @@ def measure_network(
     torch.set_num_threads(cores)
     times = take_times(jobs, runs)
     for row in rows:
-        # The least: what another tenant of the machine takes away is no property of the network.
-        row["ms_per_frame"] = min(times[row.pop("job")]) * 1e3 / row["frames"]
+        row["ms_per_frame"] = median_ms(times, row.pop("job")) / row["frames"]
         row["ns_per_pixel"] = row["ms_per_frame"] * 1e6 / row["pixels"]
     return rows
 
