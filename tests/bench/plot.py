@@ -23,7 +23,10 @@ def draw(rows: list[Row], target: Path) -> None:
     figure = Figure(figsize=(9, 6.2), layout="constrained", dpi=110)
     panels = figure.subplots(2, 2)
     _resolution(panels[0][0], _against(rows, "resolution"))
-    _length(panels[0][1], _against(rows, "length"))
+    if length := _against(rows, "length"):
+        _length(panels[0][1], length)
+    else:  # measured apart, since it takes minutes
+        panels[0][1].set_visible(False)
     _cores(panels[1][0], _against(rows, "cores"))
     _batch(panels[1][1], _against(rows, "batch"))
     for panel in panels.flat:
