@@ -143,7 +143,7 @@ LESSONS: dict[int, tuple[str, tuple[str, ...]]] = {
     19: (
         "a reader that goes ends the run quietly and as a failure",
         (
-            "test_cli::test_a_closed_downstream_pipe_ends_quietly_with_one",
+            "test_cli::test_a_reader_that_leaves_ends_any_pipe_quietly_with_one",
             "test_pipes::test_a_reader_that_leaves_ends_any_pipe_quietly",
         ),
     ),
