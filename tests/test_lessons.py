@@ -142,10 +142,7 @@ LESSONS: dict[int, tuple[str, tuple[str, ...]]] = {
     ),
     19: (
         "a reader that goes ends the run quietly and as a failure",
-        (
-            "test_cli::test_a_reader_that_leaves_ends_any_pipe_quietly_with_one",
-            "test_pipes::test_a_reader_that_leaves_ends_any_pipe_quietly",
-        ),
+        ("test_cli::test_a_reader_that_leaves_ends_any_pipe_quietly_with_one",),
     ),
     20: (
         "a power cut costs the file in work, not the archive",
