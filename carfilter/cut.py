@@ -28,7 +28,7 @@ class Cut:
         start_seconds: float | None,
         end_seconds: float | None,
     ) -> None:
-        first = Fraction(container.start_time or 0, 1_000_000)
+        self.first = first = Fraction(container.start_time or 0, 1_000_000)
         self.container, self.video = container, video
         self.begin, self.end = (
             None if seconds is None else first + Fraction(seconds).limit_denominator(10**6)
@@ -42,10 +42,32 @@ class Cut:
         if self.begin is None:
             return
         try:
-            self.container.seek(int(self.begin * 1_000_000), backward=True)
+            place = self._place_of_key()
+            self.container.seek(int(place * 1_000_000), backward=True)
         except av.error.FFmpegError:
             return  # a pipe: decode from its beginning and drop
         self.video.codec_context.flush_buffers()
+
+    def _place_of_key(self) -> Fraction:
+        """Return where to seek so that a key frame lies between there and the start.
+
+        FFmpeg seeks in MPEG-TS by time alone, and decoding would begin at the next key frame.
+        """
+        assert self.begin is not None
+        back = Fraction(0)
+        while True:
+            place = max(self.begin - back, self.first)
+            self.container.seek(int(place * 1_000_000), backward=True)
+            if place == self.first or self._meets_key():
+                return place
+            back = 2 * back or Fraction(1)
+
+    def _meets_key(self) -> bool:
+        for packet in self.container.demux(self.video):
+            at = packet_seconds(packet)
+            if packet.is_keyframe or at is None or self.begin is None or at > self.begin:
+                return packet.is_keyframe and at is not None and at <= (self.begin or 0)
+        return False
 
     def keeps_frame(self, frame: av.VideoFrame, time_base: Fraction) -> bool:
         """Say whether a frame lies inside, and shift it so that the start becomes zero."""

@@ -1,12 +1,13 @@
 """Clocks that jump, wrap, repeat or are missing: the result goes on, sound with picture."""
 
 import logging
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import pytest
-from media import Content, make_clip, read_content
+from media import Content, equal_planes, make_clip, read_content
 
 from carfilter import filter_video
 from carfilter.pipeline import FilterOptions, Run
@@ -259,3 +260,16 @@ def test_a_cut_counts_in_the_times_behind_the_jump(tmp_path: Path) -> None:
     run, content = restored(source, tmp_path / "out.nut", options)
     assert run.frames == 35  # the sound begins 0.128 s before the picture
     assert set(steps(content)) == {FRAME}
+
+
+@pytest.mark.parametrize("name", ["in.ts", "in.mp4", "in.mkv"])
+def test_a_cut_begins_where_it_should_however_far_the_key_frame_lies(
+    tmp_path: Path, name: str
+) -> None:
+    source = make_clip(tmp_path / name, frames=60, options={"g": "250"})
+    whole = read_content(source).planes
+    cut = SourceOptions(start_seconds=1.6)
+    filter_video(source, tmp_path / "out.mkv", options=replace(THROUGH, source=cut))
+    kept = read_content(tmp_path / "out.mkv").planes
+    assert len(kept) == 20
+    assert equal_planes(kept, whole[40:])
