@@ -12,6 +12,9 @@ import av.error
 from carfilter.selection import is_picture
 from carfilter.ticks import as_fraction, packet_seconds
 
+# Seconds: seeking goes by dts, and those of the first frames lie before the time a file begins at.
+_BEFORE_START = 10
+
 
 class Cut:
     """Which frames and packets lie inside; one is made for each reading of a source.
@@ -43,7 +46,7 @@ class Cut:
             return
         try:
             place = self._place_of_key()
-            self.container.seek(int(place * 1_000_000), backward=True)
+            self._go_to(place)
         except av.error.FFmpegError:
             return  # a pipe: decode from its beginning and drop
         self.video.codec_context.flush_buffers()
@@ -55,12 +58,15 @@ class Cut:
         """
         assert self.begin is not None
         back = Fraction(0)
-        while True:
-            place = max(self.begin - back, self.first)
-            self.container.seek(int(place * 1_000_000), backward=True)
-            if place == self.first or self._meets_key():
+        while (place := self.begin - back) > self.first:
+            self._go_to(place)
+            if self._meets_key():
                 return place
             back = 2 * back or Fraction(1)
+        return self.first - _BEFORE_START
+
+    def _go_to(self, place: Fraction) -> None:
+        self.container.seek(int(place * 1_000_000), backward=True)
 
     def _meets_key(self) -> bool:
         for packet in self.container.demux(self.video):
