@@ -58,7 +58,8 @@ def stream_codec(stream: av.stream.Stream) -> str:
         return stream.codec_context.name
     if "timecode" in stream.metadata:
         return "timecode"
-    return stream.name or stream.type  # PyAV gives a data stream no codec context, but its name
+    # PyAV gives a stream of an unknown codec no context, and a name only where it is of data.
+    return getattr(stream, "name", "unknown codec") or stream.type
 
 
 def plan_routes(
@@ -87,7 +88,8 @@ def plan_routes(
 
 def _route(stream: av.stream.Stream, format_name: str, wanted: str | None) -> Route:
     if wanted and wanted != "copy":
-        return Route(stream, "convert", wanted)
+        known = stream.codec_context is not None
+        return Route(stream, "convert", wanted) if known else Route(stream, "refuse")
     if stream.type == "data" and not _is_free_data(stream):
         kept = "the chapters, or timecode tag, it repeats are kept"
         lost = "this format holds neither chapters nor timecodes"
@@ -184,7 +186,7 @@ def _remedy(route: Route, format_name: str) -> str:
     stream = route.stream
     what = f"stream #{stream.index} ({stream.type}, {stream_codec(stream)})"
     ways = {
-        "audio": "give -c:a aac, an .mkv target, -an",
+        "audio": "give -c:a aac, an .mkv target, -an" if stream.codec_context else "give -an",
         "subtitle": "give an .mkv target, -sn",
         "data": "give a .ts target, -dn",
         "attachment": "give an .mkv target, -map -0:t",

@@ -263,3 +263,16 @@ def test_alpha_stays_in_matroska_and_is_named_for_h264(tmp_path: Path) -> None:
         through(source, tmp_path / "out.mp4")
     through(source, tmp_path / "asked.mp4", pix_fmt="yuv420p")
     assert len(read_content(tmp_path / "asked.mp4").planes[0]) == 3
+
+
+def test_sound_in_a_codec_that_nobody_knows_is_named_so_and_can_be_left_out(
+    tmp_path: Path,
+) -> None:
+    source = make_clip(tmp_path / "in.mp4", audio="aac")
+    data = source.read_bytes()
+    assert data.count(b"\x40\x15") == 1  # MPEG-4's number for AAC
+    source.write_bytes(data.replace(b"mp4a", b"zzzz").replace(b"\x40\x15", b"\xfe\x15"))
+    for name, codec in (("out.ts", None), ("out.mov", None), ("out.mov", "aac")):
+        with pytest.raises(MediaError, match=r"stream #1 \(audio, unknown codec\)"):
+            through(source, tmp_path / name, audio_codec=codec)
+    assert through(source, tmp_path / "out.mov", drop_unsupported=True).frames == 12
