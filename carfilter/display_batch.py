@@ -167,9 +167,10 @@ class _Work:
 def plan_lines(plan: events.Plan) -> list[str]:
     """Return the plan as sentences."""
     unknown = f" and {plan.unknown_lengths} of unknown length" if plan.unknown_lengths else ""
+    workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
     lines = [
         f"to do: {plan.pending} files, {clock(plan.pending_seconds)} of video{unknown},"
-        f" {size(plan.pending_bytes)}, on {plan.workers} workers"
+        f" {size(plan.pending_bytes)}, on {plan.workers} worker{'' if plan.workers == 1 else 's'}"
         f" ({plan.finished} files are finished already)"
     ]
     expected = plan.estimate
