@@ -170,7 +170,7 @@ def plan_lines(plan: events.Plan) -> list[str]:
     workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
     lines = [
         f"to do: {plan.pending} files, {clock(plan.pending_seconds)} of video{unknown},"
-        f" {size(plan.pending_bytes)}, on {plan.workers} worker{'' if plan.workers == 1 else 's'}"
+        f" {size(plan.pending_bytes)}, on {workers}"
         f" ({plan.finished} files are finished already)"
     ]
     expected = plan.estimate
