@@ -135,6 +135,12 @@ def degrade_main(
     help="Channels of a new network's layers. [default: 64 for car, else 48]",
 )
 @click.option(
+    "--blocks",
+    type=click.IntRange(1),
+    help="Residual blocks of car; a shallower one given to --init gets identities for those that it"
+    " lacks. [default: 15]",
+)
+@click.option(
     "--recipe",
     type=click.Choice(["fast", "paper"]),
     default="fast",

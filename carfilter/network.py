@@ -9,7 +9,7 @@ added to the luma. The caller adds it, so that the sum never passes through half
 and W.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -261,6 +261,21 @@ def grow(fast: Fast) -> Best:
         best.head.weight.zero_()
         best.head.weight[:, : old.inputs] = fast.head.weight
     return best
+
+
+def deepen(car: Car, blocks: int) -> Car:
+    """Return a `car` of so many blocks that restores as a shallower trained one does.
+
+    The blocks that are added start as the identity.
+
+    Raises:
+        ValueError: it has more blocks already.
+    """
+    if blocks < car.config.blocks:
+        raise ValueError(f"{car.config.blocks} blocks cannot become {blocks}")
+    deeper = Car(replace(car.config, blocks=blocks))
+    deeper.load_state_dict(car.state_dict(), strict=False)
+    return deeper
 
 
 def _pad_to_multiple(plane: Tensor, factor: int) -> Tensor:

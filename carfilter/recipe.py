@@ -24,6 +24,7 @@ class Recipe:
 
     model: str = "fast"
     channels: int | None = None  # of a new network's layers; None is the model's own number
+    blocks: int | None = None  # residual ones of `car`; None is what there is, 15 in a new one
     loss: str = "mse"  # mse, ssim, both, charbonnier
     alpha: float = 0.79  # weight of the SSIM term in `both`
     balance: float = 0.5  # weigh a sample by its frame's error to the power of minus this

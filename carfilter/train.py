@@ -73,9 +73,8 @@ def new_state(recipe: Recipe, device: torch.device, start: Network | None = None
     """Build the network after the recipe's seed, or take a copy of `start` to fine-tune it."""
     torch.manual_seed(recipe.seed)
     if start is None:
-        network = build_network(
-            recipe.model, {"channels": recipe.channels} if recipe.channels else None
-        )
+        shape = {"channels": recipe.channels, "blocks": recipe.blocks}
+        network = build_network(recipe.model, {name: n for name, n in shape.items() if n})
         if isinstance(network, Fast):
             prepare_fast(network)
     else:

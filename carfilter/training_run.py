@@ -15,7 +15,7 @@ import torch.distributed
 from carfilter.dataset import Pairs, Sampling, draw_crops, load_pairs
 from carfilter.errors import CarfilterError
 from carfilter.int8 import calibrate
-from carfilter.network import Fast, Network, grow
+from carfilter.network import Car, Fast, Network, deepen, grow
 from carfilter.recipe import Budget, Recipe, paper_recipe
 from carfilter.restore import choose_device
 from carfilter.train import Group, Hooks, State, load_state, new_state, train
@@ -37,6 +37,8 @@ def recipe_from(options: dict[str, Any]) -> Recipe:
     if options["init"]:
         given["tail_first"] = 0  # trained weights already have features worth reading
     recipe = replace(recipe, **given)
+    if recipe.blocks and recipe.model != "car":
+        raise CarfilterError(f"--blocks is for car, not for {recipe.model}; leave it out")
     for size in (recipe.crop, recipe.late_crop or 16):
         if size % 16:
             raise CarfilterError(f"crops of {size} pixels: not a multiple of 16; give another side")
@@ -170,6 +172,11 @@ def _first_state(out: Path, recipe: Recipe, device: torch.device, options: dict[
     start = load_weights(options["init"]).network if options["init"] else None
     if isinstance(start, Fast) and not start.references and recipe.model == "best":
         start = grow(start)
+    if isinstance(start, Car) and recipe.blocks:
+        try:
+            start = deepen(start, recipe.blocks)
+        except ValueError as error:
+            raise CarfilterError(f"{options['init']}: {error}; give more --blocks") from error
     if start is not None and start.name != recipe.model:
         raise CarfilterError(
             f"{options['init']}: a {start.name} network; give --model {start.name} to fine-tune it"

@@ -22,7 +22,14 @@ from carfilter.cli_train import degrade_main, train_main
 from carfilter.clips import Clip, write_clip
 from carfilter.dataset import Pairs, Sampling, draw_crops, load_pairs
 from carfilter.errors import MediaError, WeightsError
-from carfilter.network import QP_UNKNOWN, build_network, count_parameters, mac_per_pixel
+from carfilter.network import (
+    QP_UNKNOWN,
+    Car,
+    build_network,
+    count_parameters,
+    deepen,
+    mac_per_pixel,
+)
 from carfilter.packs import load_clean, load_twin
 from carfilter.recipe import Budget, Recipe, learning_rate, loss_of, paper_recipe
 from carfilter.train import Hooks, load_state, new_state, train
@@ -428,3 +435,27 @@ def test_a_wider_network_is_one_option_away(packs: Path, tmp_path: Path) -> None
     )
     assert code == 1
     assert "--channels is for a new network" in text
+
+
+def test_car_grows_deeper_from_weights_that_it_keeps(packs: Path, tmp_path: Path) -> None:
+    shallow, deep = tmp_path / "shallow.pt", tmp_path / "deep.pt"
+    common = ("--model", "car", "--crop", 32, "--late-crop", 0, "--batch", 2, "--device", "cpu")
+    code, text = invoke(packs, shallow, *common, "--blocks", 1, "--steps", 3)
+    assert code == 0, text
+    code, text = invoke(packs, deep, *common, "--blocks", 3, "--steps", 1, "--lr", 1e-9,
+                        "--init", shallow)  # fmt: skip
+    assert code == 0, text
+    before, after = load_weights(shallow).network, load_weights(deep).network
+    assert isinstance(before, Car)
+    assert isinstance(after, Car)
+    assert (before.config.blocks, after.config.blocks) == (1, 3)
+    luma = torch.rand(1, 1, 40, 48) * 2 - 1
+    torch.testing.assert_close(after(luma), before(luma))
+    assert deepen(before, 2).blocks[1].second.weight.count_nonzero() == 0
+    for wrong, said in (
+        (("--model", "car", "--blocks", 2, "--init", deep), "3 blocks cannot become 2"),
+        (("--model", "fast", "--blocks", 2), "--blocks is for car"),
+    ):
+        code, text = invoke(packs, tmp_path / "wrong.pt", *wrong, "--steps", 1, "--device", "cpu")
+        assert code == 1
+        assert said in text
