@@ -28,8 +28,9 @@ from carfilter.pictures import (
     with_qp,
 )
 from carfilter.references import with_references
-from carfilter.reuse import Blocks, Box, Reuse, keep_unchanged, settle, settle_noting
+from carfilter.reuse import Box, Reuse, settle
 from carfilter.slots import Inputs, Slot
+from carfilter.steady import Noted, keep_unchanged, settle_noting, steadied
 
 _CPU_BATCH_PIXELS = 912 * 512  # one 512p frame fills two cores; smaller ones go in batches
 _CUDA_BATCH_PIXELS = 8 * 912 * 512
@@ -133,9 +134,10 @@ class Restorer:
         if not self.references:
             yield from self._restore_frames(pictures)
             return
-        changes: deque[Blocks | None] = deque()
-        settled = with_references(settle_noting(pictures, changes), self.lookahead)
-        yield from keep_unchanged(self._restore_frames(settled), changes)
+        noted: deque[Noted] = deque()
+        settled = with_references(settle_noting(pictures, noted), self.lookahead)
+        kept = keep_unchanged(self._restore_frames(settled), noted)
+        yield from steadied(kept, self.lookahead, self.strength)
 
     def _restore_frames(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
         """Restore pictures, the interlaced ones as two fields."""

@@ -5,7 +5,6 @@ equal to the one before are not computed at all; of pictures that changed a litt
 around the change are. Which of the three it is, is decided for each picture.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,30 +67,6 @@ def settle(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, Blocks | None
                 picture = replace(picture, qp=np.where(changed, picture.qp, before.qp))
         yield picture, changed
         before = picture
-
-
-def settle_noting(pictures: Iterable[Picture], changes: deque[Blocks | None]) -> Iterator[Picture]:
-    """Yield what settle() yields, and append to `changes` what changed in each picture."""
-    for picture, changed in settle(pictures):
-        changes.append(changed)
-        yield picture
-
-
-def keep_unchanged(planes: Iterable[Luma], changes: deque[Blocks | None]) -> Iterator[Luma]:
-    """Yield restored planes in which unchanged macroblocks keep the result they had before.
-
-    A multi-frame network sees other neighbours in each picture and gives other results for the very
-    same macroblock, which would flicker where the decoded video keeps still.
-    """
-    last: Luma | None = None
-    for plane in planes:
-        changed = changes.popleft()
-        if last is not None and changed is not None:
-            rows, columns = (np.arange(side) // MACROBLOCK for side in plane.shape)
-            last = np.where(changed[rows[:, None], columns], plane, last)
-        else:
-            last = plane
-        yield last
 
 
 def _comparable(picture: Picture, before: Picture) -> bool:

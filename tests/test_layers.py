@@ -10,7 +10,7 @@ LAYERS = {
     0: "errors process signals unfinished",
     1: "opening adts ticks clock conform hardware cut hdr selection encoder"
     " source frames streams target clips network metrics prefetch int8 detection baselines"
-    " average_precision packs photos bd_rate pictures window slots references reuse"
+    " average_precision packs photos bd_rate pictures window slots references reuse steady"
     " reconnect segments losses",
     2: "checkpoint weights restore live degrade variants dataset recipe",
     3: "pipeline sidecar train training_log validation training_run",

@@ -1,0 +1,167 @@
+"""A fixed camera's background keeps still; what moves, and a moving camera, are left alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from carfilter.metrics import psnr
+from carfilter.pipeline import FilterOptions, restored_frames
+from carfilter.restore import RestoreOptions
+from carfilter.steady import Restored, steadied
+
+PLAZA = Path(__file__).parent.parent / "samples" / "plaza.mp4"
+Planes = npt.NDArray[np.uint8]
+FIXED, MOVING = 0.8, 0.05  # shares of macroblocks that keep still
+
+
+def breathing(frames: int = 40, size: tuple[int, int] = (40, 56)) -> Planes:
+    """A still picture, each frame with errors of its own."""
+    rng = np.random.default_rng(3)
+    still = rng.integers(40, 200, size)
+    return (still + rng.normal(0, 1.5, (frames, *size))).round().astype(np.uint8)
+
+
+def steady(planes: Planes, still: float = FIXED, lookahead: int = 64, **more: float) -> Planes:
+    given = (Restored(plane, 8, still if at else None) for at, plane in enumerate(planes))
+    return np.stack(list(steadied(given, lookahead, **more)))
+
+
+def unrest(planes: Planes) -> float:
+    return float(np.abs(np.diff(planes.astype(np.int16), axis=0)).mean())
+
+
+def test_errors_that_come_and_go_are_averaged_out() -> None:
+    planes = breathing()
+    assert unrest(steady(planes)) < 0.3 * unrest(planes)
+
+
+def test_every_picture_comes_out_once_and_in_order() -> None:
+    for frames in (1, 2, 8, 9, 30):
+        levels = (np.arange(frames) * 40 % 240).astype(np.uint8)  # too far apart to be averaged
+        planes = np.broadcast_to(levels[:, None, None], (frames, 20, 24))
+        for lookahead in (0, 3, 64):
+            assert (steady(planes, lookahead=lookahead) == planes).all()
+
+
+def test_a_slow_change_does_not_lag_behind() -> None:
+    ramp = np.broadcast_to(np.arange(30, dtype=np.uint8)[:, None, None] + 100, (30, 20, 24))
+    assert (steady(ramp)[8:-8] == ramp[8:-8]).all()
+
+
+def test_what_moves_leaves_no_trace() -> None:
+    planes = breathing()
+    for number, plane in enumerate(planes):
+        plane[10:20, number : number + 8] = 230
+        plane[30, number + 3] = 250  # no more than a pixel
+    calm = steady(planes)
+    for number in range(2, len(planes) - 2):
+        assert (calm[number, 11:19, number + 1 : number + 7] == 230).all()
+        assert calm[number, 30, number + 3] == 250
+        around = np.r_[calm[number, 30, : number + 2], calm[number, 30, number + 5 :]]
+        assert around.max() < 210  # the brightest of the background is below
+
+
+def test_a_moving_camera_is_left_as_it_is() -> None:
+    planes = breathing()
+    assert (steady(planes, MOVING) == planes).all()
+
+
+def test_the_past_alone_is_averaged_where_nothing_may_be_waited_for() -> None:
+    planes = breathing()
+    calm = steady(planes, lookahead=0)
+    assert unrest(calm) < unrest(planes)
+    assert (steady(planes[:20], lookahead=0) == calm[:20]).all()  # the later ones had no say
+
+
+def test_a_picture_waits_for_no_more_than_the_look_ahead() -> None:
+    taken = 0
+
+    def counted() -> Iterator[Restored]:
+        nonlocal taken
+        for plane in breathing():
+            taken += 1
+            yield Restored(plane, 8, FIXED)
+
+    results = steadied(counted(), 3)
+    for number in range(1, 30):
+        next(results)
+        assert taken <= number + 3
+
+
+def test_strength_goes_a_part_of_the_way() -> None:
+    planes = breathing().astype(np.int16)
+    whole, half = (steady(planes.astype(np.uint8), strength=s).astype(np.int16) for s in (1.0, 0.5))
+    assert np.abs(half - (planes + whole) / 2).max() <= 1
+
+
+def test_ten_bits_are_steadied_as_eight_are() -> None:
+    planes = breathing()
+    deep = [Restored(p.astype(np.uint16) * 4, 10, FIXED if at else None)
+            for at, p in enumerate(planes)]  # fmt: skip
+    ten = np.stack(list(steadied(deep, 64))) / 4
+    assert np.abs(ten - steady(planes)).max() <= 0.5
+
+
+def test_sixteen_bits_hold_the_largest_sums() -> None:
+    # Single pixels that differ by as much as a weight allows for the largest product.
+    planes = np.full((21, 9, 9), 100, np.uint8)
+    planes[10, 4, 4] = 120
+    calm = steady(planes)
+    assert 100 <= calm[10, 4, 4] <= 102  # all others agree
+    assert (calm[10][planes[10] == 100] == 100).all()
+
+
+def test_another_size_starts_anew() -> None:
+    small, large = breathing(12, (24, 32)), breathing(12, (40, 56))
+    given = [Restored(plane, 8, FIXED) for plane in (*small, *large)]
+    got = list(steadied(given, 64))
+    assert [plane.shape for plane in got] == [plane.luma.shape for plane in given]
+
+
+def filmed(path: Path, crf: int) -> Planes:
+    """Encode a fixed camera's view with a little noise and a small thing that crosses it."""
+    with av.open(str(PLAZA)) as container:
+        view = next(container.decode(video=0)).to_ndarray(format="gray").astype(np.float32)
+    rng = np.random.default_rng(1)
+    clean = [view + rng.normal(0, 0.2, view.shape) for _ in range(52)]
+    with av.open(str(path), "w") as target:
+        stream: Any = target.add_stream("libx264", rate=25)
+        stream.height, stream.width = view.shape
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.options = {"crf": str(crf), "g": "25", "threads": "1"}
+        for number, picture in enumerate(clean):
+            picture[100:140, 3 * number : 3 * number + 24] = view[200:240, 40:64]
+            clean[number] = picture.round().clip(16, 235).astype(np.uint8)
+            gray = av.VideoFrame.from_ndarray(clean[number], format="gray")
+            target.mux(stream.encode(gray.reformat(format="yuv420p", src_color_range="MPEG",
+                                                   dst_color_range="MPEG")))  # fmt: skip
+        target.mux(stream.encode(None))
+    return np.stack(clean)
+
+
+def luma(frame: av.VideoFrame) -> Planes:
+    plane = frame.planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+    return rows[:, : plane.width].copy()
+
+
+def quality(clean: Planes, planes: Planes) -> float:
+    return float(np.mean([psnr(*pair) for pair in zip(clean, planes, strict=True)]))
+
+
+@pytest.mark.parametrize("crf", [29, 41])
+def test_the_flicker_of_a_fixed_camera_falls_by_a_third(tmp_path: Path, crf: int) -> None:
+    source = tmp_path / "filmed.mp4"
+    clean = filmed(source, crf)
+    with av.open(str(source)) as container:
+        decoded = np.stack([luma(frame) for frame in container.decode(video=0)])
+    options = FilterOptions(restore=RestoreOptions("cpu"))
+    restored = np.stack([luma(frame) for frame in restored_frames(source, "best", options)])
+    assert unrest(restored[:, 160:]) < 2 / 3 * unrest(decoded[:, 160:])  # where nothing moves
+    where = np.s_[:, 96:144]  # the band that the thing crosses
+    assert quality(clean[where], restored[where]) > quality(clean[where], decoded[where])
