@@ -45,22 +45,20 @@ class Cut:
         if self.begin is None:
             return
         try:
-            place = self._place_of_key()
-            self._go_to(place)
+            self._go_to(self._place_of_key(self.begin))
         except av.error.FFmpegError:
             return  # a pipe: decode from its beginning and drop
         self.video.codec_context.flush_buffers()
 
-    def _place_of_key(self) -> Fraction:
-        """Return where to seek so that a key frame lies between there and the start.
+    def _place_of_key(self, begin: Fraction) -> Fraction:
+        """Return where to seek so that a key frame lies between there and `begin`.
 
         FFmpeg seeks in MPEG-TS by time alone, and decoding would begin at the next key frame.
         """
-        assert self.begin is not None
         back = Fraction(0)
-        while (place := self.begin - back) > self.first:
+        while (place := begin - back) > self.first:
             self._go_to(place)
-            if self._meets_key():
+            if self._meets_key(begin):
                 return place
             back = 2 * back or Fraction(1)
         return self.first - _BEFORE_START
@@ -68,11 +66,14 @@ class Cut:
     def _go_to(self, place: Fraction) -> None:
         self.container.seek(int(place * 1_000_000), backward=True)
 
-    def _meets_key(self) -> bool:
+    def _meets_key(self, begin: Fraction) -> bool:
+        """Say whether reading on from here meets a key frame not later than `begin`."""
         for packet in self.container.demux(self.video):
             at = packet_seconds(packet)
-            if packet.is_keyframe or at is None or self.begin is None or at > self.begin:
-                return packet.is_keyframe and at is not None and at <= (self.begin or 0)
+            if at is None or at > begin:
+                return False
+            if packet.is_keyframe:
+                return True
         return False
 
     def keeps_frame(self, frame: av.VideoFrame, time_base: Fraction) -> bool:
