@@ -131,7 +131,7 @@ def filter_video(
         opened.close()
         raise
     try:
-        restorer = None if model is None else _make_restorer(model, opened, options)
+        restorer = _make_restorer(model, opened, options)
         _announce(run, opened, sink, model, restorer)
         add_provenance(sink, _provenance(model, options.restore.strength))
         _transfer(run, opened, sink, restorer, options, stop, progress)
@@ -160,7 +160,7 @@ def restored_frames(
     options, stop = _settled(options), threading.Event()
     model = None if options.restore.strength == 0 else _as_model(weights)
     opened = _open(source, options, model, stop)
-    restorer = None if model is None else _make_restorer(model, opened, options)
+    restorer = _make_restorer(model, opened, options)
     with _Stages(opened, restorer, options, stop, Run(opened.name, "")) as events:
         for event in events:
             if isinstance(event, Decoded):
@@ -191,12 +191,19 @@ def _open(
     return open_live(source, reading, stop) if options.live else open_source(source, reading)
 
 
-def _make_restorer(model: Model, source: Source, options: FilterOptions) -> Restorer:
+def _make_restorer(model: Model | None, source: Source, options: FilterOptions) -> Restorer | None:
+    """Return what restores the source, if anything does; close the source where that fails."""
+    if model is None:
+        return None
     decoder = source.video.codec_context
     size = (decoder.height, decoder.width)
-    restorer = Restorer(model.network, options.restore, size, model.int8_ranges)
-    if options.live and decoder.format is not None:
-        warm_up(restorer, size, bit_depth(decoder.format))
+    try:
+        restorer = Restorer(model.network, options.restore, size, model.int8_ranges)
+        if options.live and decoder.format is not None:
+            warm_up(restorer, size, bit_depth(decoder.format))
+    except BaseException:
+        source.close()
+        raise
     return restorer
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import av
 import pytest
 from cameras import COMMAND
-from media import make_clip, read_content
+from media import make_clip, read_content, tiny_weights
 
-from carfilter import filter_video, opening
-from carfilter.errors import MediaError
+from carfilter import filter_video, opening, restored_frames
+from carfilter.errors import DeviceError, MediaError
 from carfilter.pipeline import FilterOptions
 from carfilter.restore import RestoreOptions
 from carfilter.source import SourceOptions
@@ -304,3 +304,21 @@ def test_a_file_that_declares_enormous_pictures_costs_little(
     sentence, kilobytes = run.stdout.splitlines()
     assert "its pictures are 16384x4096, more than --max-pixels 35651584" in sentence
     assert int(kilobytes) < 16384 * 4096 * 1.5 / 1024  # not even one picture was allocated
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's list of open files")
+def test_a_device_that_is_not_there_leaves_no_source_open(tmp_path: Path) -> None:
+    source, weights = make_clip(tmp_path / "in.mp4"), tiny_weights(tmp_path / "tiny.pt")
+    options = FilterOptions(restore=RestoreOptions("nowhere"))
+
+    def is_open() -> bool:
+        links = Path("/proc/self/fd").iterdir()
+        return any(os.path.lexists(link) and link.readlink() == source for link in links)
+
+    # The error is kept, and with it all that the failed call held.
+    with pytest.raises(DeviceError, match="--device nowhere") as _kept:
+        next(restored_frames(source, weights, options))
+    assert not is_open()
+    with pytest.raises(DeviceError, match="--device nowhere") as _too:
+        filter_video(source, tmp_path / "out.mp4", weights, options)
+    assert not is_open()
