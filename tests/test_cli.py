@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from click.testing import CliRunner, Result
 from media import draw_frame, equal_planes, make_clip, read_content, tiny_weights
 
 from carfilter.cli import Seconds, carfilter
+from carfilter.restore import RestoreOptions
 
 
 def call(*arguments: object) -> Result:
@@ -46,6 +48,14 @@ def test_help_answers_at_once_and_loads_neither_torch_nor_av() -> None:
     assert "Remove compression artifacts" in run.stdout
     assert run.stdout.strip().endswith("[]")
     assert seconds < 0.5 or os.getloadavg()[0] > 2, f"{seconds:.2f} s"
+
+
+def test_help_shows_the_defaults_of_the_library() -> None:
+    # Written twice, since --help would take twice as long with NumPy, let alone with torch.
+    defaults = asdict(RestoreOptions())
+    shown = {option.name: option.default for option in carfilter.params}
+    for name in ("device", "precision", "strength", "qp", "lookahead"):
+        assert shown[name] == defaults[name], name
 
 
 def test_a_run_says_what_it_does_and_what_it_did(clip: Path, weights: Path) -> None:
@@ -381,9 +391,8 @@ def loop_clip(source: Path, target: Path, times: int) -> Path:
                 for packet in container.demux():
                     if packet.dts is None:
                         continue
-                    shift = round(
-                        turn * 12.2 / float(packet.time_base)
-                    )  # the sound is a little longer
+                    # The sound is a little longer than the video.
+                    shift = round(turn * 12.2 / float(packet.time_base))
                     packet.dts, packet.pts = packet.dts + shift, packet.pts + shift
                     packet.stream = streams[packet.stream_index]
                     out.mux(packet)
