@@ -1,9 +1,11 @@
 """The clips that are measured on, made from the sample, and what is in them."""
 
 import subprocess
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,23 +45,27 @@ def make_quiet(folder: Path, size: tuple[int, int], frames: int, ffmpeg: str) ->
     return clip
 
 
-def pictures(clip: Path, limit: int) -> list[Picture]:
-    """Decode the luma, QP maps and frame types of a clip."""
+def decode(clip: Path, *, qp_maps: bool) -> Iterator[Any]:
+    """Yield each frame of a clip as a Decoded; without QP maps FFmpeg uses its frame threads."""
     # Here, so that the network alone is measured on machines without PyAV too.
-    from carfilter.frames import copy_luma
     from carfilter.source import Decoded, SourceOptions, open_source
 
-    source, taken = open_source(clip, SourceOptions(qp_maps=True)), []
+    source = open_source(clip, SourceOptions(qp_maps=qp_maps))
     try:
-        for event in source.events():
-            if isinstance(event, Decoded):
-                luma = copy_luma(event.frame)
-                taken.append(Picture(luma, qp=event.qp, frame_type=event.frame_type))
-            if len(taken) >= limit:
-                break
+        yield from (event for event in source.events() if isinstance(event, Decoded))
     finally:
         source.close()
-    return taken
+
+
+def pictures(clip: Path, limit: int) -> list[Picture]:
+    """Decode the luma, QP maps and frame types of a clip."""
+    from carfilter.frames import copy_luma
+
+    with closing(decode(clip, qp_maps=True)) as decoded:
+        return [
+            Picture(copy_luma(one.frame), qp=one.qp, frame_type=one.frame_type)
+            for one in islice(decoded, limit)
+        ]
 
 
 def changed_tiles(lumas: Sequence[Luma], side: int = 64) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from carfilter.network import Fast, mac_per_pixel
-from carfilter.pictures import Picture
+from carfilter.pictures import Picture, uniform_qp
 from carfilter.restore import RestoreOptions, Restorer
 from carfilter.weights import Model
 
@@ -72,14 +72,13 @@ def _engines(model: Model, device: str, size: tuple[int, int]) -> dict[str, Call
     """Return jobs of _frames() frames each, ours first."""
     rng = np.random.default_rng(0)
     luma = rng.integers(0, 256, size, dtype=np.uint8)
-    qp = np.full((-(-size[0] // 16), -(-size[1] // 16)), 33, np.int16)
     count = _frames(device)
     jobs: dict[str, Callable[[], object]] = {}
     on_cpu = ("int8", "fp32") if model.int8_ranges else ("fp32",)
     for precision in on_cpu if device == "cpu" else ("fp16", "bf16", "fp32"):
         options = RestoreOptions(device, precision, reuse=False)
         restorer = Restorer(model.network, options, size, model.int8_ranges)
-        given = [Picture(luma, qp=qp)] * count
+        given = [Picture(luma, qp=uniform_qp(luma, 33))] * count
         jobs[precision] = lambda restorer=restorer, given=given: list(restorer.restore(given))
     if device == "cpu" and isinstance(model.network, Fast):
         for name, run in _peers(model, size).items():

@@ -13,7 +13,7 @@ from carfilter.reuse import settle
 from carfilter.weights import Model
 
 from .footage import changed_tiles, make_quiet, pictures
-from .rows import Row, bar
+from .rows import Row, bar, size_name
 
 _QUIET_TILES = 0.05  # of 64-pixel tiles change in footage that counts as quiet
 
@@ -48,13 +48,12 @@ def _equal(row: Row) -> Row:
 
 def _compare(model: Model, device: str, name: str, given: list[Picture], runs: int) -> Row:
     """Restore pictures both ways in turn, each time with a Restorer that remembers nothing."""
+    size, saved = given[0].luma.shape, 0.0
     ratios, cpu_ratios, results = [], [], {}
-    saved = 0.0
     for turn in range(runs + 1):  # the first warms up
         took, cpu = {}, {}
         for reuse in (True, False) if turn % 2 else (False, True):
             options = RestoreOptions(device, reuse=reuse)
-            size = given[0].luma.shape
             restorer = Restorer(model.network, options, size, model.int8_ranges)
             took[reuse], cpu[reuse], results[reuse] = _timed(restorer, given)
             saved = restorer.saved if reuse else saved
@@ -66,7 +65,7 @@ def _compare(model: Model, device: str, name: str, given: list[Picture], runs: i
         "part": "reuse",
         "clip": name,
         "model": model.name,
-        "size": "{1}x{0}".format(*size),
+        "size": size_name(size),
         "frames": len(given),
         "precision": restorer.precision,
         "changed_64_pixel_tiles": changed_tiles([picture.luma for picture in given]),

@@ -5,26 +5,17 @@ not tell what the pipeline makes of its own parts.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from carfilter.frames import replace_luma
 from carfilter.restore import RestoreOptions, Restorer
-from carfilter.source import Decoded, SourceOptions, open_source
+from carfilter.source import SourceOptions, open_source
 from carfilter.target import TargetOptions, open_target
 from carfilter.weights import Model
 
-from .footage import pictures
-
-
-def decode(clip: Path, *, qp_maps: bool = False) -> Iterator[Any]:
-    """Yield the decoded frames of a clip; without QP maps FFmpeg uses its frame threads."""
-    source = open_source(clip, SourceOptions(qp_maps=qp_maps))
-    try:
-        yield from (event.frame for event in source.events() if isinstance(event, Decoded))
-    finally:
-        source.close()
+from .footage import decode, pictures
 
 
 def encode(frames: list[Any], clip: Path, target: Path) -> None:
@@ -50,11 +41,11 @@ def jobs(
     size = taken[0].luma.shape
     options = RestoreOptions(device, reuse=False)
     restorers = {m.name: Restorer(m.network, options, size, m.int8_ranges) for m in models}
-    restored = list(decode(clip))
+    restored = [decoded.frame for decoded in decode(clip, qp_maps=False)]
     for frame, luma in zip(restored, restorers[models[0].name].restore(taken), strict=True):
         replace_luma(frame, luma)
     found: dict[str, Callable[[], object]] = {
-        "decode alone": lambda: deque(decode(clip), maxlen=0),
+        "decode alone": lambda: deque(decode(clip, qp_maps=False), maxlen=0),
         "decode alone with QP maps": lambda: deque(decode(clip, qp_maps=True), maxlen=0),
         "encode alone": lambda: encode(restored, clip, target),
     }

@@ -23,10 +23,15 @@ def take_times(jobs: Jobs, runs: int, *, warm: bool = True) -> Times:
     times: Times = {name: [] for name in jobs}
     for turn in range(runs):
         for name in list(jobs)[:: -1 if turn % 2 else 1]:
-            began = time.perf_counter()
-            jobs[name]()
-            times[name].append(time.perf_counter() - began)
+            times[name].append(seconds_of(jobs[name]))
     return times
+
+
+def seconds_of(job: Callable[[], object]) -> float:
+    """Run a job; return the seconds it took."""
+    began = time.perf_counter()
+    job()
+    return time.perf_counter() - began
 
 
 def median_ms(times: Times, name: str) -> float:

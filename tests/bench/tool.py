@@ -2,10 +2,8 @@
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from carfilter.weights import Model
@@ -14,6 +12,7 @@ from . import stages
 from .footage import make_clip
 from .processes import FAST_X264, Ran, carfilter, ffmpeg_has, run
 from .rows import Row, bar, size_name
+from .timing import Times, median_ms, ratio, seconds_of
 
 _PEERS = ("spp=qp=10", "fspp=qp=10", "uspp=qp=10", "nlmeans")
 _SLOW_PEERS = ("uspp=qp=10", "nlmeans")
@@ -30,9 +29,6 @@ class _Program:
     frames: int
 
 
-Measured = dict[str, list[float]]  # milliseconds a frame by what was measured, one each round
-
-
 def measure(
     models: list[Model], size: tuple[int, int], device: str, runs: int, frames: int, ffmpeg: str
 ) -> list[Row]:
@@ -42,7 +38,7 @@ def measure(
         programs = _programs(models, size, device, frames, ffmpeg, folder)
         clip, out = make_clip(folder, size, frames, ffmpeg), folder / "stage.mp4"
         jobs = stages.jobs(models, clip, device, out, frames)
-        measured: Measured = {what: [] for what in (*programs, *jobs)}
+        measured: Times = {what: [] for what in (*programs, *jobs)}  # of a frame
         started: dict[str, list[Ran]] = {what: [] for what in programs}
         ended: dict[str, list[Ran]] = {what: [] for what in programs}
         for what in jobs:
@@ -52,9 +48,9 @@ def measure(
                 started[what].append(run(program.one))
                 ended[what].append(run(program.whole))
                 seconds = ended[what][-1].seconds - started[what][-1].seconds
-                measured[what].append(seconds * 1e3 / (program.frames - 1))
+                measured[what].append(seconds / (program.frames - 1))
             for what, job in jobs.items():
-                measured[what].append(_seconds(job) * 1e3 / frames)
+                measured[what].append(seconds_of(job) / frames)
     shape = size_name(size)
     rows = [_speed(shape, what, measured, models) for what in measured]
     rows += [_size(shape, what, started[what], ended[what]) for what in programs]
@@ -91,21 +87,10 @@ def _tool(model: Model) -> str:
     return f"carfilter --weights {model.name}"
 
 
-def _seconds(job: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    job()
-    return time.perf_counter() - began
-
-
-def _times_faster(measured: Measured, a: str, b: str) -> float:
-    """Return how many times faster a was than b, the median of the rounds."""
-    return statistics.median(y / x for x, y in zip(measured[a], measured[b], strict=True))
-
-
-def _speed(shape: str, what: str, measured: Measured, models: list[Model]) -> Row:
-    ms, ours = statistics.median(measured[what]), _tool(models[0])
+def _speed(shape: str, what: str, measured: Times, models: list[Model]) -> Row:
+    ms, ours = median_ms(measured, what), _tool(models[0])
     return {"part": "tool", "size": shape, "what": what, "ms_per_frame": ms, "fps": 1e3 / ms,
-            f"times_{models[0].name}": _times_faster(measured, what, ours)}  # fmt: skip
+            f"times_{models[0].name}": ratio(measured, ours, what)}  # fmt: skip
 
 
 def _size(shape: str, what: str, started: list[Ran], ended: list[Ran]) -> Row:
@@ -118,7 +103,7 @@ def _size(shape: str, what: str, started: list[Ran], ended: list[Ran]) -> Row:
             )}  # fmt: skip
 
 
-def _serial(shape: str, measured: Measured, models: list[Model]) -> list[Row]:
+def _serial(shape: str, measured: Times, models: list[Model]) -> list[Row]:
     """Hold the tool against its stages one after the other, each with all cores to itself."""
     rows = []
     for model in models:
@@ -130,13 +115,13 @@ def _serial(shape: str, measured: Measured, models: list[Model]) -> list[Row]:
     return rows
 
 
-def _bars(shape: str, measured: Measured, models: list[Model]) -> list[Row]:
+def _bars(shape: str, measured: Times, models: list[Model]) -> list[Row]:
     rows = []
     for model in models:
-        faster, what = partial(_times_faster, measured, _tool(model)), f"{_tool(model)}, {shape}"
-        fps = 1e3 / statistics.median(measured[_tool(model)])
-        rows.append(bar(f"{what}: frames/s", fps, 24))
+        ours, what = _tool(model), f"{_tool(model)}, {shape}"
+        rows.append(bar(f"{what}: frames/s", 1e3 / median_ms(measured, ours), 24))
         for peer, wanted in (("ffmpeg spp=qp=10", 0.6), ("ffmpeg nlmeans", 5)):
             if peer in measured:
-                rows.append(bar(f"{what}: times the speed of {peer}", faster(peer), wanted))
+                faster = ratio(measured, peer, ours)
+                rows.append(bar(f"{what}: times the speed of {peer}", faster, wanted))
     return rows
