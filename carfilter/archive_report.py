@@ -18,6 +18,7 @@ from carfilter.archive_schedule import run_jobs
 from carfilter.archive_state import DONE, Row
 from carfilter.archive_worker import THUMBNAILS, Job
 from carfilter.errors import CarfilterError
+from carfilter.unfinished import written_whole
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -63,9 +64,8 @@ def write_report(
         jobs = [_thumbnail_job(f, r, folder, template) for f, r in done]
         missing = [job for job in jobs if job.thumbnails and not job.thumbnails[1].exists()]
         run_jobs(pool, missing, stop, lambda *_: None)
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(_page(shown, totals, folder), "utf-8", "backslashreplace")
-        part.replace(path)
+        with written_whole(path) as part:
+            part.write_text(_page(shown, totals, folder), "utf-8", "backslashreplace")
     except OSError as error:
         raise CarfilterError(f"{path}: cannot be written ({error.strerror})") from error
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from carfilter.clips import Clip
+from carfilter.unfinished import written_whole
 
 
 def sha256_of(path: Path) -> str:
@@ -35,9 +36,8 @@ def cached(
 def write_json(path: Path, value: Any) -> None:
     """Write plain values so that the file is either whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value))
-    part.replace(path)
+    with written_whole(path) as part:
+        part.write_text(json.dumps(value))
 
 
 def key_of(parts: Sequence[Any]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from carfilter.errors import MediaError
+from carfilter.unfinished import written_whole
 
 Planes = npt.NDArray[np.uint8]
 
@@ -122,11 +123,9 @@ def _is_clean(path: Path) -> bool:
 
 
 def _save(path: Path, about: Mapping[str, Any], **arrays: npt.NDArray[Any]) -> Path:
-    part = path.with_name(f".{path.name}.part")
     text = np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)
-    with part.open("wb") as file:
+    with written_whole(path) as part, part.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, about=text, **arrays)
-    part.replace(path)
     return path
 
 

@@ -1,6 +1,8 @@
 """Names of files that are not finished, and the folder that has to take them."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from carfilter.errors import MediaError
@@ -14,6 +16,14 @@ def part_of(path: Path) -> Path:
 def partial_of(path: Path) -> Path:
     """Return the name of what an interrupted run leaves."""
     return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a hidden name to write to, whose ending nobody looks for; `path` has it at the end."""
+    part = path.with_name(f".{path.name}.part")
+    yield part
+    part.replace(path)
 
 
 def check_folder_of(path: Path) -> None:

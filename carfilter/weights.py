@@ -18,6 +18,7 @@ from torch import Tensor
 from carfilter.checkpoint import DAMAGED, check_file, check_pt, damaged, pickled
 from carfilter.errors import WeightsError
 from carfilter.network import Fast, Network, build_network, config_of
+from carfilter.unfinished import written_whole
 
 _FORMAT = "carfilter-1"
 _PREFERENCE = ("best", "fast", "car")  # in which the default is looked for
@@ -89,14 +90,13 @@ def save_weights(
     weights = {
         key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()
     }
-    part = path.with_name(f".{path.name}.part")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import save_file
+    with written_whole(path) as part:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save_file
 
-        save_file(weights, part, metadata={"carfilter": json.dumps(about)})
-    else:
-        torch.save({**about, "weights": weights}, part)
-    part.replace(path)
+            save_file(weights, part, metadata={"carfilter": json.dumps(about)})
+        else:
+            torch.save({**about, "weights": weights}, part)
 
 
 def load_weights(name: str | Path | None = None) -> Model:
