@@ -25,6 +25,7 @@ from carfilter.errors import CarfilterError, WeightsError
 from carfilter.network import Fast, Network, build_network, config_of
 from carfilter.recipe import Budget, Recipe, learning_rate, loss_of
 from carfilter.training_log import TrainingLog
+from carfilter.unfinished import written_whole
 from carfilter.weights import save_weights
 
 _STATE = "carfilter-state-1"
@@ -114,9 +115,8 @@ def save_state(path: Path, state: State, recipe: Recipe) -> None:
         "step": state.step,
         "seconds": state.seconds,
     }
-    part = path.with_name(f".{path.name}.part")
-    torch.save(content, part)
-    part.replace(path)
+    with written_whole(path) as part:
+        torch.save(content, part)
 
 
 def load_state(path: Path, recipe: Recipe, device: torch.device) -> State:
