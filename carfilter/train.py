@@ -5,9 +5,7 @@ beside it is all that a later run needs to go on as if it had never stopped.
 """
 
 import math
-import pickle
 import time
-import zipfile
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -20,13 +18,14 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from carfilter.checkpoint import DAMAGED
 from carfilter.dataset import Crops, Pairs, Sampling, draw_crops
 from carfilter.errors import CarfilterError, WeightsError
 from carfilter.network import Fast, Network, build_network, config_of
 from carfilter.recipe import Budget, Recipe, learning_rate, loss_of
 from carfilter.training_log import TrainingLog
 from carfilter.unfinished import written_whole
-from carfilter.weights import save_weights
+from carfilter.weights import read_pt, save_weights
 
 _STATE = "carfilter-state-1"
 LOG_STEPS = 100
@@ -127,38 +126,33 @@ def load_state(path: Path, recipe: Recipe, device: torch.device) -> State:
     Raises:
         WeightsError: missing, damaged, foreign, or of a run with another recipe.
     """
+    if not path.exists():
+        raise WeightsError(f"{path}: no training state; start without --resume")
+    unusable = f"{path}: damaged or not a training state; start a new run"
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = read_pt(path)
         if content["format"] != _STATE:
             raise KeyError("format")
         # What a state does not name is newer than it, and was not in use.
         stored = {**asdict(Recipe()), **content["recipe"]}
         stored["betas"] = tuple(stored["betas"])
-        differing = [name for name, value in asdict(recipe).items() if stored.get(name) != value]
-        if differing:
-            raise WeightsError(
-                f"{path}: trained with another {', '.join(differing)}; give the same options to"
-                " resume, or --init to start a new run from its weights"
-            )
+    except (WeightsError, *DAMAGED) as error:
+        raise WeightsError(unusable) from error
+    differing = [name for name, value in asdict(recipe).items() if stored.get(name) != value]
+    if differing:
+        raise WeightsError(
+            f"{path}: trained with another {', '.join(differing)}; give the same options to"
+            " resume, or --init to start a new run from its weights"
+        )
+    try:
         start = build_network(recipe.model, content["config"]) if "config" in content else None
         state = new_state(recipe, device, start)
         state.network.load_state_dict(content["network"])
         state.average.load_state_dict(content["average"])
-        state.optimizer.load_state_dict(content["optimizer"])
+        state.optimizer.load_state_dict(deepcopy(content["optimizer"]))  # out of the file
         state.step, state.seconds = content["step"], content["seconds"]
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path}: no training state; start without --resume") from error
-    except (
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        RuntimeError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-        OSError,
-    ) as error:
-        raise WeightsError(f"{path}: damaged or not a training state; start a new run") from error
+    except DAMAGED as error:
+        raise WeightsError(unusable) from error
     return state
 
 

@@ -112,7 +112,10 @@ def load_weights(name: str | Path | None = None) -> Model:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    about = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pt(path)
+    if path.suffix == ".safetensors":
+        about = _read_safetensors(path)
+    else:
+        about = _checked(path, read_pt(path))
     network = _network_from(path, about)
     return Model(
         network=network.eval().requires_grad_(False),
@@ -124,16 +127,21 @@ def load_weights(name: str | Path | None = None) -> Model:
     )
 
 
-def _read_pt(path: Path) -> dict[str, Any]:
+def read_pt(path: Path) -> Any:
+    """Return what torch saved in a file of plain values and tensors; the tensors lie in the file.
+
+    Raises:
+        WeightsError: damaged, too large, or it holds more than plain values.
+    """
+    check_file(path)
     check_pt(path)
     try:
         # Mapped, so that a tensor cannot claim more than the file holds.
-        about = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(pickled(path)) from error
     except DAMAGED as error:
         raise WeightsError(damaged(path)) from error
-    return _checked(path, about)
 
 
 def _checked(path: Path, about: Any) -> dict[str, Any]:

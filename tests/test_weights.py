@@ -13,6 +13,8 @@ import torch
 
 from carfilter.errors import WeightsError
 from carfilter.network import Fast, FastConfig, build_network
+from carfilter.recipe import Recipe
+from carfilter.train import load_state, new_state, save_state
 from carfilter.weights import find_weights, load_weights, save_weights, shipped_models
 
 
@@ -182,6 +184,39 @@ def test_a_flipped_bit_among_the_weights_is_found_out(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(WeightsError, match="damaged"):
         load_weights(path)
+
+
+def _greedy(path: Path) -> None:
+    _with_pickle(path, lambda _: b"\x80\x02ctorch\nTensor\n(K\x04tR.")  # passes torch's loader
+
+
+def _compressed(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        records = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in records:
+            archive.writestr(name, content)
+
+
+def _flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        start = content.index(archive.read(largest)[:64])
+    content[start + 40] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_greedy, _compressed, _flipped])
+def test_a_training_state_is_checked_like_a_checkpoint(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    path, recipe, cpu = tmp_path / "a.state.pt", Recipe(channels=8), torch.device("cpu")
+    save_state(path, new_state(recipe, cpu), recipe)
+    assert load_state(path, recipe, cpu).step == 0
+    damage(path)
+    with pytest.raises(WeightsError, match="damaged or not a training state"):
+        load_state(path, recipe, cpu)
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
