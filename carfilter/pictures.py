@@ -23,6 +23,7 @@ class Picture:
     luma: Luma
     depth: int = 8  # bits of a sample
     qp: QpMap | None = None  # [ceil(H/16), ceil(W/16)] in 0..51
+    qp_assumed: bool = False  # by with_qp(), where the decoder told none
     frame_type: int = 0  # 1, 2, 3 are I, P, B; 0 is unknown
     interlaced: bool = False
     # Other pictures of the scene, for a multi-frame network; see carfilter.references
@@ -64,7 +65,7 @@ def with_qp(pictures: Iterable[Picture], assumed: int) -> Iterator[Picture]:
     """
     for picture in pictures:
         if picture.qp is None:
-            yield replace(picture, qp=uniform_qp(picture.luma, assumed))
+            yield replace(picture, qp=uniform_qp(picture.luma, assumed), qp_assumed=True)
         else:
             yield picture
 

@@ -135,8 +135,8 @@ class Restorer:
             yield from self._restore_frames(pictures)
             return
         noted: deque[Noted] = deque()
-        settled = with_references(settle_noting(pictures, noted), self.lookahead)
-        kept = keep_unchanged(self._restore_frames(settled), noted)
+        seen = with_references(settle_noting(pictures, noted), self.lookahead)
+        kept = keep_unchanged(self._restore_frames(seen), noted)
         yield from steadied(kept, self.lookahead, self.strength)
 
     def _restore_frames(self, pictures: Iterable[Picture]) -> Iterator[Luma]:

@@ -1,6 +1,7 @@
 """A fixed camera's background keeps still; what moves, and a moving camera, are left alone."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from carfilter.steady import Restored, steadied
 PLAZA = Path(__file__).parent.parent / "samples" / "plaza.mp4"
 Planes = npt.NDArray[np.uint8]
 FIXED, MOVING = 0.8, 0.05  # shares of macroblocks that keep still
+POOR, GOOD = 32.0, 18.0  # mean QPs
 
 
 def breathing(frames: int = 40, size: tuple[int, int] = (40, 56)) -> Planes:
@@ -26,9 +28,12 @@ def breathing(frames: int = 40, size: tuple[int, int] = (40, 56)) -> Planes:
     return (still + rng.normal(0, 1.5, (frames, *size))).round().astype(np.uint8)
 
 
-def steady(planes: Planes, still: float = FIXED, lookahead: int = 64, **more: float) -> Planes:
-    given = (Restored(plane, 8, still if at else None) for at, plane in enumerate(planes))
-    return np.stack(list(steadied(given, lookahead, **more)))
+def seen(planes: Planes, still: float = FIXED, qp: float | None = POOR) -> list[Restored]:
+    return [Restored(plane, 8, still if at else None, qp) for at, plane in enumerate(planes)]
+
+
+def steady(planes: Planes, lookahead: int = 64, strength: float = 1.0) -> Planes:
+    return np.stack(list(steadied(seen(planes), lookahead, strength)))
 
 
 def unrest(planes: Planes) -> float:
@@ -66,9 +71,10 @@ def test_what_moves_leaves_no_trace() -> None:
         assert around.max() < 210  # the brightest of the background is below
 
 
-def test_a_moving_camera_is_left_as_it_is() -> None:
+@pytest.mark.parametrize(("still", "qp"), [(MOVING, POOR), (FIXED, GOOD), (FIXED, None)])
+def test_moving_cameras_good_video_and_unknown_qps_are_left(still: float, qp: float | None) -> None:
     planes = breathing()
-    assert (steady(planes, MOVING) == planes).all()
+    assert (np.stack(list(steadied(seen(planes, still, qp), 64))) == planes).all()
 
 
 def test_the_past_alone_is_averaged_where_nothing_may_be_waited_for() -> None:
@@ -85,7 +91,7 @@ def test_a_picture_waits_for_no_more_than_the_look_ahead() -> None:
         nonlocal taken
         for plane in breathing():
             taken += 1
-            yield Restored(plane, 8, FIXED)
+            yield Restored(plane, 8, FIXED, POOR)
 
     results = steadied(counted(), 3)
     for number in range(1, 30):
@@ -101,8 +107,7 @@ def test_strength_goes_a_part_of_the_way() -> None:
 
 def test_ten_bits_are_steadied_as_eight_are() -> None:
     planes = breathing()
-    deep = [Restored(p.astype(np.uint16) * 4, 10, FIXED if at else None)
-            for at, p in enumerate(planes)]  # fmt: skip
+    deep = [replace(one, luma=one.luma.astype(np.uint16) * 4, depth=10) for one in seen(planes)]
     ten = np.stack(list(steadied(deep, 64))) / 4
     assert np.abs(ten - steady(planes)).max() <= 0.5
 
@@ -118,7 +123,7 @@ def test_sixteen_bits_hold_the_largest_sums() -> None:
 
 def test_another_size_starts_anew() -> None:
     small, large = breathing(12, (24, 32)), breathing(12, (40, 56))
-    given = [Restored(plane, 8, FIXED) for plane in (*small, *large)]
+    given = [*seen(small), *seen(large)]
     got = list(steadied(given, 64))
     assert [plane.shape for plane in got] == [plane.luma.shape for plane in given]
 
