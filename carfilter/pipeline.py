@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -181,6 +182,7 @@ def _settled(options: FilterOptions | None) -> FilterOptions:
     if not options.live:
         return options
     restore = replace(options.restore, batch_size=options.restore.batch_size or 1, lookahead=0)
+    restore = replace(restore, compile_after=math.inf)  # which would stop it for a while
     return replace(options, restore=restore, target=replace(options.target, live=True))
 
 

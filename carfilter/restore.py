@@ -5,9 +5,10 @@ video does not: this module knows arrays only and runs without PyAV.
 """
 
 import contextlib
+import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from carfilter.batches import MEASURED_AT_BATCH, batches, default_batch, fastest_batch
+from carfilter.compiled import COMPILE_AFTER_SECONDS, Compiling
 from carfilter.errors import DeviceError
 from carfilter.int8 import Int8Fast, int8_twin, is_available, passes_self_test
 from carfilter.network import MAX_QP, QP_UNKNOWN, Fast
@@ -32,8 +35,6 @@ from carfilter.reuse import Box, Reuse, settle
 from carfilter.slots import Inputs, Slot
 from carfilter.steady import Noted, keep_unchanged, settle_noting, steadied
 
-_CPU_BATCH_PIXELS = 912 * 512  # one 512p frame fills two cores; smaller ones go in batches
-_CUDA_BATCH_PIXELS = 8 * 912 * 512
 _CPU_LIVE_BYTES = 1 << 30  # above it a frame is cut into tiles, before the system swaps
 _SMALLEST_TILE = 64
 _PIECE_PIXELS = 1 << 18  # a megabyte in float: half of a core's second-level cache
@@ -53,6 +54,7 @@ class RestoreOptions:
     qp: int | None = ASSUMED_QP  # where the decoder tells none; None lets the network know that
     lookahead: int = 64  # pictures that a multi-frame network may wait for
     reuse: bool = True  # keep the result of what did not change, see carfilter.reuse
+    compile_after: float = COMPILE_AFTER_SECONDS  # of waiting for a network on CUDA; inf for never
 
 
 class LumaNetwork(Protocol):
@@ -93,7 +95,7 @@ class Restorer:
         self.references = int(getattr(network, "references", 0))
         self.lookahead = options.lookahead if self.references else 0
         self.assumed_qp = options.qp
-        self.batch_size = options.batch_size or _default_batch(self.device, size)
+        self.batch_size = options.batch_size or default_batch(self.device.type, size)
         self._dtype = _PRECISIONS.get(self.precision, torch.float32)
         # A copy before half precision: the caller may use his network again.
         mine = network if self._dtype == torch.float32 else deepcopy(network)
@@ -104,12 +106,17 @@ class Restorer:
         small = weights * size[0] * size[1] < _SMALL_WORK
         self._threads = 1 if small else torch.get_num_threads()
         self.busy_seconds = 0.0
+        on_cuda = self.device.type == "cuda"
+        self._run: Callable[..., Tensor] = self._network
+        if on_cuda and options.compile_after != math.inf:
+            self._run = Compiling(moved, lambda: self.busy_seconds, options.compile_after)
+        self._batches_to_measure = 0 if options.batch_size or not on_cuda else MEASURED_AT_BATCH
         # On CUDA the previous result is still on its way when the next picture is looked at.
         part = self._restore_box if self.device.type == "cpu" else None
         exact = self._twin is not None
         self._reuse = Reuse(self._restore_planes, part, self._network.halo, exact=exact)
         self._reuses = options.reuse and not self.references
-        if self.device.type == "cuda":
+        if on_cuda:
             torch.backends.cudnn.benchmark = True
 
     def describe(self) -> str:
@@ -174,7 +181,7 @@ class Restorer:
     def _restore_planes(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
         slots: deque[Slot] = deque()
         free: list[Slot] = []
-        for batch in _batches(pictures, self):
+        for batch in batches(pictures, lambda: self.batch_size):
             slot = next((s for s in free if s.fits(batch)), None)
             if slot is None:
                 free, slot = [], Slot(self.device, batch, self.batch_size, self.references)
@@ -216,6 +223,7 @@ class Restorer:
         """uint8 or int16 [N, H, W] in and out; smaller batches, then tiles, if memory runs out."""
         while True:
             try:
+                self._measure_batch(inputs, depth)
                 parts = [
                     self._restore_tiled(inputs.pictures(i, i + self.batch_size), depth)
                     for i in range(0, len(inputs), self.batch_size)
@@ -226,6 +234,22 @@ class Restorer:
                     raise
                 height, width = inputs.luma.shape[1:]
                 self._shrink(height, width, error)
+
+    def _measure_batch(self, inputs: Inputs, depth: int) -> None:
+        """Find the fastest batch size, once, where nobody gave one; no larger than it is."""
+        if not self._batches_to_measure or len(inputs) < self.batch_size:
+            return
+        self._batches_to_measure -= 1
+        if self._batches_to_measure or self.batch_size == 1:
+            return
+
+        def restore(size: int) -> None:
+            for i in range(0, len(inputs), size):
+                self._restore_tiled(inputs.pictures(i, i + size), depth)
+            if self.device.type == "cuda":
+                torch.cuda.current_stream(self.device).synchronize()
+
+        self.batch_size = fastest_batch(restore, self.batch_size)
 
     def _shrink(self, height: int, width: int, error: BaseException) -> None:
         if self.device.type == "cuda":
@@ -272,7 +296,7 @@ class Restorer:
             references = _scaled(inputs.references, centre).to(self._dtype)
             others = (references, self._qp_plane(inputs.reference_qp, luma))
         with _torch_threads(self._threads):
-            correction = self._network(x, plane, *others)
+            correction = self._run(x, plane, *others)
         return _add(luma, correction[:, 0], centre * self.strength, 2 * centre - 1)
 
     def _qp_plane(self, qp: Tensor | None, luma: Tensor) -> Tensor | None:
@@ -334,12 +358,6 @@ def _int8_twin(
         return None
     twin = int8_twin(network, ranges)
     return twin if passes_self_test(network, twin) else None
-
-
-def _default_batch(device: torch.device, size: tuple[int, int]) -> int:
-    pixels = _CUDA_BATCH_PIXELS if device.type == "cuda" else _CPU_BATCH_PIXELS
-    most = 32 if device.type == "cuda" else 8
-    return max(1, min(most, pixels // (size[0] * size[1])))
 
 
 def _round_to_macroblock(value: int) -> int:
@@ -405,18 +423,3 @@ def _expand_qp(qp: Tensor, height: int, width: int) -> Tensor:
     values = torch.where(values < 0, QP_UNKNOWN, values / MAX_QP)
     rows = values.repeat_interleave(MACROBLOCK, -2)[..., :height, :]
     return rows.repeat_interleave(MACROBLOCK, -1)[..., :width]
-
-
-def _batches(pictures: Iterable[Picture], restorer: Restorer) -> Iterator[list[Picture]]:
-    """Group pictures of one size and depth, as many as the Restorer takes at the time."""
-    batch: list[Picture] = []
-    for picture in pictures:
-        if batch and (picture.luma.shape != batch[0].luma.shape or picture.depth != batch[0].depth):
-            yield batch
-            batch = []
-        batch.append(picture)
-        if len(batch) >= restorer.batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -1,14 +1,19 @@
 """The CUDA path against the CPU path: the same pictures within one grey level, nothing lost."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
 
+from carfilter.batches import MEASURED_AT_BATCH
+from carfilter.compiled import Compiling
 from carfilter.network import build_network
 from carfilter.pictures import Picture
 from carfilter.restore import RestoreOptions, Restorer
 
-pytestmark = pytest.mark.cuda
+# The compiler warns about much that is not ours.
+pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("default")]
 
 
 def trained_like(name: str) -> torch.nn.Module:
@@ -52,6 +57,36 @@ def test_both_slots_in_flight_keep_the_order() -> None:
     together = list(restorer.restore(pictures))
     alone = [next(restorer.restore([picture])) for picture in pictures]
     for a, b in zip(together, alone, strict=True):
+        assert np.abs(a.astype(int) - b).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["fast", "car", "best"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_compiled_network_gives_the_same_to_the_last_short_batch(
+    name: str, precision: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures, results = clip(11, (129, 190)), []
+    for compile_after in (float("inf"), 0.0):
+        options = RestoreOptions("cuda", precision, batch_size=4, compile_after=compile_after)
+        restorer = Restorer(trained_like(name), options)
+        results.append(list(restorer.restore(pictures)))
+    assert isinstance(restorer._run, Compiling)
+    assert restorer._run._ready
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    for plain, compiled in zip(*results, strict=True):
+        assert np.abs(plain.astype(int) - compiled).max() <= 1
+
+
+def test_a_measured_batch_loses_no_frame_and_keeps_the_order() -> None:
+    pictures = clip(16, (96, 128)) * (2 * MEASURED_AT_BATCH + 3)
+    restorer = Restorer(trained_like("fast"), RestoreOptions("cuda", reuse=False), (96, 128))
+    assert restorer.batch_size == 32
+    together = list(restorer.restore(pictures))
+    assert restorer._batches_to_measure == 0
+    assert restorer.batch_size in (32, 16, 8, 4)
+    alone = [next(restorer.restore([picture])) for picture in pictures[:16]]
+    assert len(together) == len(pictures)
+    for a, b in zip(together, alone * (len(pictures) // 16), strict=True):
         assert np.abs(a.astype(int) - b).max() <= 1
 
 
