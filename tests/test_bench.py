@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bench import network, plot, reuse, scaling, tool
+from bench import idle, network, plot, reuse, scaling, tool
 from bench.footage import changed_tiles, make_clip, make_quiet, pictures
 from bench.network import to_onnx
 from bench.processes import run
 from bench.timing import median_ms, ratio, take_times
+from torch.profiler import ProfilerActivity, profile
 
 from carfilter.weights import load_weights
 
@@ -82,6 +83,19 @@ def test_the_scaling_is_measured_and_drawn(tmp_path: Path) -> None:
     assert all(row["ms_per_frame"] > 0 for row in rows)
     plot.draw(rows, tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_a_device_is_idle_where_no_kernel_ran() -> None:
+    assert idle.idle_share([(0, 4), (2, 5), (2, 3), (9, 10)]) == pytest.approx(0.4)
+    assert idle.idle_share([(7, 9), (0, 7)]) == 0
+    with pytest.raises(ValueError, match="no kernel"):
+        idle.idle_share([])
+
+
+def test_the_times_of_events_are_read_from_a_profile() -> None:
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        torch.ones(64, 64) @ torch.ones(64, 64)
+    assert 0 <= idle.idle_share(idle.kernels(profiled, "cpu_op")) < 1
 
 
 @pytest.mark.ffmpeg

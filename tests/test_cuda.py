@@ -5,12 +5,14 @@ import logging
 import numpy as np
 import pytest
 import torch
+from bench import idle
 
 from carfilter.batches import MEASURED_AT_BATCH
 from carfilter.compiled import Compiling
 from carfilter.network import build_network
 from carfilter.pictures import Picture
 from carfilter.restore import RestoreOptions, Restorer
+from carfilter.weights import load_weights
 
 # The compiler warns about much that is not ours.
 pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("default")]
@@ -102,3 +104,10 @@ def test_a_full_card_ends_in_smaller_batches_or_tiles_and_not_in_a_lost_frame() 
         assert restorer.batch_size < 4
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_how_idle_a_card_is_gets_measured() -> None:
+    *rows, held = idle.measure(load_weights("fast"), "cuda", (128, 192), 100)
+    assert [row["engine"] for row in rows] == ["as it is", "compiled"]
+    assert all(0 <= row["idle"] < 1 for row in rows)
+    assert held["measured"] == rows[-1]["idle"]

@@ -7,6 +7,7 @@ tool      the whole tool, each of its stages alone, FFmpeg's own filters, start-
 pipeline  what the pipeline costs without a network and with an identity one (CPU; see pipeline.py)
 reuse     what is saved on quiet footage, and what looking for it costs on the clips given
 scaling   the network's time against resolution, cores and batch
+idle      on CUDA: for how much of the time no kernel runs while the network is the bottleneck
 length    the whole tool's time and memory against the length of the clip
 
 Ratios are the result: they are taken within one run on one machine. Leave the machine alone.
@@ -27,14 +28,15 @@ prepare_process()
 
 import torch  # noqa: E402
 
+from carfilter.network import build_network  # noqa: E402
 from carfilter.restore import choose_device  # noqa: E402
-from carfilter.weights import load_weights  # noqa: E402
+from carfilter.weights import Model, load_weights, shipped_models  # noqa: E402
 
-from . import network, reuse, scaling  # noqa: E402
+from . import idle, network, reuse, scaling  # noqa: E402
 from .load import Others  # noqa: E402
 from .rows import Row, show  # noqa: E402
 
-PARTS = ("network", "tool", "pipeline", "reuse", "scaling", "length")
+PARTS = ("network", "tool", "pipeline", "reuse", "scaling", "idle", "length")
 SIZES = {"512": (512, 912), "1080": (1080, 1920)}
 TOOL_FRAMES = {"512": 250, "1080": 60}
 
@@ -87,6 +89,13 @@ def options() -> argparse.ArgumentParser:
     return parser
 
 
+def _model(name: str) -> Model:
+    """Return a model by path or name; untrained where none is shipped, which is no slower."""
+    if name == "car" and name not in shipped_models():
+        return Model(build_network(name).eval(), f"untrained {name}", "")
+    return load_weights(name)
+
+
 def main() -> None:
     """Measure the parts asked for."""
     given = options().parse_args()
@@ -94,7 +103,9 @@ def main() -> None:
     if given.ffmpeg is None and {"tool", "reuse", "length"} & {*chosen}:
         sys.exit("needs an ffmpeg program (pip install imageio-ffmpeg)")
     device = choose_device(given.device).type
-    models = [load_weights(name) for name in given.weights or ["fast"]]
+    if "idle" in chosen and device == "cpu":
+        sys.exit("idle needs a CUDA device")
+    models = [_model(name) for name in given.weights or ["fast"]]
     sizes = SIZES if given.size == "both" else {given.size: SIZES[given.size]}
     rows: list[Row] = []
     others = Others()
@@ -127,6 +138,9 @@ def main() -> None:
             keep(*reuse.measure(model, device, given.clip, given.runs, count, given.ffmpeg))
         if "scaling" in chosen:
             keep(*scaling.measure_network(model, device, given.runs))
+        if "idle" in chosen:
+            for size in sizes.values():
+                keep(*idle.measure(model, device, size, given.frames or 600))
         if "length" in chosen:
             for row in scaling.measure_length(model.name, device, given.ffmpeg):
                 keep(row)

@@ -75,11 +75,14 @@ def _engines(model: Model, device: str, size: tuple[int, int]) -> dict[str, Call
     count = _frames(device)
     jobs: dict[str, Callable[[], object]] = {}
     on_cpu = ("int8", "fp32") if model.int8_ranges else ("fp32",)
-    for precision in on_cpu if device == "cpu" else ("fp16", "bf16", "fp32"):
-        options = RestoreOptions(device, precision, reuse=False)
+    on_cuda = ("fp16 compiled", "fp16", "bf16", "fp32")
+    for engine in on_cpu if device == "cpu" else on_cuda:
+        precision, _, compiled = engine.partition(" ")
+        compile_after = 0.0 if compiled else float("inf")
+        options = RestoreOptions(device, precision, reuse=False, compile_after=compile_after)
         restorer = Restorer(model.network, options, size, model.int8_ranges)
         given = [Picture(luma, qp=uniform_qp(luma, 33))] * count
-        jobs[precision] = lambda restorer=restorer, given=given: list(restorer.restore(given))
+        jobs[engine] = lambda restorer=restorer, given=given: list(restorer.restore(given))
     if device == "cpu" and isinstance(model.network, Fast):
         for name, run in _peers(model, size).items():
             jobs[name] = lambda run=run: [run() for _ in range(count)]

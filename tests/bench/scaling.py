@@ -35,7 +35,8 @@ def measure_network(
     jobs, rows = {}, []
     for what, size, threads, batch in cases:
         torch.set_num_threads(threads)
-        options = RestoreOptions(device, batch_size=batch, reuse=False)
+        # Compiling so many shapes would take longer than all that is measured.
+        options = RestoreOptions(device, batch_size=batch, reuse=False, compile_after=float("inf"))
         restorer = Restorer(model.network, options, size, model.int8_ranges)
         luma = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
         count = max(batch, min(_WORK // luma.size, 16), 1)
