@@ -77,8 +77,8 @@ def keep_unchanged(planes: Iterable[Luma], noted: deque[Noted]) -> Iterator[Rest
         note = noted.popleft()
         changed, still = note.changed, None
         if last is not None and changed is not None:
-            rows, columns = (np.arange(side) // MACROBLOCK for side in plane.shape)
-            last = np.where(changed[rows[:, None], columns], plane, last)
+            wide = changed.repeat(MACROBLOCK, 1)[:, : plane.shape[1]]
+            last = np.where(wide.repeat(MACROBLOCK, 0)[: plane.shape[0]], plane, last)
             still = 1.0 - float(changed.mean())
         else:
             last = plane
@@ -197,6 +197,7 @@ def _compare(new: _Waiting, others: list[tuple[_Waiting, int]], full: int) -> No
         difference, distance = np.empty((2, count + 2 * row), kind)
         rows = np.empty(count + row, kind)
         column, pair, weight = (np.empty(count - less, kind) for less in (0, 1, 2))
+        nothing, whole = np.zeros_like(weight), np.full_like(weight, full)
         for old, gate in others:
             np.subtract(new.values[around], old.values[around], out=difference)
             np.abs(difference, out=distance)
@@ -204,8 +205,10 @@ def _compare(new: _Waiting, others: list[tuple[_Waiting, int]], full: int) -> No
             np.add(rows[:-row], rows[row:], out=column)
             np.add(column[:-1], column[1:], out=pair)
             np.add(pair[:-1], pair[1:], out=weight)
-            np.clip(weight, gate, gate + full, out=weight)
             np.subtract(gate + full, weight, out=weight)
+            # With arrays as bounds, NumPy's maximum() is ten times as fast as with numbers.
+            np.maximum(weight, nothing, out=weight)
+            np.minimum(weight, whole, out=weight)
             new.weights[inner] += weight
             old.weights[inner] += weight
             weight *= difference[row + 1 : row + count - 1]
