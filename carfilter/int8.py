@@ -175,9 +175,12 @@ class Int8Fast:
         if qp is None:
             return torch.full_like(cells[:, :1], _QP_CODE_UNKNOWN)
         codes, unit = qp_codes(qp[:, None] if qp.ndim == 3 else qp), MACROBLOCK // self.factor
-        height, width = cells.shape[-2:]
-        rows = codes.repeat_interleave(unit, -2)[..., :height, :]
-        return rows.repeat_interleave(unit, -1)[..., :width]
+        wide = codes.permute(0, 2, 3, 1).contiguous()
+        if not wide.shape[-1] % 4:  # then four maps move at a time
+            wide = wide.view(torch.int32)
+        rows = wide.repeat_interleave(unit, 1)[:, : cells.shape[-2]]
+        planes = rows.repeat_interleave(unit, 2)[:, :, : cells.shape[-1]]
+        return planes.view(torch.uint8).permute(0, 3, 1, 2)
 
 
 class Int8Best(Int8Fast):
