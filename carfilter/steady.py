@@ -13,6 +13,8 @@ nor is good video, which has little error to lose, nor video of unknown QP, whic
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +38,8 @@ _MOST_BYTES = 256 << 20  # of pictures that wait
 _BYTES = 7  # that a pixel of such a picture takes, at 8 bits
 _ROWS = 64  # of a picture are worked on at a time, so that they stay in a core's cache
 _KERNEL = 16  # sum of the weights 1-2-1 x 1-2-1 of 3x3 pixels
+
+_Ints = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +93,31 @@ class _Waiting:
     """A picture, and what its neighbours so far add to its average.
 
     All arrays are flat, of rows with a pixel of padding at either end, so that a shift in any
-    direction is an offset and each step runs over memory that lies in one piece.
+    direction is an offset and each step runs over memory that lies in one piece. They are made
+    when they are first asked for: a moving camera's pictures never need them.
     """
 
     def __init__(self, restored: Restored) -> None:
         self.luma, self.depth = restored.luma, restored.depth
+        self.row = restored.luma.shape[1] + 2
+
+    @cached_property
+    def values(self) -> _Ints:
+        """The luma and a pixel of padding around it."""
         # At 8 bits a weight times its difference, which is a quarter of the sum around at most,
         # stays below 1,700, and below 19,000 in all: sixteen bits hold it.
-        kind = np.int16 if restored.depth == 8 else np.int32
-        padded = np.pad(restored.luma, 1, mode="edge").astype(kind)
-        self.row = padded.shape[1]
-        self.values = padded.ravel()
-        self.weights = np.zeros(len(self.values) - 2 * self.row, kind)
-        self.changes = np.zeros_like(self.weights)
+        kind = np.int16 if self.depth == 8 else np.int32
+        return np.pad(self.luma, 1, mode="edge").astype(kind).ravel()
+
+    @cached_property
+    def weights(self) -> _Ints:
+        """Of all neighbours so far, summed up."""
+        return np.zeros(len(self.values) - 2 * self.row, self.values.dtype)
+
+    @cached_property
+    def changes(self) -> _Ints:
+        """Of all neighbours so far, their differences times their weights, summed up."""
+        return np.zeros_like(self.weights)
 
     def averaged(self, full: int, amount: float) -> Luma:
         """Return the luma moved by `amount`, 0..1, to the average; `full` is a whole weight."""
