@@ -201,10 +201,12 @@ class Int8Best(Int8Fast):
         own = network.config.factor**2
         others = own + 1 + own * self.references
         order = [*range(own), *range(own + 1, others), own, *range(others, network.config.inputs)]
-        head = nn.Conv2d(len(order) + self.spare, network.config.channels, 3, padding=1)
-        with torch.no_grad():
-            head.weight.zero_()
-            head.weight[:, : len(order)] = network.head.weight[:, order]
+        # Unfilled: a random filling would disturb the caller's generator.
+        head: nn.Conv2d = nn.utils.skip_init(
+            nn.Conv2d, len(order) + self.spare, network.config.channels, 3, padding=1
+        )
+        weight = network.head.weight[:, order]
+        head.weight = nn.Parameter(F.pad(weight, (0, 0, 0, 0, 0, self.spare)))
         head.bias = network.head.bias
         return head
 

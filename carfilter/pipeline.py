@@ -181,8 +181,12 @@ def _settled(options: FilterOptions | None) -> FilterOptions:
     options = options or FilterOptions()
     if not options.live:
         return options
-    restore = replace(options.restore, batch_size=options.restore.batch_size or 1, lookahead=0)
-    restore = replace(restore, compile_after=math.inf)  # which would stop it for a while
+    restore = replace(
+        options.restore,
+        batch_size=options.restore.batch_size or 1,
+        lookahead=0,
+        compile_after=math.inf,  # compiling would stop it for a while
+    )
     return replace(options, restore=restore, target=replace(options.target, live=True))
 
 

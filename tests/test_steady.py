@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from carfilter.frames import copy_luma
 from carfilter.metrics import psnr
 from carfilter.pipeline import FilterOptions, restored_frames
 from carfilter.restore import RestoreOptions
@@ -149,12 +150,6 @@ def filmed(path: Path, crf: int) -> Planes:
     return np.stack(clean)
 
 
-def luma(frame: av.VideoFrame) -> Planes:
-    plane = frame.planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-    return rows[:, : plane.width].copy()
-
-
 def quality(clean: Planes, planes: Planes) -> float:
     return float(np.mean([psnr(*pair) for pair in zip(clean, planes, strict=True)]))
 
@@ -164,9 +159,9 @@ def test_the_flicker_of_a_fixed_camera_falls_by_a_third(tmp_path: Path, crf: int
     source = tmp_path / "filmed.mp4"
     clean = filmed(source, crf)
     with av.open(str(source)) as container:
-        decoded = np.stack([luma(frame) for frame in container.decode(video=0)])
+        decoded = np.stack([copy_luma(frame) for frame in container.decode(video=0)])
     options = FilterOptions(restore=RestoreOptions("cpu"))
-    restored = np.stack([luma(frame) for frame in restored_frames(source, "best", options)])
+    restored = np.stack([copy_luma(frame) for frame in restored_frames(source, "best", options)])
     assert unrest(restored[:, 160:]) < 2 / 3 * unrest(decoded[:, 160:])  # where nothing moves
     where = np.s_[:, 96:144]  # the band that the thing crosses
     assert quality(clean[where], restored[where]) > quality(clean[where], decoded[where])
