@@ -103,7 +103,7 @@ def network(
     if blind:
         how += f"-qp{options.qp}"
     if model.network.references:
-        how += f"-ahead{options.lookahead}-steady2"
+        how += f"-ahead{options.lookahead}-steady3"
     key = f"network-5-{_weights_digest(model)}-{how}"
     uses_qp = model.network.uses_qp and not blind
     return Method(

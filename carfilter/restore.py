@@ -68,7 +68,10 @@ class LumaNetwork(Protocol):
 
 
 class Restorer:
-    """Restore a stream of pictures; results come at most `lookahead` pictures late, plus batching.
+    """Restore a stream of pictures.
+
+    Results come at most `lookahead` pictures late, half as many more where they are averaged over
+    time, plus batching.
 
     Args:
         network: maps luma in [-1, 1] to the correction that is added, see carfilter.network.
@@ -144,7 +147,7 @@ class Restorer:
         noted: deque[Noted] = deque()
         seen = with_references(settle_noting(pictures, noted), self.lookahead)
         kept = keep_unchanged(self._restore_frames(seen), noted)
-        yield from steadied(kept, self.lookahead, self.strength)
+        yield from steadied(kept, self.lookahead // 2, self.strength)
 
     def _restore_frames(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
         """Restore pictures, the interlaced ones as two fields."""

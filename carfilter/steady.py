@@ -3,8 +3,11 @@
 A macroblock that did not change keeps its result. What the encoder coded anew it coded with other
 errors, so that a still background breathes from frame to frame and jumps at key frames. Errors of
 neighbouring pictures average out; what moves must not be averaged. So each pixel is averaged with
-the same pixel of those neighbours that hardly differ from it there, before and after alike: an
-average to both sides does not lag behind slow changes.
+the same pixel of the pictures before and after: of a neighbour goes in what it resembles, of the
+next one what is left times what that resembles, and so on. An average to both sides does not lag
+behind slow changes. That is a recursive filter along time, whose weights fall with all the change
+on the way as those of Gastal & Oliveira do along lines, "Domain Transform for Edge-Aware Image and
+Video Processing", SIGGRAPH 2011, section 5.
 
 A camera counts as fixed as far as its encoder skips macroblocks. Moving cameras are not averaged,
 nor is good video, which has little error to lose, nor video of unknown QP, which may be good.
@@ -13,7 +16,6 @@ nor is good video, which has little error to lose, nor video of unknown QP, whic
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,24 +24,22 @@ import numpy.typing as npt
 from carfilter.pictures import MACROBLOCK, Luma, Picture
 from carfilter.reuse import Blocks, settle
 
-# Mean differences of the 3x3 pixels around, the nearer ones weighing more, that count in full: for
-# the next neighbours to each side, for the ones after them, and so on. They fall, since what moves
-# differs more with each picture, and what the encoder did wrong does not.
-_LEVELS = np.linspace(6.5, 0.5, 10)
-# Of the past alone an average lags behind, so it is a short one of what hardly differs.
-_PAST_LEVELS = np.linspace(1, 0.5, 2)
-_FADE, _PAST_FADE = 4, 1  # levels more at which a neighbour has no say any more
+# Of what a pixel is made of, so much goes on to the next picture where nothing changed, and the
+# fraction e less for each so many levels that the 3x3 pixels around differ by, the nearer ones
+# weighing more. Of the past alone an average lags behind, so it is a short one.
+_DECAY, _LEVEL = 0.95, 4.0
+_PAST_DECAY, _PAST_LEVEL = 0.7, 2.0
 _SPAN = 25  # pictures over which a scene is judged
 # Share of unchanged macroblocks from which the camera may be a fixed one, and from which it is. At
 # CRF 29 the validation clips of moving cameras have 0.2 at most, those of fixed ones 0.5 and more.
 _MAYBE, _SURELY = 0.2, 0.4
 _GOOD_QP, _POOR_QP = 20.0, 25.0  # mean QP up to which nothing is averaged, and from which all is
 _MOST_BYTES = 256 << 20  # of pictures that wait
-_BYTES = 7  # that a pixel of such a picture takes, at 8 bits
-_ROWS = 64  # of a picture are worked on at a time, so that they stay in a core's cache
+_BYTES = 5  # that a pixel of such a picture takes, at 8 bits
+_ROWS = 32  # of a picture are worked on at a time, so that they stay in a core's cache
 _KERNEL = 16  # sum of the weights 1-2-1 x 1-2-1 of 3x3 pixels
 
-_Ints = npt.NDArray[Any]
+_Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,48 +89,6 @@ def keep_unchanged(planes: Iterable[Luma], noted: deque[Noted]) -> Iterator[Rest
         yield Restored(last, note.depth, still, note.qp)
 
 
-class _Waiting:
-    """A picture, and what its neighbours so far add to its average.
-
-    All arrays are flat, of rows with a pixel of padding at either end, so that a shift in any
-    direction is an offset and each step runs over memory that lies in one piece. They are made
-    when they are first asked for: a moving camera's pictures never need them.
-    """
-
-    def __init__(self, restored: Restored) -> None:
-        self.luma, self.depth = restored.luma, restored.depth
-        self.row = restored.luma.shape[1] + 2
-
-    @cached_property
-    def values(self) -> _Ints:
-        """The luma and a pixel of padding around it."""
-        # At 8 bits a weight times its difference, which is a quarter of the sum around at most,
-        # stays below 1,700, and below 19,000 in all: sixteen bits hold it.
-        kind = np.int16 if self.depth == 8 else np.int32
-        return np.pad(self.luma, 1, mode="edge").astype(kind).ravel()
-
-    @cached_property
-    def weights(self) -> _Ints:
-        """Of all neighbours so far, summed up."""
-        return np.zeros(len(self.values) - 2 * self.row, self.values.dtype)
-
-    @cached_property
-    def changes(self) -> _Ints:
-        """Of all neighbours so far, their differences times their weights, summed up."""
-        return np.zeros_like(self.weights)
-
-    def averaged(self, full: int, amount: float) -> Luma:
-        """Return the luma moved by `amount`, 0..1, to the average; `full` is a whole weight."""
-        if amount <= 0:
-            return self.luma
-        changes, weights = (a.reshape(-1, self.row)[:, 1:-1] for a in (self.changes, self.weights))
-        change = np.divide(changes, weights + full, dtype=np.float32)
-        change *= np.float32(amount)
-        change += self.luma
-        rounded: Luma = np.rint(change, out=change).astype(self.luma.dtype)
-        return rounded
-
-
 class _Scene:
     """What the last pictures tell of the camera and of the quality of its video."""
 
@@ -165,68 +123,137 @@ def steadied(pictures: Iterable[Restored], lookahead: int, strength: float = 1.0
         lookahead: pictures to wait for at most; 0 averages over the past alone, and less.
         strength: 0..1, how much of the way to the average a picture goes.
     """
-    scene, amount, full = _Scene(), 0.0, 0
-    window: deque[_Waiting] = deque()  # with a look-ahead they wait, without one they are past
+    scene, shot = _Scene(), None
     for picture in pictures:
-        if window and not _comparable(window[-1], picture):
-            yield from (old.averaged(full, amount) for old in window if lookahead)
-            window.clear()
+        if shot is None or not shot.takes(picture):
+            if shot is not None:
+                yield from shot.come_out(len(shot.waiting))
+            shot = _Shot(picture, lookahead)
         scene.see(picture)
-        amount = strength * scene.amount
-        unit = _KERNEL << (picture.depth - 8)
-        full = unit * (_FADE if lookahead else _PAST_FADE)
-        levels = _levels(picture.luma.size, lookahead)
-        new = _Waiting(picture)
-        if amount > 0:
-            gates = (round(level * unit) for level in levels)
-            _compare(new, list(zip(reversed(window), gates, strict=False)), full)
-        if not lookahead:
-            yield new.averaged(full, amount)
-        window.append(new)
-        if len(window) > len(levels):
-            oldest = window.popleft()
-            if lookahead:
-                yield oldest.averaged(full, amount)
-    yield from (old.averaged(full, amount) for old in window if lookahead)
+        shot.add(picture.luma, strength * scene.amount)
+        if len(shot.waiting) > shot.most:
+            yield from shot.come_out(shot.at_once)
+    if shot is not None:
+        yield from shot.come_out(len(shot.waiting))
 
 
-def _levels(pixels: int, lookahead: int) -> npt.NDArray[np.float64]:
-    """Return the differences that count in full, of as many neighbours as may wait."""
-    most = max(1, _MOST_BYTES // (_BYTES * pixels))
-    return _LEVELS[: min(lookahead, most)] if lookahead else _PAST_LEVELS[:most]
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A picture that waits for later ones."""
+
+    luma: Luma
+    amount: float  # of averaging, 0..1, as the scene was when it came
+    link: _Floats | None  # share of the picture before that goes on to it, [H, W]; None is nothing
 
 
-def _comparable(before: _Waiting, picture: Restored) -> bool:
-    return before.luma.shape == picture.luma.shape and before.depth == picture.depth
+class _Shot:
+    """Pictures of one size and depth, which are averaged with each other."""
+
+    def __init__(self, first: Restored, lookahead: int) -> None:
+        self.shape, self.depth = first.luma.shape, first.depth
+        fitting = _MOST_BYTES // (_BYTES * first.luma.size)
+        self.most = min(lookahead, max(1, fitting))  # pictures that wait for later ones
+        # Pictures come out some at a time, since for each time all that wait are gone through.
+        self.at_once = self.most // 2 + 1
+        self.decay, self.level = (_DECAY, _LEVEL) if lookahead else (_PAST_DECAY, _PAST_LEVEL)
+        self.waiting: deque[_Waiting] = deque()
+        self.last: Luma | None = None
+        # What the picture that came out last was made of, itself and before: sum and weight.
+        self.past: _Floats | None = None
+
+    def takes(self, picture: Restored) -> bool:
+        """Say whether a picture is like the others."""
+        return picture.luma.shape == self.shape and picture.depth == self.depth
+
+    def add(self, luma: Luma, amount: float) -> None:
+        """Let a picture wait."""
+        link = None
+        if amount > 0 and self.last is not None:
+            level = self.level * (1 << (self.depth - 8))
+            link = _likeness(self.last, luma, level)
+            link *= np.float32(self.decay)
+        self.waiting.append(_Waiting(luma, amount, link))
+        self.last = luma
+
+    def come_out(self, count: int) -> Iterator[Luma]:
+        """Yield the averages of the pictures that wait longest."""
+        pictures = list(self.waiting)
+        # The scene is known best by what came half-way between now and the last one seen.
+        amounts = [pictures[min(i + count, len(pictures) - 1)].amount for i in range(count)]
+        for _ in range(count):
+            self.waiting.popleft()
+        if not any(amounts):
+            self.past = None
+            yield from (picture.luma for picture in pictures[:count])
+            return
+        if self.past is None:
+            self.past = np.zeros((2, *self.shape), np.float32)
+        averages = [np.empty_like(picture.luma) for picture in pictures[:count]]
+        for top in range(0, self.shape[0], _ROWS):
+            rows = slice(top, top + _ROWS)
+            _average(pictures, amounts, self.past[:, rows], rows, averages)
+        yield from averages
 
 
-def _compare(new: _Waiting, others: list[tuple[_Waiting, int]], full: int) -> None:
-    """Add to each picture what the other one says of it, weighed by how alike they are there.
+def _average(
+    pictures: list[_Waiting],
+    amounts: list[float],
+    past: _Floats,
+    rows: slice,
+    averages: list[Luma],
+) -> None:
+    """Fill rows of the averages of the first pictures, and bring `past` up to the last of them.
 
-    A weight is `full` where the absolute differences around, times 1-2-1 in both directions, sum up
-    to no more than the other's gate, and falls to 0 where they are larger by `full`.
+    Args:
+        amounts: how much of the way to its average each of the first pictures goes.
+        past: sum and weight of what the picture before the first was made of.
     """
-    row, kind = new.row, new.values.dtype
-    for top in range(0, len(new.weights), _ROWS * row):
-        count = min(_ROWS * row, len(new.weights) - top)
-        around, inner = slice(top, top + count + 2 * row), slice(top + 1, top + count - 1)
-        difference, distance = np.empty((2, count + 2 * row), kind)
-        rows = np.empty(count + row, kind)
-        column, pair, weight = (np.empty(count - less, kind) for less in (0, 1, 2))
-        nothing, whole = np.zeros_like(weight), np.full_like(weight, full)
-        for old, gate in others:
-            np.subtract(new.values[around], old.values[around], out=difference)
-            np.abs(difference, out=distance)
-            np.add(distance[:-row], distance[row:], out=rows)
-            np.add(rows[:-row], rows[row:], out=column)
-            np.add(column[:-1], column[1:], out=pair)
-            np.add(pair[:-1], pair[1:], out=weight)
-            np.subtract(gate + full, weight, out=weight)
-            # With arrays as bounds, NumPy's maximum() is ten times as fast as with numbers.
-            np.maximum(weight, nothing, out=weight)
-            np.minimum(weight, whole, out=weight)
-            new.weights[inner] += weight
-            old.weights[inner] += weight
-            weight *= difference[row + 1 : row + count - 1]
-            new.changes[inner] -= weight
-            old.changes[inner] += weight
+    later = np.zeros_like(past)
+    after = np.empty((len(averages), *past.shape), np.float32)
+    luma = np.empty(past.shape[1:], np.float32)
+    for i in reversed(range(len(pictures))):
+        picture = pictures[i]
+        if i < len(averages):
+            after[i] = later
+        if picture.link is None:
+            later[:] = 0
+        else:
+            np.copyto(luma, picture.luma[rows])
+            later[0] += luma
+            later[1] += 1
+            later *= picture.link[rows]
+    for picture, amount, future, average in zip(pictures, amounts, after, averages, strict=False):
+        past *= 0 if picture.link is None else picture.link[rows]
+        np.copyto(luma, picture.luma[rows])
+        past[0] += luma
+        past[1] += 1
+        future += past
+        mean = np.divide(future[0], future[1], out=future[0])
+        mean -= luma
+        mean *= np.float32(amount)
+        mean += luma
+        np.copyto(average[rows], np.rint(mean, out=mean), casting="unsafe")
+
+
+def _likeness(before: Luma, luma: Luma, level: float) -> _Floats:
+    """Return how alike two pictures are around each pixel, 1 where they are equal; [H, W].
+
+    It falls to 1/e where the absolute differences around, times 1-2-1 in both directions, are
+    `level` on average.
+    """
+    height, width = luma.shape
+    apart: Any = np.maximum(luma, before) - np.minimum(luma, before)
+    apart = np.pad(apart, 1, mode="edge")
+    likeness = np.empty(luma.shape, np.float32)
+    for top in range(0, height, _ROWS):
+        around = apart[top : top + _ROWS + 2].astype(np.int16 if luma.itemsize == 1 else np.int32)
+        pairs = around[:-1] + around[1:]
+        columns = (pairs[:-1] + pairs[1:]).ravel()
+        # In flat arrays a shift to a side runs over memory that lies in one piece.
+        sides = columns[:-1] + columns[1:]
+        np.add(sides[:-1], sides[1:], out=columns[:-2])
+        part = likeness[top : top + _ROWS]
+        np.copyto(part, columns.reshape(-1, width + 2)[:, :width])
+        part *= np.float32(-1 / (_KERNEL * level))
+        np.exp(part, out=part)
+    return likeness

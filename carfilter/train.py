@@ -18,6 +18,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from carfilter import bfloat
 from carfilter.checkpoint import DAMAGED
 from carfilter.dataset import Crops, Pairs, Sampling, draw_crops
 from carfilter.errors import CarfilterError, WeightsError
@@ -197,8 +198,8 @@ def train_step(state: State, recipe: Recipe, crops: Crops, lr: float, model: nn.
         parameters["lr"] = lr * parameters["share"]
     if state.step < recipe.tail_first:
         state.optimizer.param_groups[0]["lr"] = 0.0
-    on_cuda = crops.degraded.is_cuda
-    with torch.autocast("cuda", torch.bfloat16, enabled=on_cuda):
+    device = crops.degraded.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat.is_fast_on(device)):
         correction = model(*crops.inputs)
     # The sum is formed in full precision, as in the filter.
     restored = crops.degraded + correction.float()

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import carfilter.steady
 from carfilter.frames import copy_luma
 from carfilter.metrics import psnr
 from carfilter.pipeline import FilterOptions, restored_frames
@@ -113,13 +114,19 @@ def test_ten_bits_are_steadied_as_eight_are() -> None:
     assert np.abs(ten - steady(planes)).max() <= 0.5
 
 
-def test_sixteen_bits_hold_the_largest_sums() -> None:
-    # Single pixels that differ by as much as a weight allows for the largest product.
-    planes = np.full((21, 9, 9), 100, np.uint8)
-    planes[10, 4, 4] = 120
-    calm = steady(planes)
-    assert 100 <= calm[10, 4, 4] <= 102  # all others agree
-    assert (calm[10][planes[10] == 100] == 100).all()
+@pytest.mark.parametrize(("depth", "kind"), [(8, np.uint8), (16, np.uint16)])
+def test_black_and_white_by_turns_stay_black_and_white(depth: int, kind: Any) -> None:
+    planes = np.zeros((21, 9, 9), kind)
+    planes[::2] = (1 << depth) - 1
+    given = [Restored(plane, depth, FIXED, POOR) for plane in planes]
+    assert (np.stack(list(steadied(given, 64))) == planes).all()
+
+
+def test_large_pictures_wait_for_fewer_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carfilter.steady, "_MOST_BYTES", 40 * 56 * 5 * 6)
+    pictures = iter(seen(breathing(20)))
+    next(steadied(pictures, 64))
+    assert len(list(pictures)) == 20 - 1 - 6
 
 
 def test_another_size_starts_anew() -> None:
