@@ -100,8 +100,8 @@ class ResidualBlock(nn.Module):
         self.slope = slope
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = F.leaky_relu(self.first(x), self.slope)
-        return x + F.leaky_relu(self.second(inner), self.slope)
+        inner = F.leaky_relu(self.first(x), self.slope, inplace=True)
+        return x + F.leaky_relu(self.second(inner), self.slope, inplace=True)
 
 
 class Car(nn.Module):
@@ -140,9 +140,9 @@ class Car(nn.Module):
         return 4 * 4 * self.config.channels
 
     def forward(self, luma: Tensor, qp: Tensor | None = None) -> Tensor:  # noqa: ARG002 (blind)
-        head = F.leaky_relu(self.head(luma), self.slope)
-        trunk = F.leaky_relu(self.close(self.blocks(head)), self.slope) + head
-        return torch.tanh(self.tail(F.leaky_relu(self.last(trunk), self.slope)))
+        head = F.leaky_relu(self.head(luma), self.slope, inplace=True)
+        trunk = F.leaky_relu(self.close(self.blocks(head)), self.slope, inplace=True) + head
+        return torch.tanh(self.tail(F.leaky_relu(self.last(trunk), self.slope, inplace=True)))
 
 
 class Fast(nn.Module):

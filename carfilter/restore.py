@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from carfilter import bfloat
 from carfilter.batches import MEASURED_AT_BATCH, batches, default_batch, fastest_batch
 from carfilter.compiled import COMPILE_AFTER_SECONDS, Compiling
 from carfilter.errors import DeviceError
@@ -344,10 +345,14 @@ def _choose_precision(device: torch.device, name: str, twin: Int8Fast | None) ->
             "--precision int8: needs a CPU with AVX and a fast model that was calibrated;"
             " use --precision auto"
         )
+    if device.type == "cuda":
+        return "fp16" if name == "auto" else name
+    has_bfloat = bfloat.is_fast_on(device)
     if name == "auto":
-        return "fp16" if device.type == "cuda" else "fp32"
-    if device.type == "cpu" and name != "fp32":
-        raise DeviceError(f"--precision {name}: needs a CUDA device; use fp32 or int8 on a CPU")
+        return "bf16" if has_bfloat else "fp32"
+    if name == "fp16" or (name == "bf16" and not has_bfloat):
+        needs = "a CUDA device" if name == "fp16" else "a CUDA device or a CPU with AMX"
+        raise DeviceError(f"--precision {name}: needs {needs}; use fp32 or auto")
     return name
 
 

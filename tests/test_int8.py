@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from carfilter import bfloat
 from carfilter.errors import DeviceError, WeightsError
 from carfilter.int8 import (
     Int8Fast,
@@ -23,6 +24,8 @@ from carfilter.restore import RestoreOptions, Restorer
 from carfilter.weights import load_weights, save_weights
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="this CPU or torch has no int8 kernels")
+
+FLOATS = "bf16" if bfloat.is_fast_on(torch.device("cpu")) else "fp32"
 
 
 def trained_like() -> Fast:
@@ -80,15 +83,15 @@ def test_int8_tiles_equal_the_whole_within_one_grey_level(rng: np.random.Generat
         assert np.abs(a.astype(int) - b).max() <= 1
 
 
-def test_auto_takes_int8_where_it_is_calibrated_and_fp32_elsewhere(
+def test_auto_takes_int8_where_it_is_calibrated_and_floats_elsewhere(
     rng: np.random.Generator,
 ) -> None:
     network = trained_like()
     ranges = ranges_of(network, pictures(rng, 1, (96, 128)))
     cpu = RestoreOptions("cpu")
     assert Restorer(network, cpu, int8_ranges=ranges).precision == "int8"
-    assert Restorer(network, cpu).precision == "fp32"
-    assert Restorer(Car(), cpu, int8_ranges=None).precision == "fp32"
+    assert Restorer(network, cpu).precision == FLOATS
+    assert Restorer(Car(), cpu, int8_ranges=None).precision == FLOATS
     with pytest.raises(DeviceError, match="--precision int8"):
         Restorer(Car(), RestoreOptions("cpu", "int8"), int8_ranges=ranges)
 
@@ -98,7 +101,7 @@ def test_more_than_eight_bits_go_through_fp32(rng: np.random.Generator) -> None:
     deep = [Picture(p.luma.astype(np.uint16) * 4 + 1, depth=10, qp=p.qp) for p in given]
     ranges = ranges_of(network, given)
     auto = run(network, deep, ranges)
-    fp32 = run(network, deep, None)
+    fp32 = run(network, deep, None, precision="fp32")
     assert np.array_equal(auto[0], fp32[0])
 
 
@@ -109,7 +112,7 @@ def test_a_twin_that_computes_wrongly_fails_its_self_test(rng: np.random.Generat
     broken = Int8Fast(network, ranges)
     broken.body[1].weight_scale = broken.body[1].weight_scale * 3
     assert not passes_self_test(network, broken)
-    assert Restorer(network, RestoreOptions("cpu"), int8_ranges=[1e-3] * 4).precision == "fp32"
+    assert Restorer(network, RestoreOptions("cpu"), int8_ranges=[1e-3] * 4).precision == FLOATS
 
 
 def test_qp_codes_are_the_values_of_the_float_network() -> None:

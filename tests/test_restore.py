@@ -7,10 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from carfilter import bfloat
 from carfilter.errors import DeviceError
 from carfilter.network import Network, build_network
 from carfilter.pictures import Picture
 from carfilter.restore import RestoreOptions, Restorer
+from carfilter.weights import load_weights
+
+HAS_AMX = bfloat.is_fast_on(torch.device("cpu"))
 
 
 def awake(name: str) -> Network:
@@ -33,7 +37,8 @@ def pictures(rng: np.random.Generator, count: int, size: tuple[int, int]) -> lis
 
 
 def run(network: nn.Module, given: list[Picture], **options: object) -> list[np.ndarray]:
-    return list(Restorer(network, RestoreOptions(**options)).restore(given))
+    chosen = RestoreOptions(**{"precision": "fp32", **options})
+    return list(Restorer(network, chosen).restore(given))
 
 
 class Zero(nn.Module):
@@ -128,6 +133,20 @@ def test_the_network_sees_the_qp_of_each_macroblock_and_what_is_assumed_for_unkn
     assert torch.allclose(seen[0][1], torch.tensor(seen_as))
 
 
+@pytest.mark.skipif(not HAS_AMX, reason="this CPU has no bfloat16 that is worth it")
+@pytest.mark.parametrize("name", ["car-mse", "fast", "best"])
+def test_bfloat16_on_a_cpu_equals_fp32_within_a_grey_level(
+    rng: np.random.Generator, name: str
+) -> None:
+    network = load_weights(name).network
+    given = pictures(rng, 3, (48, 80))
+    exact = run(network, given, device="cpu")
+    quick = run(network, given, device="cpu", precision="bf16")
+    changed = np.stack(exact).astype(int) - np.stack([p.luma for p in given])
+    assert np.abs(changed).max() >= 4
+    assert np.abs(np.stack(exact).astype(int) - np.stack(quick)).max() <= 1
+
+
 def test_fields_of_interlaced_pictures_are_restored_apart(rng: np.random.Generator) -> None:
     network, picture = Zero(), pictures(rng, 1, (48, 64))[0]
     interlaced = Picture(picture.luma, interlaced=True)
@@ -200,6 +219,11 @@ def test_results_come_while_the_input_still_flows(rng: np.random.Generator) -> N
         ({"device": "cuda:99"}, "CUDA devices are here"),
         ({"device": "cpu", "precision": "fp16"}, "needs a CUDA device"),
         ({"precision": "fp8"}, "unknown"),
+        pytest.param(
+            {"device": "cpu", "precision": "bf16"},
+            "or a CPU with AMX",
+            marks=pytest.mark.skipif(HAS_AMX, reason="this CPU has it"),
+        ),
     ],
 )
 def test_a_device_or_precision_that_is_not_there_is_refused(
