@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from carfilter.restore import RestoreOptions, choose_device
+from carfilter.devices import choose_device
+from carfilter.restore import RestoreOptions
 
 _WORKER_BYTES = 1536 << 20  # torch, a model and the frames in flight of a 1080p file
 

@@ -16,12 +16,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from carfilter import bfloat
 from carfilter.batches import MEASURED_AT_BATCH, batches, default_batch, fastest_batch
 from carfilter.compiled import COMPILE_AFTER_SECONDS, Compiling
+from carfilter.devices import PRECISIONS, choose_device, choose_precision
 from carfilter.errors import DeviceError
 from carfilter.int8 import Int8Fast, int8_twin, is_available, passes_self_test
-from carfilter.network import MAX_QP, QP_UNKNOWN, Fast
+from carfilter.network import Fast
 from carfilter.pictures import (
     ASSUMED_QP,
     MACROBLOCK,
@@ -33,14 +33,15 @@ from carfilter.pictures import (
 )
 from carfilter.references import with_references
 from carfilter.reuse import Box, Reuse, settle
+from carfilter.samples import add, expand_qp, scaled
 from carfilter.slots import Inputs, Slot
 from carfilter.steady import Noted, keep_unchanged, settle_noting, steadied
+from carfilter.threads import Team, torch_threads
 
 _CPU_LIVE_BYTES = 1 << 30  # above it a frame is cut into tiles, before the system swaps
+_MOST_SIDE_BY_SIDE = 4  # pictures; more cores than that work on each together
 _SMALLEST_TILE = 64
-_PIECE_PIXELS = 1 << 18  # a megabyte in float: half of a core's second-level cache
 _SMALL_WORK = 10**8  # multiply-accumulates of a picture, about a millisecond of one core
-_PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -93,22 +94,27 @@ class Restorer:
         options = options or RestoreOptions()
         self.device = choose_device(options.device)
         self._twin = _int8_twin(network, int8_ranges, self.device, options.precision)
-        self.precision = _choose_precision(self.device, options.precision, self._twin)
+        self.precision = choose_precision(
+            self.device, options.precision, has_int8=self._twin is not None
+        )
         self.strength = options.strength
         # A network that says nothing of references takes none.
         self.references = int(getattr(network, "references", 0))
         self.lookahead = options.lookahead if self.references else 0
         self.assumed_qp = options.qp
         self.batch_size = options.batch_size or default_batch(self.device.type, size)
-        self._dtype = _PRECISIONS.get(self.precision, torch.float32)
+        self._dtype = PRECISIONS.get(self.precision, torch.float32)
         # A copy before half precision: the caller may use his network again.
         mine = network if self._dtype == torch.float32 else deepcopy(network)
         moved: Any = mine.to(self.device, self._dtype).eval()
         self._network: LumaNetwork = moved.to(memory_format=torch.channels_last)
-        self.tile = options.tile or self._default_tile(size)
         weights = sum(parameter.numel() for parameter in network.parameters())
         small = weights * size[0] * size[1] < _SMALL_WORK
         self._threads = 1 if small else torch.get_num_threads()
+        self._team = self._choose_team(size)
+        if self._team is not None and not options.batch_size:
+            self.batch_size = max(self.batch_size, self._team.members)
+        self.tile = options.tile or self._default_tile(size)
         self.busy_seconds = 0.0
         on_cuda = self.device.type == "cuda"
         self._run: Callable[..., Tensor] = self._network
@@ -142,6 +148,11 @@ class Restorer:
         """
         if self._network.uses_qp and self.assumed_qp is not None:
             pictures = with_qp(pictures, self.assumed_qp)
+        with self._team or contextlib.nullcontext():
+            yield from self._restore_scenes(pictures)
+
+    def _restore_scenes(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
+        """Restore pictures, with what a multi-frame network needs of others before and after it."""
         if not self.references:
             yield from self._restore_frames(pictures)
             return
@@ -177,7 +188,7 @@ class Restorer:
         slot = Slot(self.device, [picture], 1)
         slot.fill([picture], with_qp=self._network.uses_qp)
         inputs = slot.inputs().crop(box.top, box.left, box.bottom, box.right)
-        with _torch_threads(1):
+        with torch_threads(1):
             slot.store(self._restore_batch(inputs, picture.depth))
         self.busy_seconds += time.perf_counter() - started
         return next(slot.results())
@@ -212,7 +223,7 @@ class Restorer:
                 slot.computed.record(slot.compute_stream)
             slot.download()
         else:
-            with _torch_threads(1):
+            with torch_threads(1):
                 slot.store(self._restore_batch(slot.inputs(), depth))
         self.busy_seconds += time.perf_counter() - started
 
@@ -228,16 +239,23 @@ class Restorer:
         while True:
             try:
                 self._measure_batch(inputs, depth)
-                parts = [
-                    self._restore_tiled(inputs.pictures(i, i + self.batch_size), depth)
-                    for i in range(0, len(inputs), self.batch_size)
-                ]
+                parts = self._restore_parts(inputs, depth)
                 return torch.cat(parts) if len(parts) > 1 else parts[0]
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
                 height, width = inputs.luma.shape[1:]
                 self._shrink(height, width, error)
+
+    def _restore_parts(self, inputs: Inputs, depth: int) -> list[Tensor]:
+        """Restore a batch in parts: side by side where there is a team, or else in turn."""
+        team = self._team if len(inputs) > 1 else None
+        size = self.batch_size if team is None else -(-len(inputs) // team.members)
+        parts = [inputs.pictures(i, i + size) for i in range(0, len(inputs), size)]
+        if team is None:
+            return [self._restore_tiled(part, depth, self._threads) for part in parts]
+        threads = team.threads
+        return team.map(lambda part: self._restore_tiled(part, depth, threads), parts)
 
     def _measure_batch(self, inputs: Inputs, depth: int) -> None:
         """Find the fastest batch size, once, where nobody gave one; no larger than it is."""
@@ -249,7 +267,7 @@ class Restorer:
 
         def restore(size: int) -> None:
             for i in range(0, len(inputs), size):
-                self._restore_tiled(inputs.pictures(i, i + size), depth)
+                self._restore_tiled(inputs.pictures(i, i + size), depth, self._threads)
             if self.device.type == "cuda":
                 torch.cuda.current_stream(self.device).synchronize()
 
@@ -258,6 +276,9 @@ class Restorer:
     def _shrink(self, height: int, width: int, error: BaseException) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        if self._team is not None:
+            self._team = None
+            return
         if self.batch_size > 1:
             self.batch_size //= 2
             return
@@ -269,11 +290,11 @@ class Restorer:
             ) from error
         self.tile = tile
 
-    def _restore_tiled(self, inputs: Inputs, depth: int) -> Tensor:
+    def _restore_tiled(self, inputs: Inputs, depth: int, threads: int) -> Tensor:
         height, width = inputs.luma.shape[1:]
         tile = self.tile
         if not tile or (tile >= height and tile >= width):
-            return self._forward(inputs, depth)
+            return self._forward(inputs, depth, threads)
         # Tiles start on the macroblock grid, so that space-to-depth meets the same phase.
         halo = _round_to_macroblock(self._network.halo + MACROBLOCK - 1)
         out = torch.empty_like(inputs.luma)
@@ -281,30 +302,38 @@ class Restorer:
             for left in range(0, width, tile):
                 y, x = max(top - halo, 0), max(left - halo, 0)
                 bottom, right = min(top + tile + halo, height), min(left + tile + halo, width)
-                restored = self._forward(inputs.crop(y, x, bottom, right), depth)
+                restored = self._forward(inputs.crop(y, x, bottom, right), depth, threads)
                 inner = restored[:, top - y : top - y + tile, left - x : left - x + tile]
                 out[:, top : top + tile, left : left + tile] = inner
         return out
 
-    def _forward(self, inputs: Inputs, depth: int) -> Tensor:
+    def _forward(self, inputs: Inputs, depth: int, threads: int) -> Tensor:
         centre = float(1 << (depth - 1))
         luma = inputs.luma
         if self._twin is not None and luma.dtype == torch.uint8:
-            with _torch_threads(self._threads):
+            with torch_threads(threads):
                 correction = self._twin(inputs)
-            return _add(luma, correction, centre * self.strength, 2 * centre - 1)
-        x = _scaled(luma[:, None], centre).to(self._dtype)
+            return add(luma, correction, centre * self.strength, 2 * centre - 1)
+        x = scaled(luma[:, None], centre).to(self._dtype)
         plane = self._qp_plane(inputs.qp, luma)
         others: tuple[Tensor | None, ...] = ()
         if inputs.references is not None:
-            references = _scaled(inputs.references, centre).to(self._dtype)
+            references = scaled(inputs.references, centre).to(self._dtype)
             others = (references, self._qp_plane(inputs.reference_qp, luma))
-        with _torch_threads(self._threads):
+        with torch_threads(threads):
             correction = self._run(x, plane, *others)
-        return _add(luma, correction[:, 0], centre * self.strength, 2 * centre - 1)
+        return add(luma, correction[:, 0], centre * self.strength, 2 * centre - 1)
 
     def _qp_plane(self, qp: Tensor | None, luma: Tensor) -> Tensor | None:
-        return None if qp is None else _expand_qp(qp, *luma.shape[1:]).to(self._dtype)
+        return None if qp is None else expand_qp(qp, *luma.shape[1:]).to(self._dtype)
+
+    def _choose_team(self, size: tuple[int, int]) -> Team | None:
+        """Restore pictures side by side in int8, as many as cores and memory allow."""
+        if self._twin is None:
+            return None
+        fitting = _CPU_LIVE_BYTES // (self._network.live_bytes * size[0] * size[1])
+        members = min(self._threads, _MOST_SIDE_BY_SIDE, fitting)
+        return Team(members, self._threads) if members > 1 else None
 
     def _default_tile(self, size: tuple[int, int]) -> int:
         live = self._network.live_bytes * size[0] * size[1] * self.batch_size
@@ -312,48 +341,6 @@ class Restorer:
             return 0
         share = _CPU_LIVE_BYTES / (self._network.live_bytes * self.batch_size)
         return max(_round_to_macroblock(int(share**0.5)), _SMALLEST_TILE)
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device for "auto", "cpu", "cuda" or "cuda:N".
-
-    Raises:
-        DeviceError: there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise DeviceError(f"--device {name}: unknown; give auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise DeviceError(f"--device {name}: not supported; give auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise DeviceError(f"--device {name}: {found} CUDA devices are here; use --device cpu")
-    return device
-
-
-def _choose_precision(device: torch.device, name: str, twin: Int8Fast | None) -> str:
-    if name not in ("auto", "int8", *_PRECISIONS):
-        known = ", ".join(("auto", "int8", *_PRECISIONS))
-        raise DeviceError(f"--precision {name}: unknown; give one of {known}")
-    if twin is not None:
-        return "int8"
-    if name == "int8":
-        raise DeviceError(
-            "--precision int8: needs a CPU with AVX and a fast model that was calibrated;"
-            " use --precision auto"
-        )
-    if device.type == "cuda":
-        return "fp16" if name == "auto" else name
-    has_bfloat = bfloat.is_fast_on(device)
-    if name == "auto":
-        return "bf16" if has_bfloat else "fp32"
-    if name == "fp16" or (name == "bf16" and not has_bfloat):
-        needs = "a CUDA device" if name == "fp16" else "a CUDA device or a CPU with AMX"
-        raise DeviceError(f"--precision {name}: needs {needs}; use fp32 or auto")
-    return name
 
 
 def _int8_twin(
@@ -376,58 +363,3 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         "allocate memory" in str(error)  # how torch says it for a CPU
     )
-
-
-@contextlib.contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads: all for the network, one for the small work around it.
-
-    Beside a busy encoder a second thread is waited for longer than it saves: 7 against 3 ms a frame
-    at 640x360 beside libx264 on two cores.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _pieces(planes: Tensor) -> tuple[Tensor, ...]:
-    """Cut planes of any shape into pieces that stay in a core's cache from one step to the next."""
-    whole: Any = planes.reshape(-1)  # torch does not type split()
-    pieces: tuple[Tensor, ...] = whole.split(len(whole) if planes.is_cuda else _PIECE_PIXELS)
-    return pieces
-
-
-def _as_float(luma: Tensor) -> Tensor:
-    # int16 carries uint16 samples bit by bit: torch computes with few unsigned types.
-    return (luma if luma.dtype == torch.uint8 else luma.to(torch.int32) & 0xFFFF).to(torch.float32)
-
-
-def _scaled(luma: Tensor, centre: float) -> Tensor:
-    """uint8 or int16 luma of any shape to float32 in -1..1."""
-    scaled = torch.empty(luma.shape, dtype=torch.float32, device=luma.device)
-    for piece, out in zip(_pieces(luma), _pieces(scaled), strict=True):
-        # (Y - 128) / 128 is exact in half precision, and so is the QP's place in it.
-        torch.sub(_as_float(piece), centre, out=out).mul_(1 / centre)
-    return scaled
-
-
-def _add(luma: Tensor, correction: Tensor, scale: float, peak: float) -> Tensor:
-    """Return luma + scale x correction, rounded and kept in 0..peak, as luma is stored."""
-    restored = torch.empty_like(luma, memory_format=torch.contiguous_format)
-    parts = zip(_pieces(luma), _pieces(correction), _pieces(restored), strict=True)
-    for decoded, change, out in parts:
-        total = _as_float(decoded).add_(change.to(torch.float32), alpha=scale)
-        # By way of int32, since torch takes twice as long from float to uint8 on a CPU.
-        out.copy_(total.round_().clamp_(0.0, peak).to(torch.int32))
-    return restored
-
-
-def _expand_qp(qp: Tensor, height: int, width: int) -> Tensor:
-    """int8 [N, h, w] or [N, R, h, w] per macroblock to [N, 1 or R, H, W]: QP / 51, QP_UNKNOWN."""
-    values = (qp[:, None] if qp.ndim == 3 else qp).to(torch.float32)
-    values = torch.where(values < 0, QP_UNKNOWN, values / MAX_QP)
-    rows = values.repeat_interleave(MACROBLOCK, -2)[..., :height, :]
-    return rows.repeat_interleave(MACROBLOCK, -1)[..., :width]

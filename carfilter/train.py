@@ -18,9 +18,9 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from carfilter import bfloat
 from carfilter.checkpoint import DAMAGED
 from carfilter.dataset import Crops, Pairs, Sampling, draw_crops
+from carfilter.devices import bfloat_is_fast
 from carfilter.errors import CarfilterError, WeightsError
 from carfilter.network import Fast, Network, build_network, config_of
 from carfilter.recipe import Budget, Recipe, learning_rate, loss_of
@@ -199,7 +199,7 @@ def train_step(state: State, recipe: Recipe, crops: Crops, lr: float, model: nn.
     if state.step < recipe.tail_first:
         state.optimizer.param_groups[0]["lr"] = 0.0
     device = crops.degraded.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat.is_fast_on(device)):
+    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat_is_fast(device)):
         correction = model(*crops.inputs)
     # The sum is formed in full precision, as in the filter.
     restored = crops.degraded + correction.float()

@@ -13,11 +13,11 @@ import torch
 import torch.distributed
 
 from carfilter.dataset import Pairs, Sampling, draw_crops, load_pairs
+from carfilter.devices import choose_device
 from carfilter.errors import CarfilterError
 from carfilter.int8 import calibrate
 from carfilter.network import Car, Fast, Network, deepen, grow
 from carfilter.recipe import Budget, Recipe, paper_recipe
-from carfilter.restore import choose_device
 from carfilter.train import Group, Hooks, State, load_state, new_state, train
 from carfilter.validation import Score, by_crf, score_network
 from carfilter.weights import load_weights, save_weights

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from carfilter import bfloat
+from carfilter.devices import bfloat_is_fast
 from carfilter.errors import DeviceError, WeightsError
 from carfilter.int8 import (
     Int8Fast,
@@ -25,7 +25,7 @@ from carfilter.weights import load_weights, save_weights
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="this CPU or torch has no int8 kernels")
 
-FLOATS = "bf16" if bfloat.is_fast_on(torch.device("cpu")) else "fp32"
+FLOATS = "bf16" if bfloat_is_fast(torch.device("cpu")) else "fp32"
 
 
 def trained_like() -> Fast:

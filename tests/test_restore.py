@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from carfilter import bfloat
+from carfilter.devices import bfloat_is_fast
 from carfilter.errors import DeviceError
 from carfilter.network import Network, build_network
 from carfilter.pictures import Picture
 from carfilter.restore import RestoreOptions, Restorer
 from carfilter.weights import load_weights
 
-HAS_AMX = bfloat.is_fast_on(torch.device("cpu"))
+HAS_AMX = bfloat_is_fast(torch.device("cpu"))
 
 
 def awake(name: str) -> Network:

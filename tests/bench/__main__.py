@@ -28,8 +28,8 @@ prepare_process()
 
 import torch  # noqa: E402
 
+from carfilter.devices import choose_device  # noqa: E402
 from carfilter.network import build_network  # noqa: E402
-from carfilter.restore import choose_device  # noqa: E402
 from carfilter.weights import Model, load_weights, shipped_models  # noqa: E402
 
 from . import idle, network, reuse, scaling  # noqa: E402
