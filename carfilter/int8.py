@@ -19,6 +19,7 @@ from carfilter.slots import Inputs
 # Both inputs share one code: (code - 128) / 128 is the value that the network was trained on.
 _INPUT_SCALE, _INPUT_ZERO = 1 / 128, 128
 _QP_CODE_UNKNOWN = 0  # stands for -1
+_ROWS = 32  # of cells are put together at a time
 _NO_DIFFERENCE = 128  # the code of a reference's sample that equals the frame's
 _PERCENTILE = 0.9999
 _SELF_TEST_LEVELS = 0.5  # mean difference to fp32, in grey levels, that passes
@@ -218,10 +219,14 @@ class Int8Best(Int8Fast):
         if inputs.references is None:
             first[..., own : maps * own] = _NO_DIFFERENCE
         else:
-            luma = self._padded(inputs.luma)
-            for number in range(self.references):
-                difference = self._difference(self._padded(inputs.references[:, number]), luma)
-                _put(first, (1 + number) * own, _cells(difference, self.factor))
+            luma, references = self._padded(inputs.luma), self._padded(inputs.references)
+            for top in range(0, height, _ROWS):  # these stay in a core's cache from step to step
+                rows = slice(top * self.factor, (top + _ROWS) * self.factor)
+                part = first[:, top : top + _ROWS]
+                differences = self._differences(references[:, :, rows], luma[:, rows])
+                others = _cells(differences.flatten(0, 1), self.factor).unflatten(0, (count, -1))
+                for number in range(self.references):
+                    _put(part, (1 + number) * own, others[:, number])
         qps = self._all_qps(inputs)
         planes = plane if qps is None else self._plane(qps, cells)
         _put(first, maps * own, planes.expand(-1, maps + self.spare, -1, -1))
@@ -234,10 +239,11 @@ class Int8Best(Int8Fast):
         own = inputs.qp[:, None]
         return torch.cat((own, inputs.reference_qp, own.expand(-1, self.spare, -1, -1)), 1)
 
-    def _difference(self, reference: Tensor, luma: Tensor) -> Tensor:
-        """Return codes of contrast x (reference - luma), uint8 [N, H, W]."""
-        wide = reference.to(torch.int16).sub_(luma).mul_(self.contrast)
-        return wide.add_(_NO_DIFFERENCE).clamp_(0, 255).to(torch.uint8)
+    def _differences(self, references: Tensor, luma: Tensor) -> Tensor:
+        """Return codes of contrast x (reference - luma), uint8 [N, R, H, W]."""
+        none = luma.to(torch.int16).mul_(-self.contrast).add_(_NO_DIFFERENCE)
+        wide = torch.add(none[:, None], references.to(torch.int16), alpha=self.contrast)
+        return wide.clamp_(0, 255).to(torch.uint8)
 
 
 def _put(first: Tensor, at: int, channels: Tensor) -> None:
@@ -250,14 +256,15 @@ def _put(first: Tensor, at: int, channels: Tensor) -> None:
 
 def _cells(planes: Tensor, factor: int) -> Tensor:
     """uint8 [N, H, W] to [N, factor x factor, H/factor, W/factor], channels last."""
-    unit = {2: torch.int16, 4: torch.int32}.get(factor)
-    if unit is None:
+    if factor != 2:
         return F.pixel_unshuffle(planes[:, None], factor)
-    # The samples of a cell's row move as one number: an eighth of the time of pixel_unshuffle().
+    # The two samples of a cell's row move as one number, and the two rows are joined to one: a
+    # tenth of the time of pixel_unshuffle().
     count, height, width = planes.shape
-    rows = planes.contiguous().view(unit).view(count, height // factor, factor, width // factor)
-    cells = rows.transpose(2, 3).contiguous().view(torch.uint8)
-    return cells.flatten(3).permute(0, 3, 1, 2)
+    rows = planes.contiguous().view(torch.int16).view(count, height // 2, 2, width // 2)
+    upper = rows[:, :, 0].view(torch.uint16).to(torch.int32)
+    joined = rows[:, :, 1].to(torch.int32).bitwise_left_shift_(16).bitwise_or_(upper)
+    return joined.view(torch.uint8).view(count, height // 2, width // 2, 4).permute(0, 3, 1, 2)
 
 
 def _planes(cells: Tensor, factor: int) -> Tensor:

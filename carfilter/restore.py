@@ -9,6 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -199,37 +200,57 @@ class Restorer:
         for batch in batches(pictures, lambda: self.batch_size):
             slot = next((s for s in free if s.fits(batch)), None)
             if slot is None:
-                free, slot = [], Slot(self.device, batch, self.batch_size, self.references)
+                slot = Slot(self.device, batch, self.batch_size, self.references)
+                free = []
             else:
                 free.remove(slot)
             slots.append(slot)
             self._submit(slot, batch)
-            if len(slots) > slot.depth:
+            while len(slots) > self._ahead(batch):
                 free.append(slots.popleft())
                 yield from self._collect(free[-1])
         while slots:
             yield from self._collect(slots.popleft())
 
+    def _ahead(self, batch: list[Picture]) -> int:
+        """Return how many batches may be worked on beside the one that is filled."""
+        with_team = self._team is not None and len(batch) > 1
+        return 1 if with_team or self.device.type == "cuda" else 0
+
     def _submit(self, slot: Slot, batch: list[Picture]) -> None:
-        """Start a batch; on CUDA this returns while the GPU still works on it."""
+        """Start a batch; on CUDA and with a team this returns while it is still worked on."""
         started = time.perf_counter()
         slot.fill(batch, with_qp=self._network.uses_qp)
-        depth = batch[0].depth
         if self.device.type == "cuda":
             slot.upload()
             with torch.cuda.stream(slot.compute_stream):
                 slot.compute_stream.wait_event(slot.uploaded)
-                slot.store(self._restore_batch(slot.inputs(), depth))
+                slot.store(self._restore_batch(slot.inputs(), slot.bits))
                 slot.computed.record(slot.compute_stream)
             slot.download()
+        elif self._team is not None and len(batch) > 1:
+            slot.store_later(self._start(self._team, slot.inputs(), slot.bits))
         else:
             with torch_threads(1):
-                slot.store(self._restore_batch(slot.inputs(), depth))
+                slot.store(self._restore_batch(slot.inputs(), slot.bits))
         self.busy_seconds += time.perf_counter() - started
+
+    def _start(self, team: Team, inputs: Inputs, depth: int) -> list[Future[Tensor]]:
+        """Share a batch among the team."""
+        size = -(-len(inputs) // team.members)
+        parts = [inputs.pictures(i, i + size) for i in range(0, len(inputs), size)]
+        return team.start(lambda part: self._restore_tiled(part, depth, team.threads), parts)
 
     def _collect(self, slot: Slot) -> Iterator[Luma]:
         started = time.perf_counter()
-        slot.wait()
+        try:
+            slot.wait()
+        except (MemoryError, RuntimeError) as error:
+            if self._team is None or not _is_out_of_memory(error):
+                raise
+            self._team = None  # as many at once are too many for this memory
+            with torch_threads(1):
+                slot.store(self._restore_batch(slot.inputs(), slot.bits))
         self.busy_seconds += time.perf_counter() - started
         yield from slot.results()
 
@@ -239,23 +260,18 @@ class Restorer:
         while True:
             try:
                 self._measure_batch(inputs, depth)
-                parts = self._restore_parts(inputs, depth)
+                parts = [
+                    self._restore_tiled(
+                        inputs.pictures(i, i + self.batch_size), depth, self._threads
+                    )
+                    for i in range(0, len(inputs), self.batch_size)
+                ]
                 return torch.cat(parts) if len(parts) > 1 else parts[0]
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
                 height, width = inputs.luma.shape[1:]
                 self._shrink(height, width, error)
-
-    def _restore_parts(self, inputs: Inputs, depth: int) -> list[Tensor]:
-        """Restore a batch in parts: side by side where there is a team, or else in turn."""
-        team = self._team if len(inputs) > 1 else None
-        size = self.batch_size if team is None else -(-len(inputs) // team.members)
-        parts = [inputs.pictures(i, i + size) for i in range(0, len(inputs), size)]
-        if team is None:
-            return [self._restore_tiled(part, depth, self._threads) for part in parts]
-        threads = team.threads
-        return team.map(lambda part: self._restore_tiled(part, depth, threads), parts)
 
     def _measure_batch(self, inputs: Inputs, depth: int) -> None:
         """Find the fastest batch size, once, where nobody gave one; no larger than it is."""
@@ -276,9 +292,6 @@ class Restorer:
     def _shrink(self, height: int, width: int, error: BaseException) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if self._team is not None:
-            self._team = None
-            return
         if self.batch_size > 1:
             self.batch_size //= 2
             return

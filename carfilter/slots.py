@@ -1,6 +1,7 @@
 """The buffers of a batch on its way through the network, and on CUDA the streams it travels on."""
 
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,7 +62,6 @@ class Slot:
     ) -> None:
         first = batch[0].luma
         self.cuda = device.type == "cuda"
-        self.depth = 1 if self.cuda else 0  # batches in flight beside the one being filled
         self.dtype = torch.uint8 if first.dtype == np.uint8 else torch.int16
         size = first.shape
         # The pictures first, then their references: one copy across the bus takes all.
@@ -69,10 +69,12 @@ class Slot:
         qp_shape = (*shape[:2], -(-size[0] // MACROBLOCK), -(-size[1] // MACROBLOCK))
         self.references = references
         self.count = 0
+        self.bits = first.itemsize * 8  # of a sample
         self.knows_qp = False
         self.host = torch.empty(shape, dtype=self.dtype, pin_memory=self.cuda)
         self.host_qp = torch.empty(qp_shape, dtype=torch.int8, pin_memory=self.cuda)
         self._restored: Tensor | None = None  # on a CPU: the network's own buffer, not a copy
+        self._awaited: list[Future[Tensor]] = []  # parts of it that others compute
         if self.cuda:
             out_shape = (batch_size, *size)
             self.host_out = torch.empty(out_shape, dtype=self.dtype, pin_memory=True)
@@ -94,7 +96,7 @@ class Slot:
 
         A reference that is missing is the picture itself.
         """
-        self.count = len(batch)
+        self.count, self.bits = len(batch), batch[0].depth
         seen = [p for picture in batch for p in (picture, *picture.references) if p is not None]
         self.knows_qp = with_qp and any(picture.qp is not None for picture in seen)
         luma, qp = self.host.numpy(), self.host_qp.numpy()
@@ -124,6 +126,10 @@ class Slot:
         else:
             self._restored = restored
 
+    def store_later(self, parts: list[Future[Tensor]]) -> None:
+        """Keep what is to become the result, on a CPU; wait() waits for it."""
+        self._awaited = parts
+
     def upload(self) -> None:
         """Start the copy to the GPU; `uploaded` tells when it is done."""
         n = self.count
@@ -142,9 +148,13 @@ class Slot:
             self.downloaded.record(self.download_stream)
 
     def wait(self) -> None:
-        """Block until the results are on the host."""
+        """Block until the results are on the host; raise what computing them raised."""
         if self.cuda:
             self.downloaded.synchronize()
+        elif self._awaited:
+            wait(self._awaited)  # all of them: a part that still runs reads these buffers
+            awaited, self._awaited = self._awaited, []
+            self._restored = torch.cat([part.result() for part in awaited])
 
     def results(self) -> Iterator[Luma]:
         """Yield arrays that stay as they are when the slot is filled again."""

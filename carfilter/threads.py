@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -44,16 +44,15 @@ class Team:
 
     def __exit__(self, *_exception: object) -> None:
         assert self._pool is not None
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
         self._pool = None
 
-    def map(self, work: Callable[[Part], Result], parts: list[Part]) -> list[Result]:
-        """Return work(part) of each part; an exception of the first that fails is raised."""
+    def start(self, work: Callable[[Part], Result], parts: list[Part]) -> list[Future[Result]]:
+        """Begin work(part) of each part, after what was begun before."""
         assert self._pool is not None, "a team works while it is entered"
+        return [self._pool.submit(self._share, work, part) for part in parts]
 
-        @torch.inference_mode()  # each thread has a mode of its own
-        def share(part: Part) -> Result:
-            with torch_threads(self.threads):
-                return work(part)
-
-        return list(self._pool.map(share, parts))
+    @torch.inference_mode()  # each thread has a mode of its own
+    def _share(self, work: Callable[[Part], Result], part: Part) -> Result:
+        with torch_threads(self.threads):
+            return work(part)
