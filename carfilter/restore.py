@@ -246,7 +246,7 @@ class Restorer:
         try:
             slot.wait()
         except (MemoryError, RuntimeError) as error:
-            if self._team is None or not _is_out_of_memory(error):
+            if self.device.type == "cuda" or not _is_out_of_memory(error):
                 raise
             self._team = None  # as many at once are too many for this memory
             with torch_threads(1):

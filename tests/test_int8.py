@@ -1,5 +1,7 @@
 """int8 on the CPU: chosen where it can be right, close to fp32, checked before it is trusted."""
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from carfilter.int8 import (
 from carfilter.network import Car, Fast, FastConfig
 from carfilter.pictures import Picture
 from carfilter.restore import RestoreOptions, Restorer
+from carfilter.slots import Inputs
 from carfilter.weights import load_weights, save_weights
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="this CPU or torch has no int8 kernels")
@@ -94,6 +97,64 @@ def test_auto_takes_int8_where_it_is_calibrated_and_floats_elsewhere(
     assert Restorer(Car(), cpu, int8_ranges=None).precision == FLOATS
     with pytest.raises(DeviceError, match="--precision int8"):
         Restorer(Car(), RestoreOptions("cpu", "int8"), int8_ranges=ranges)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_side_by_side_pictures_come_out_in_order_and_as_one_by_one(
+    rng: np.random.Generator, count: int
+) -> None:
+    network, given = trained_like(), pictures(rng, count, (96, 128))
+    ranges = ranges_of(network, given)
+    alone = run(network, given, ranges, batch_size=1)
+    for batch_size in (0, 2, 3):
+        together = run(network, given, ranges, batch_size=batch_size)
+        assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_where_memory_is_short_side_by_side_pictures_are_restored_in_turn(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, given = trained_like(), pictures(rng, 7, (96, 128))
+    ranges = ranges_of(network, given)
+    alone = run(network, given, ranges, batch_size=1)
+    whole, members = Int8Fast.__call__, []
+
+    def short(self: Int8Fast, inputs: Inputs) -> torch.Tensor:
+        if threading.current_thread().name.startswith("carfilter-network"):
+            members.append(inputs)
+            raise MemoryError("cannot allocate memory")
+        return whole(self, inputs)
+
+    monkeypatch.setattr(Int8Fast, "__call__", short)
+    together = run(network, given, ranges, batch_size=2)
+    assert members
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_what_fails_in_a_thread_is_raised(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, given = trained_like(), pictures(rng, 4, (96, 128))
+    ranges = ranges_of(network, given)
+
+    def broken(_self: Int8Fast, _inputs: Inputs) -> torch.Tensor:
+        raise RuntimeError("a kernel that fails")
+
+    restorer = Restorer(network, RestoreOptions("cpu"), (96, 128), ranges)
+    monkeypatch.setattr(Int8Fast, "__call__", broken)
+    with pytest.raises(RuntimeError, match="a kernel that fails"):
+        list(restorer.restore(given))
 
 
 def test_more_than_eight_bits_go_through_fp32(rng: np.random.Generator) -> None:
