@@ -30,6 +30,15 @@ class Picture:
     references: tuple["Picture | None", ...] = ()
 
 
+def cropped(picture: Picture, top: int, left: int, bottom: int, right: int) -> Picture:
+    """Return a part of a picture without references; top and left lie on the macroblock grid."""
+    qp = picture.qp
+    if qp is not None:
+        rows = slice(top // MACROBLOCK, -(-bottom // MACROBLOCK))
+        qp = qp[rows, left // MACROBLOCK : -(-right // MACROBLOCK)]
+    return replace(picture, luma=picture.luma[top:bottom, left:right], qp=qp, references=())
+
+
 def split_fields(pictures: Iterable[Picture], counts: deque[int]) -> Iterator[Picture]:
     """Yield interlaced pictures as two, upper field first; `counts` gets 1 or 2 per picture."""
     for picture in pictures:

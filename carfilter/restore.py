@@ -28,6 +28,7 @@ from carfilter.pictures import (
     MACROBLOCK,
     Luma,
     Picture,
+    cropped,
     split_fields,
     weave,
     with_qp,
@@ -123,9 +124,11 @@ class Restorer:
             self._run = Compiling(moved, lambda: self.busy_seconds, options.compile_after)
         self._batches_to_measure = 0 if options.batch_size or not on_cuda else MEASURED_AT_BATCH
         # On CUDA the previous result is still on its way when the next picture is looked at.
-        part = self._restore_box if self.device.type == "cpu" else None
+        part = self._start_box if self.device.type == "cpu" else None
         exact = self._twin is not None
-        self._reuse = Reuse(self._restore_planes, part, self._network.halo, exact=exact)
+        ahead = self._team.members if self._team is not None and self.batch_size > 1 else 0
+        halo = self._network.halo
+        self._reuse = Reuse(self._restore_planes, part, halo, exact=exact, ahead=ahead)
         self._reuses = options.reuse and not self.references
         if on_cuda:
             torch.backends.cudnn.benchmark = True
@@ -183,16 +186,12 @@ class Restorer:
             pictures = (picture for picture, _ in settle(pictures))
         return self._restore_planes(pictures)
 
-    def _restore_box(self, picture: Picture, box: Box) -> Luma:
-        """Restore a part of a picture on a CPU."""
-        started = time.perf_counter()
-        slot = Slot(self.device, [picture], 1)
-        slot.fill([picture], with_qp=self._network.uses_qp)
-        inputs = slot.inputs().crop(box.top, box.left, box.bottom, box.right)
-        with torch_threads(1):
-            slot.store(self._restore_batch(inputs, picture.depth))
-        self.busy_seconds += time.perf_counter() - started
-        return next(slot.results())
+    def _start_box(self, picture: Picture, box: Box) -> Callable[[], Luma]:
+        """Begin to restore a part of a picture on a CPU; return what waits for it."""
+        part = cropped(picture, box.top, box.left, box.bottom, box.right)
+        slot = Slot(self.device, [part], 1)
+        self._submit(slot, [part], self._team if self.batch_size > 1 else None)
+        return lambda: next(self._collect(slot))
 
     def _restore_planes(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
         slots: deque[Slot] = deque()
@@ -205,7 +204,7 @@ class Restorer:
             else:
                 free.remove(slot)
             slots.append(slot)
-            self._submit(slot, batch)
+            self._submit(slot, batch, self._team if len(batch) > 1 else None)
             while len(slots) > self._ahead(batch):
                 free.append(slots.popleft())
                 yield from self._collect(free[-1])
@@ -217,7 +216,7 @@ class Restorer:
         with_team = self._team is not None and len(batch) > 1
         return 1 if with_team or self.device.type == "cuda" else 0
 
-    def _submit(self, slot: Slot, batch: list[Picture]) -> None:
+    def _submit(self, slot: Slot, batch: list[Picture], team: Team | None) -> None:
         """Start a batch; on CUDA and with a team this returns while it is still worked on."""
         started = time.perf_counter()
         slot.fill(batch, with_qp=self._network.uses_qp)
@@ -228,8 +227,8 @@ class Restorer:
                 slot.store(self._restore_batch(slot.inputs(), slot.bits))
                 slot.computed.record(slot.compute_stream)
             slot.download()
-        elif self._team is not None and len(batch) > 1:
-            slot.store_later(self._start(self._team, slot.inputs(), slot.bits))
+        elif team is not None:
+            slot.store_later(self._start(team, slot.inputs(), slot.bits))
         else:
             with torch_threads(1):
                 slot.store(self._restore_batch(slot.inputs(), slot.bits))

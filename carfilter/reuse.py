@@ -5,6 +5,7 @@ equal to the one before are not computed at all; of pictures that changed a litt
 around the change are. Which of the three it is, is decided for each picture.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,6 +40,22 @@ class Box:
 
 
 Planned = tuple[Picture, list[Box] | None]  # what of a picture is to be computed; None is all
+
+
+@dataclass(frozen=True, slots=True)
+class _Patch:
+    """A box that is being restored with what the network sees around it."""
+
+    box: Box
+    around: Box
+    wait: Callable[[], Luma]
+
+    def paste(self, restored: Luma) -> None:
+        """Wait for the box and put it into a picture."""
+        box, around = self.box, self.around
+        rows = slice(box.top - around.top, box.bottom - around.top)
+        columns = slice(box.left - around.left, box.right - around.left)
+        restored[box.top : box.bottom, box.left : box.right] = self.wait()[rows, columns]
 
 
 def changed_blocks(luma: Luma, before: Luma) -> Blocks:
@@ -82,23 +99,26 @@ class Reuse:
 
     Args:
         whole: restores pictures, in order.
-        part: restores a box of a picture; None restores whole pictures only.
+        part: begins to restore a box of a picture and returns what waits for it; None restores
+            whole pictures only.
         halo: pixels to each side that a restored pixel depends on.
         exact: boxes must give the very same bits. Each shape of box is tried once against a whole
             picture, since some shapes run through kernels that round otherwise.
+        ahead: pictures whose boxes are begun before those of one are waited for.
     """
 
     def __init__(
         self,
         whole: Callable[[Iterable[Picture]], Iterator[Luma]],
-        part: Callable[[Picture, Box], Luma] | None,
+        part: Callable[[Picture, Box], Callable[[], Luma]] | None,
         halo: int,
         *,
         exact: bool,
+        ahead: int = 0,
     ) -> None:
         self._whole, self._part = whole, part
         self._halo_blocks = -(-halo // MACROBLOCK)
-        self._exact = exact
+        self._exact, self._ahead = exact, ahead
         self._is_equal: dict[tuple[int, int], bool] = {}  # shapes of boxes that were tried
         self._next: Planned | None = None
         self.pictures = 0
@@ -117,10 +137,16 @@ class Reuse:
         while self._next is not None:
             for last in self._whole(self._changed_ones(stream)):
                 yield last
+            begun: deque[tuple[Picture, list[_Patch]]] = deque()
             while self._next is not None and self._next[1] is not None and last is not None:
                 self.pictures += 1
-                last = self._renew(last, *self._next)
+                begun.append((self._next[0], self._begin(*self._next)))
+                while len(begun) > self._ahead:
+                    last = self._renew(last, *begun.popleft())
+                    yield last
                 self._next = next(stream, None)
+            while begun and last is not None:
+                last = self._renew(last, *begun.popleft())
                 yield last
 
     def _planned(self, pictures: Iterable[Picture]) -> Iterator[Planned]:
@@ -168,27 +194,27 @@ class Reuse:
         left, right = _widened(box.left - halo, box.right + halo, width, _WIDTH)
         return Box(top, left, bottom, right)
 
-    def _renew(self, last: Luma, picture: Picture, boxes: list[Box] | None) -> Luma:
-        if not boxes:
+    def _begin(self, picture: Picture, boxes: list[Box] | None) -> list[_Patch]:
+        assert self._part is not None or not boxes
+        patches = []
+        for box in boxes or ():
+            around = self._around(box, picture)
+            patches.append(_Patch(box, around, self._part(picture, around)))  # type: ignore[misc]
+            self.computed += np.prod(around.shape) / picture.luma.size
+        return patches
+
+    def _renew(self, last: Luma, picture: Picture, patches: list[_Patch]) -> Luma:
+        if not patches:
             return last
         restored = last.copy()
-        shapes = set()
-        for box in boxes:
-            around = self._around(box, picture)
-            self._paste(restored, picture, box, around)
-            shapes.add(around.shape)
+        for patch in patches:
+            patch.paste(restored)
+        shapes = {patch.around.shape for patch in patches}
         unknown = shapes - self._is_equal.keys()
-        if self._exact and unknown:
+        distrusted = not all(self._is_equal.get(shape, True) for shape in shapes)
+        if self._exact and (unknown or distrusted):
             return self._tried(restored, picture, unknown)
         return restored
-
-    def _paste(self, restored: Luma, picture: Picture, box: Box, around: Box) -> None:
-        assert self._part is not None
-        part = self._part(picture, around)
-        self.computed += part.size / picture.luma.size
-        rows = slice(box.top - around.top, box.bottom - around.top)
-        columns = slice(box.left - around.left, box.right - around.left)
-        restored[box.top : box.bottom, box.left : box.right] = part[rows, columns]
 
     def _tried(self, restored: Luma, picture: Picture, shapes: set[tuple[int, int]]) -> Luma:
         """Compute the whole picture as well, once per shape, and see whether the bits are equal."""

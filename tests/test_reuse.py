@@ -1,6 +1,6 @@
 """Nothing computed twice: results stay the same, and what did not change is not computed."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -128,23 +128,24 @@ def test_an_unchanged_macroblock_keeps_the_qp_it_was_coded_with(rng: np.random.G
         assert seen.tolist() == [[20, 20, 20], [20, 20, 45]]
 
 
+@pytest.mark.parametrize("ahead", [0, 2])
 def test_boxes_that_a_kernel_rounds_otherwise_are_found_out_and_given_up(
-    rng: np.random.Generator,
+    rng: np.random.Generator, ahead: int
 ) -> None:
     parts: list[Box] = []
 
     def whole(pictures: Iterable[Picture]) -> Iterator[Luma]:
         return (picture.luma + 1 for picture in pictures)
 
-    def part(picture: Picture, box: Box) -> Luma:
+    def part(picture: Picture, box: Box) -> Callable[[], Luma]:
         parts.append(box)
-        return picture.luma[box.top : box.bottom, box.left : box.right] + 2
+        return lambda: picture.luma[box.top : box.bottom, box.left : box.right] + 2
 
     given = [replace(picture, qp=None) for picture in quiet(rng, 12)]
-    reuse = Reuse(whole, part, 17, exact=True)
+    reuse = Reuse(whole, part, 17, exact=True, ahead=ahead)
     for luma, picture in zip(reuse.restore(given), given, strict=True):
         assert np.array_equal(luma, picture.luma + 1)
-    assert 1 <= len(parts) <= len({box.shape for box in parts}) < len(given)
+    assert 1 <= len(parts) <= len({box.shape for box in parts}) * (1 + ahead) < len(given)
 
 
 def test_size_depth_and_fields_may_change_in_the_stream(rng: np.random.Generator) -> None:
