@@ -27,12 +27,13 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_precision(device: torch.device, name: str, *, has_int8: bool) -> str:
+def choose_precision(device: torch.device, name: str, *, has_int8: bool, is_large: bool) -> str:
     """Return in what to compute, a name of PRECISIONS or "int8".
 
     Args:
         name: what the user asks for; "auto" leaves the choice to the device.
         has_int8: an int8 network was asked for or may be taken, and there is one.
+        is_large: the network is one for GPUs, which takes seconds a frame in fp32 on a CPU.
 
     Raises:
         DeviceError: unknown, or not to be had on this device.
@@ -51,7 +52,7 @@ def choose_precision(device: torch.device, name: str, *, has_int8: bool) -> str:
         return "fp16" if name == "auto" else name
     has_bfloat = bfloat_is_fast(device)
     if name == "auto":
-        return "bf16" if has_bfloat else "fp32"
+        return "bf16" if is_large and has_bfloat else "fp32"
     if name == "fp16" or (name == "bf16" and not has_bfloat):
         needs = "a CUDA device" if name == "fp16" else "a CUDA device or a CPU with AMX"
         raise DeviceError(f"--precision {name}: needs {needs}; use fp32 or auto")

@@ -22,7 +22,7 @@ from carfilter.compiled import COMPILE_AFTER_SECONDS, Compiling
 from carfilter.devices import PRECISIONS, choose_device, choose_precision
 from carfilter.errors import DeviceError
 from carfilter.int8 import Int8Fast, int8_twin, is_available, passes_self_test
-from carfilter.network import Fast
+from carfilter.network import Car, Fast
 from carfilter.pictures import (
     ASSUMED_QP,
     MACROBLOCK,
@@ -96,8 +96,9 @@ class Restorer:
         options = options or RestoreOptions()
         self.device = choose_device(options.device)
         self._twin = _int8_twin(network, int8_ranges, self.device, options.precision)
+        has_int8, is_large = self._twin is not None, isinstance(network, Car)
         self.precision = choose_precision(
-            self.device, options.precision, has_int8=self._twin is not None
+            self.device, options.precision, has_int8=has_int8, is_large=is_large
         )
         self.strength = options.strength
         # A network that says nothing of references takes none.

@@ -28,7 +28,7 @@ from carfilter.weights import load_weights, save_weights
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="this CPU or torch has no int8 kernels")
 
-FLOATS = "bf16" if bfloat_is_fast(torch.device("cpu")) else "fp32"
+LARGE = "bf16" if bfloat_is_fast(torch.device("cpu")) else "fp32"
 
 
 def trained_like() -> Fast:
@@ -93,8 +93,8 @@ def test_auto_takes_int8_where_it_is_calibrated_and_floats_elsewhere(
     ranges = ranges_of(network, pictures(rng, 1, (96, 128)))
     cpu = RestoreOptions("cpu")
     assert Restorer(network, cpu, int8_ranges=ranges).precision == "int8"
-    assert Restorer(network, cpu).precision == FLOATS
-    assert Restorer(Car(), cpu, int8_ranges=None).precision == FLOATS
+    assert Restorer(network, cpu).precision == "fp32"
+    assert Restorer(Car(), cpu, int8_ranges=None).precision == LARGE
     with pytest.raises(DeviceError, match="--precision int8"):
         Restorer(Car(), RestoreOptions("cpu", "int8"), int8_ranges=ranges)
 
@@ -173,7 +173,7 @@ def test_a_twin_that_computes_wrongly_fails_its_self_test(rng: np.random.Generat
     broken = Int8Fast(network, ranges)
     broken.body[1].weight_scale = broken.body[1].weight_scale * 3
     assert not passes_self_test(network, broken)
-    assert Restorer(network, RestoreOptions("cpu"), int8_ranges=[1e-3] * 4).precision == FLOATS
+    assert Restorer(network, RestoreOptions("cpu"), int8_ranges=[1e-3] * 4).precision == "fp32"
 
 
 def test_qp_codes_are_the_values_of_the_float_network() -> None:

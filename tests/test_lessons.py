@@ -133,7 +133,7 @@ LESSONS: dict[int, tuple[str, tuple[str, ...]]] = {
         "a precision that the device lacks is not tried",
         (
             "test_restore::test_a_device_or_precision_that_is_not_there_is_refused",
-            "test_int8::test_auto_takes_int8_where_it_is_calibrated_and_fp32_elsewhere",
+            "test_int8::test_auto_takes_int8_where_it_is_calibrated_and_floats_elsewhere",
         ),
     ),
     18: (

@@ -89,7 +89,7 @@ def test_busy_footage_is_computed_whole_and_in_order(rng: np.random.Generator) -
     reused, plain, _ = both_ways(given, "auto")
     assert all(np.array_equal(a, b) for a, b in zip(reused, plain, strict=True))
     network = Counting()
-    restorer = Restorer(network, RestoreOptions("cpu", "fp32", batch_size=1), SIZE)
+    restorer = Restorer(network, RestoreOptions("cpu", batch_size=1), SIZE)
     assert len(list(restorer.restore(busy(rng, 5)))) == 5
     assert network.sizes == [SIZE] * 5
     assert restorer.saved == 0
@@ -105,7 +105,7 @@ def test_a_frozen_camera_costs_one_picture_and_its_results_come_at_once(
             taken.append(i)
             yield replace(picture, luma=picture.luma.copy())
 
-    restorer = Restorer(network, RestoreOptions("cpu", "fp32", batch_size=1), SIZE)
+    restorer = Restorer(network, RestoreOptions("cpu", batch_size=1), SIZE)
     for i, luma in enumerate(restorer.restore(frozen())):
         assert np.array_equal(luma, picture.luma)
         assert len(taken) <= i + 2
@@ -121,7 +121,7 @@ def test_an_unchanged_macroblock_keeps_the_qp_it_was_coded_with(rng: np.random.G
     maps = [np.full((2, 3), 20, np.int16), np.full((2, 3), 45, np.int16)]
     for reuse in (True, False):
         network = Counting()
-        options = RestoreOptions("cpu", "fp32", reuse=reuse, batch_size=1)
+        options = RestoreOptions("cpu", reuse=reuse, batch_size=1)
         pictures = [Picture(luma, qp=maps[0]), Picture(later, qp=maps[1])]
         list(Restorer(network, options, (32, 48)).restore(pictures))
         seen = (network.planes[-1][0, 0, ::16, ::16] * 51).round()
