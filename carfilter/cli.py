@@ -117,7 +117,8 @@ restore_options = grouped(
         "--lookahead",
         type=click.IntRange(0),
         default=64,
-        help="Frames that a multi-frame model may wait for; 0 uses the past alone.",
+        help="Frames that a multi-frame model may wait for, and half as many more to average over"
+        " time; 0 uses the past alone.",
     ),
     click.option(
         "--no-reuse", is_flag=True, help="Compute unchanged frames and areas again each time."
