@@ -30,13 +30,22 @@ class Picture:
     references: tuple["Picture | None", ...] = ()
 
 
-def cropped(picture: Picture, top: int, left: int, bottom: int, right: int) -> Picture:
-    """Return a part of a picture without references; top and left lie on the macroblock grid."""
-    qp = picture.qp
-    if qp is not None:
-        rows = slice(top // MACROBLOCK, -(-bottom // MACROBLOCK))
-        qp = qp[rows, left // MACROBLOCK : -(-right // MACROBLOCK)]
-    return replace(picture, luma=picture.luma[top:bottom, left:right], qp=qp, references=())
+Area = tuple[int, int, int, int]
+"""Pixels top, left, bottom, right; top and left lie on the macroblock grid, the others outside."""
+
+
+def cut(planes: Any, area: Area, unit: int = 1) -> Any:
+    """Return an area of arrays or tensors [..., H/unit, W/unit]; of None it is None."""
+    if planes is None:
+        return None
+    top, left, bottom, right = area
+    return planes[..., top // unit : -(-bottom // unit), left // unit : -(-right // unit)]
+
+
+def cropped(picture: Picture, area: Area) -> Picture:
+    """Return a part of a picture without references."""
+    luma, qp = cut(picture.luma, area), cut(picture.qp, area, MACROBLOCK)
+    return replace(picture, luma=luma, qp=qp, references=())
 
 
 def split_fields(pictures: Iterable[Picture], counts: deque[int]) -> Iterator[Picture]:

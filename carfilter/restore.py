@@ -189,7 +189,7 @@ class Restorer:
 
     def _start_box(self, picture: Picture, box: Box) -> Callable[[], Luma]:
         """Begin to restore a part of a picture on a CPU; return what waits for it."""
-        part = cropped(picture, box.top, box.left, box.bottom, box.right)
+        part = cropped(picture, (box.top, box.left, box.bottom, box.right))
         slot = Slot(self.device, [part], 1)
         self._submit(slot, [part], self._team if self.batch_size > 1 else None)
         return lambda: next(self._collect(slot))
@@ -205,17 +205,14 @@ class Restorer:
             else:
                 free.remove(slot)
             slots.append(slot)
-            self._submit(slot, batch, self._team if len(batch) > 1 else None)
-            while len(slots) > self._ahead(batch):
+            team = self._team if len(batch) > 1 else None
+            self._submit(slot, batch, team)
+            ahead = 1 if team is not None or self.device.type == "cuda" else 0
+            while len(slots) > ahead:
                 free.append(slots.popleft())
                 yield from self._collect(free[-1])
         while slots:
             yield from self._collect(slots.popleft())
-
-    def _ahead(self, batch: list[Picture]) -> int:
-        """Return how many batches may be worked on beside the one that is filled."""
-        with_team = self._team is not None and len(batch) > 1
-        return 1 if with_team or self.device.type == "cuda" else 0
 
     def _submit(self, slot: Slot, batch: list[Picture], team: Team | None) -> None:
         """Start a batch; on CUDA and with a team this returns while it is still worked on."""
@@ -231,14 +228,12 @@ class Restorer:
         elif team is not None:
             slot.store_later(self._start(team, slot.inputs(), slot.bits))
         else:
-            with torch_threads(1):
-                slot.store(self._restore_batch(slot.inputs(), slot.bits))
+            self._restore_in_turn(slot)
         self.busy_seconds += time.perf_counter() - started
 
     def _start(self, team: Team, inputs: Inputs, depth: int) -> list[Future[Tensor]]:
         """Share a batch among the team."""
-        size = -(-len(inputs) // team.members)
-        parts = [inputs.pictures(i, i + size) for i in range(0, len(inputs), size)]
+        parts = inputs.parts(-(-len(inputs) // team.members))
         return team.start(lambda part: self._restore_tiled(part, depth, team.threads), parts)
 
     def _collect(self, slot: Slot) -> Iterator[Luma]:
@@ -249,10 +244,14 @@ class Restorer:
             if self.device.type == "cuda" or not _is_out_of_memory(error):
                 raise
             self._team = None  # as many at once are too many for this memory
-            with torch_threads(1):
-                slot.store(self._restore_batch(slot.inputs(), slot.bits))
+            self._restore_in_turn(slot)
         self.busy_seconds += time.perf_counter() - started
         yield from slot.results()
+
+    def _restore_in_turn(self, slot: Slot) -> None:
+        """Restore a batch on a CPU in this thread."""
+        with torch_threads(1):
+            slot.store(self._restore_batch(slot.inputs(), slot.bits))
 
     @torch.inference_mode()
     def _restore_batch(self, inputs: Inputs, depth: int) -> Tensor:
@@ -261,10 +260,8 @@ class Restorer:
             try:
                 self._measure_batch(inputs, depth)
                 parts = [
-                    self._restore_tiled(
-                        inputs.pictures(i, i + self.batch_size), depth, self._threads
-                    )
-                    for i in range(0, len(inputs), self.batch_size)
+                    self._restore_tiled(part, depth, self._threads)
+                    for part in inputs.parts(self.batch_size)
                 ]
                 return torch.cat(parts) if len(parts) > 1 else parts[0]
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -282,8 +279,8 @@ class Restorer:
             return
 
         def restore(size: int) -> None:
-            for i in range(0, len(inputs), size):
-                self._restore_tiled(inputs.pictures(i, i + size), depth, self._threads)
+            for part in inputs.parts(size):
+                self._restore_tiled(part, depth, self._threads)
             if self.device.type == "cuda":
                 torch.cuda.current_stream(self.device).synchronize()
 
@@ -315,7 +312,7 @@ class Restorer:
             for left in range(0, width, tile):
                 y, x = max(top - halo, 0), max(left - halo, 0)
                 bottom, right = min(top + tile + halo, height), min(left + tile + halo, width)
-                restored = self._forward(inputs.crop(y, x, bottom, right), depth, threads)
+                restored = self._forward(inputs.crop((y, x, bottom, right)), depth, threads)
                 inner = restored[:, top - y : top - y + tile, left - x : left - x + tile]
                 out[:, top : top + tile, left : left + tile] = inner
         return out

@@ -171,10 +171,11 @@ class Reuse:
         size = picture.luma.size
         if sum(np.prod(self._around(box, picture).shape) for box in boxes) > _WORTHWHILE * size:
             return None
-        distrusted = any(
-            self._is_equal.get(self._around(box, picture).shape, True) is False for box in boxes
-        )
-        return None if distrusted else boxes
+        shapes = {self._around(box, picture).shape for box in boxes}
+        return None if self._distrusts(shapes) else boxes
+
+    def _distrusts(self, shapes: set[tuple[int, int]]) -> bool:
+        return not all(self._is_equal.get(shape, True) for shape in shapes)
 
     def _boxes_of_tiles(self, tiles: Blocks, picture: Picture) -> Iterator[Box]:
         """Yield boxes of tiles: one for each group of columns in each group of rows."""
@@ -195,11 +196,13 @@ class Reuse:
         return Box(top, left, bottom, right)
 
     def _begin(self, picture: Picture, boxes: list[Box] | None) -> list[_Patch]:
-        assert self._part is not None or not boxes
+        if not boxes:
+            return []
+        assert self._part is not None
         patches = []
-        for box in boxes or ():
+        for box in boxes:
             around = self._around(box, picture)
-            patches.append(_Patch(box, around, self._part(picture, around)))  # type: ignore[misc]
+            patches.append(_Patch(box, around, self._part(picture, around)))
             self.computed += np.prod(around.shape) / picture.luma.size
         return patches
 
@@ -211,8 +214,7 @@ class Reuse:
             patch.paste(restored)
         shapes = {patch.around.shape for patch in patches}
         unknown = shapes - self._is_equal.keys()
-        distrusted = not all(self._is_equal.get(shape, True) for shape in shapes)
-        if self._exact and (unknown or distrusted):
+        if self._exact and (unknown or self._distrusts(shapes)):
             return self._tried(restored, picture, unknown)
         return restored
 

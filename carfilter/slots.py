@@ -1,7 +1,7 @@
 """The buffers of a batch on its way through the network, and on CUDA the streams it travels on."""
 
 from collections.abc import Iterator
-from concurrent.futures import Future, wait
+from concurrent import futures
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from carfilter.network import QP_UNKNOWN
-from carfilter.pictures import MACROBLOCK, Luma, Picture
+from carfilter.pictures import MACROBLOCK, Area, Luma, Picture, cut
 
 
 @dataclass(frozen=True)
@@ -29,24 +29,21 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.luma)
 
-    def pictures(self, first: int, last: int) -> "Inputs":
-        """Return those pictures of the batch."""
-        parts = (self.luma, self.qp, self.references, self.reference_qp)
-        return Inputs(*(None if part is None else part[first:last] for part in parts))  # type: ignore[arg-type]
+    def parts(self, size: int) -> "list[Inputs]":
+        """Return the batch in parts of so many pictures, the last one of what is left."""
+        planes = (self.luma, self.qp, self.references, self.reference_qp)
+        return [
+            Inputs(*(None if plane is None else plane[i : i + size] for plane in planes))  # type: ignore[arg-type]
+            for i in range(0, len(self), size)
+        ]
 
-    def crop(self, top: int, left: int, bottom: int, right: int) -> "Inputs":
-        """Return a part of each picture; top and left lie on the macroblock grid."""
-
-        def cut(planes: Tensor | None, unit: int) -> Tensor | None:
-            if planes is None:
-                return None
-            rows = slice(top // unit, -(-bottom // unit))
-            return planes[..., rows, left // unit : -(-right // unit)]
-
-        luma = self.luma[:, top:bottom, left:right]
-        references = cut(self.references, 1)
+    def crop(self, area: Area) -> "Inputs":
+        """Return a part of each picture."""
         return Inputs(
-            luma, cut(self.qp, MACROBLOCK), references, cut(self.reference_qp, MACROBLOCK)
+            cut(self.luma, area),
+            cut(self.qp, area, MACROBLOCK),
+            cut(self.references, area),
+            cut(self.reference_qp, area, MACROBLOCK),
         )
 
 
@@ -68,13 +65,12 @@ class Slot:
         shape = (batch_size, 1 + references, *size)
         qp_shape = (*shape[:2], -(-size[0] // MACROBLOCK), -(-size[1] // MACROBLOCK))
         self.references = references
-        self.count = 0
-        self.bits = first.itemsize * 8  # of a sample
+        self.count, self.bits = 0, batch[0].depth  # bits of a sample
         self.knows_qp = False
         self.host = torch.empty(shape, dtype=self.dtype, pin_memory=self.cuda)
         self.host_qp = torch.empty(qp_shape, dtype=torch.int8, pin_memory=self.cuda)
         self._restored: Tensor | None = None  # on a CPU: the network's own buffer, not a copy
-        self._awaited: list[Future[Tensor]] = []  # parts of it that others compute
+        self._awaited: list[futures.Future[Tensor]] = []  # parts of it that others compute
         if self.cuda:
             out_shape = (batch_size, *size)
             self.host_out = torch.empty(out_shape, dtype=self.dtype, pin_memory=True)
@@ -126,7 +122,7 @@ class Slot:
         else:
             self._restored = restored
 
-    def store_later(self, parts: list[Future[Tensor]]) -> None:
+    def store_later(self, parts: list[futures.Future[Tensor]]) -> None:
         """Keep what is to become the result, on a CPU; wait() waits for it."""
         self._awaited = parts
 
@@ -152,7 +148,7 @@ class Slot:
         if self.cuda:
             self.downloaded.synchronize()
         elif self._awaited:
-            wait(self._awaited)  # all of them: a part that still runs reads these buffers
+            futures.wait(self._awaited)  # all of them: a part that still runs reads these buffers
             awaited, self._awaited = self._awaited, []
             self._restored = torch.cat([part.result() for part in awaited])
 

@@ -13,9 +13,11 @@ A camera counts as fixed as far as its encoder skips macroblocks. Moving cameras
 nor is good video, which has little error to lose, nor video of unknown QP, which may be good.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -24,9 +26,9 @@ import numpy.typing as npt
 from carfilter.pictures import MACROBLOCK, Luma, Picture
 from carfilter.reuse import Blocks, settle
 
-# Of what a pixel is made of, so much goes on to the next picture where nothing changed, and the
-# fraction e less for each so many levels that the 3x3 pixels around differ by, the nearer ones
-# weighing more. Of the past alone an average lags behind, so it is a short one.
+# The share of a pixel that goes on to the next picture where nothing changed, and the levels by
+# which the 3x3 pixels around differ, the nearer ones weighing more, where 1/e of that share does.
+# Of the past alone an average lags behind, so it is a short one.
 _DECAY, _LEVEL = 0.95, 4.0
 _PAST_DECAY, _PAST_LEVEL = 0.7, 2.0
 _SPAN = 25  # pictures over which a scene is judged
@@ -123,17 +125,14 @@ def steadied(pictures: Iterable[Restored], lookahead: int, strength: float = 1.0
         lookahead: pictures to wait for at most; 0 averages over the past alone, and less.
         strength: 0..1, how much of the way to the average a picture goes.
     """
-    scene, shot = _Scene(), None
-    for picture in pictures:
-        if shot is None or not shot.takes(picture):
-            if shot is not None:
-                yield from shot.come_out(len(shot.waiting))
-            shot = _Shot(picture, lookahead)
-        scene.see(picture)
-        shot.add(picture.luma, strength * scene.amount)
-        if len(shot.waiting) > shot.most:
-            yield from shot.come_out(shot.at_once)
-    if shot is not None:
+    scene = _Scene()
+    for (shape, depth), alike in groupby(pictures, lambda one: (one.luma.shape, one.depth)):
+        shot = _Shot(shape, depth, lookahead)
+        for picture in alike:
+            scene.see(picture)
+            shot.add(picture.luma, strength * scene.amount)
+            if len(shot.waiting) > shot.most:
+                yield from shot.come_out(shot.at_once)
         yield from shot.come_out(len(shot.waiting))
 
 
@@ -149,21 +148,17 @@ class _Waiting:
 class _Shot:
     """Pictures of one size and depth, which are averaged with each other."""
 
-    def __init__(self, first: Restored, lookahead: int) -> None:
-        self.shape, self.depth = first.luma.shape, first.depth
-        fitting = _MOST_BYTES // (_BYTES * first.luma.size)
+    def __init__(self, shape: tuple[int, ...], depth: int, lookahead: int) -> None:
+        self.shape, self.depth = shape, depth
+        fitting = _MOST_BYTES // (_BYTES * math.prod(shape))
         self.most = min(lookahead, max(1, fitting))  # pictures that wait for later ones
         # Pictures come out some at a time, since for each time all that wait are gone through.
         self.at_once = self.most // 2 + 1
         self.decay, self.level = (_DECAY, _LEVEL) if lookahead else (_PAST_DECAY, _PAST_LEVEL)
-        self.waiting: deque[_Waiting] = deque()
+        self.waiting: list[_Waiting] = []
         self.last: Luma | None = None
         # What the picture that came out last was made of, itself and before: sum and weight.
         self.past: _Floats | None = None
-
-    def takes(self, picture: Restored) -> bool:
-        """Say whether a picture is like the others."""
-        return picture.luma.shape == self.shape and picture.depth == self.depth
 
     def add(self, luma: Luma, amount: float) -> None:
         """Let a picture wait."""
@@ -177,11 +172,9 @@ class _Shot:
 
     def come_out(self, count: int) -> Iterator[Luma]:
         """Yield the averages of the pictures that wait longest."""
-        pictures = list(self.waiting)
-        # The scene is known best by what came half-way between now and the last one seen.
+        pictures, self.waiting = self.waiting, self.waiting[count:]
+        # What came a while after a picture knows more of its scene.
         amounts = [pictures[min(i + count, len(pictures) - 1)].amount for i in range(count)]
-        for _ in range(count):
-            self.waiting.popleft()
         if not any(amounts):
             self.past = None
             yield from (picture.luma for picture in pictures[:count])

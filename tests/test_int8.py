@@ -58,6 +58,12 @@ def ranges_of(network: Fast, given: list[Picture]) -> list[float]:
     return calibrate(network, ((luma, torch.full_like(luma, 0.6)) for luma in lumas))
 
 
+def calibrated(rng: np.random.Generator, count: int) -> tuple[Fast, list[Picture], list[float]]:
+    """A network, pictures, and the ranges of the one on the others."""
+    network, given = trained_like(), pictures(rng, count, (96, 128))
+    return network, given, ranges_of(network, given)
+
+
 def run(network: Fast, given: list[Picture], ranges: list[float] | None, **options: object) -> list:
     restorer = Restorer(network, RestoreOptions(**options), (96, 128), ranges)
     return list(restorer.restore(given))
@@ -112,8 +118,7 @@ def two_threads() -> Iterator[None]:
 def test_side_by_side_pictures_come_out_in_order_and_as_one_by_one(
     rng: np.random.Generator, count: int
 ) -> None:
-    network, given = trained_like(), pictures(rng, count, (96, 128))
-    ranges = ranges_of(network, given)
+    network, given, ranges = calibrated(rng, count)
     alone = run(network, given, ranges, batch_size=1)
     for batch_size in (0, 2, 3):
         together = run(network, given, ranges, batch_size=batch_size)
@@ -124,8 +129,7 @@ def test_side_by_side_pictures_come_out_in_order_and_as_one_by_one(
 def test_where_memory_is_short_side_by_side_pictures_are_restored_in_turn(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network, given = trained_like(), pictures(rng, 7, (96, 128))
-    ranges = ranges_of(network, given)
+    network, given, ranges = calibrated(rng, 7)
     alone = run(network, given, ranges, batch_size=1)
     whole, members = Int8Fast.__call__, []
 
@@ -145,8 +149,7 @@ def test_where_memory_is_short_side_by_side_pictures_are_restored_in_turn(
 def test_what_fails_in_a_thread_is_raised(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network, given = trained_like(), pictures(rng, 4, (96, 128))
-    ranges = ranges_of(network, given)
+    network, given, ranges = calibrated(rng, 4)
 
     def broken(_self: Int8Fast, _inputs: Inputs) -> torch.Tensor:
         raise RuntimeError("a kernel that fails")

@@ -119,12 +119,13 @@ def _peers(model: Model, size: tuple[int, int], count: int) -> dict[str, Callabl
 
         for kind, given in (("fp32", []), ("int8", ranges)):
             data = to_onnx(model.network, shape, given).SerializeToString()
+            core = openvino.Core()
+            network = core.read_model(io.BytesIO(data))
             for hint in ("latency", "throughput"):
                 # Left alone, it computes in bf16 where the CPU has it.
                 hints = {"PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": "f32"}
                 hints["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
-                core = openvino.Core()
-                compiled = core.compile_model(core.read_model(io.BytesIO(data)), "CPU", hints)
+                compiled = core.compile_model(network, "CPU", hints)
                 queue = openvino.AsyncInferQueue(compiled)  # frames side by side, as with ours
                 jobs[f"openvino {kind}, {hint}"] = lambda q=queue: _infer(q, cells, count)
     except ImportError:
