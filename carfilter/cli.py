@@ -110,8 +110,9 @@ restore_options = grouped(
     click.option(
         "--qp",
         type=click.IntRange(0, 51),
-        default=26,
-        help="How coarsely the video was coded, where the decoder does not tell.",
+        default=None,
+        help="How coarsely the video was coded, where the decoder does not tell; measured at key"
+        " frames by default, and taken as 26 where they tell nothing.",
     ),
     click.option(
         "--lookahead",
@@ -314,6 +315,7 @@ def _set_ffmpeg_log(level: str) -> None:
 
 def filter_options(given: dict[str, Any]) -> "FilterOptions":
     from carfilter.opening import MAX_PIXELS
+    from carfilter.pictures import ASSUMED_QP
     from carfilter.pipeline import FilterOptions
     from carfilter.restore import RestoreOptions
     from carfilter.source import SourceOptions
@@ -340,6 +342,7 @@ def filter_options(given: dict[str, Any]) -> "FilterOptions":
             threads=given["threads"],
             stop_on_error=given["xerror"],
             hwaccel=given["hwaccel"],
+            measures_qp=given["qp"] is None,
             max_pixels=given["max_pixels"] or MAX_PIXELS,
         ),
         target=TargetOptions(
@@ -362,7 +365,7 @@ def filter_options(given: dict[str, Any]) -> "FilterOptions":
             batch_size=given["batch"] or 0,
             tile=(given["tile"] or 0) // 16 * 16,
             strength=given["strength"],
-            qp=given["qp"],
+            qp=ASSUMED_QP if given["qp"] is None else given["qp"],
             lookahead=given["lookahead"],
             reuse=not given["no_reuse"],
         ),

@@ -16,8 +16,10 @@ import numpy.typing as npt
 from av.video.reformatter import ColorRange
 
 from carfilter.errors import MediaError
-from carfilter.frames import copy_luma, luma_view, read_qp
+from carfilter.frames import copy_luma, has_luma_plane, luma_view, read_qp
+from carfilter.measured_qp import gauge_of
 from carfilter.opening import open_container
+from carfilter.pictures import QpMap
 from carfilter.ticks import as_fraction
 from carfilter.unfinished import part_of
 
@@ -41,6 +43,7 @@ class Clip:
     types: Planes | None = None  # [T], 1 I, 2 P, 3 B, 0 unknown; None before any encode
     qp: npt.NDArray[np.int8] | None = None  # [T, ceil(H/16), ceil(W/16)] in 0..51
     packet_bytes: tuple[int, ...] = ()  # of each coded picture in decoding order
+    measured_qp: npt.NDArray[np.int8] | None = None  # as `qp`, where no decoder tells it
 
     @property
     def seconds(self) -> float:
@@ -61,9 +64,11 @@ def read_clip(path: Path, max_frames: int | None = None) -> Clip:
     qp: list[Any] = []
     types: list[int] = []
     sizes: list[int] = []
+    measured: list[Any] = []
     fps, full_range = Fraction(25), False
-    for frame, rate, packets in _decode(path):
+    for frame, rate, packets, coarse in _decode(path):
         fps, sizes = rate, packets
+        measured.append(coarse)
         full_range = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
         qp.append(read_qp(frame))
         types.append(int(frame.pict_type))
@@ -82,13 +87,19 @@ def read_clip(path: Path, max_frames: int | None = None) -> Clip:
         fps=fps,
         full_range=full_range,
         types=np.array(types, np.uint8),
-        qp=None if any(q is None for q in qp) else np.stack(qp).astype(np.int8),
+        qp=_stacked(qp),
         packet_bytes=tuple(sizes),
+        measured_qp=_stacked(measured),
     )
 
 
-def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, Fraction, list[int]]]:
-    """Yield each frame, the rate, and the sizes so far of the packets in decoding order."""
+def _stacked(maps: list[Any]) -> npt.NDArray[np.int8] | None:
+    return None if any(qp is None for qp in maps) else np.stack(maps).astype(np.int8)
+
+
+def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, Fraction, list[int], QpMap | None]]:
+    """Yield each frame, the rate, the sizes so far of the packets in decoding order, and the
+    frame's QP as measured."""
     sizes: list[int] = []
     try:
         with open_container(path) as container:
@@ -98,11 +109,17 @@ def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, Fraction, list[int]]]:
             stream.codec_context.options = {"export_side_data": "venc_params"}
             rate = stream.average_rate
             fps = as_fraction(rate) if rate else Fraction(25)
+            gauge = gauge_of(stream.codec_context)
             for packet in container.demux(stream):
                 if packet.size:
                     sizes.append(packet.size)
+                if gauge is not None:
+                    gauge.note(packet)
                 for frame in packet.decode():
-                    yield frame, fps, sizes
+                    measured = None
+                    if gauge is not None and has_luma_plane(frame.format):
+                        measured = gauge.read(frame)
+                    yield frame, fps, sizes, measured
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path}: cannot be decoded ({error.strerror}); check the file") from error
 

@@ -96,7 +96,7 @@ def keep_up(
 def warm_up(restorer: Restorer, size: tuple[int, int], depth: int) -> None:
     """Restore a black picture of height x width: the first one takes several times as long."""
     luma: Luma = np.zeros(size, np.uint8) if depth == 8 else np.zeros(size, np.uint16)
-    black = Picture(luma, depth, uniform_qp(luma, 0))
+    black = Picture(luma, depth, uniform_qp(luma.shape, 0))
     deque(restorer.restore([black]), maxlen=0)
 
 

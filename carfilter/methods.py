@@ -84,7 +84,7 @@ def network(
     """Run a checkpoint.
 
     Args:
-        blind: without the QP maps of the decoder; one QP is assumed, as the filter does.
+        blind: without the QP maps of the decoder; QP is measured, as the filter does.
         past: let a multi-frame network see no later frames, as in live use.
     """
     options = options or RestoreOptions()
@@ -101,7 +101,7 @@ def network(
     # The batch is part of no key: it changes results by rounding at most.
     how = f"{options.device}-{options.precision}-{options.strength}"
     if blind:
-        how += f"-qp{options.qp}"
+        how += f"-measured1-qp{options.qp}"
     if model.network.references:
         how += f"-ahead{options.lookahead}-steady3"
     key = f"network-5-{_weights_digest(model)}-{how}"
@@ -128,11 +128,11 @@ def _weights_digest(model: Model) -> str:
 
 
 def _pictures(coded: Clip, *, blind: bool) -> list[Picture]:
-    maps = None if blind or coded.qp is None else coded.qp.astype(np.int16)
+    maps = coded.measured_qp if blind or coded.qp is None else coded.qp
     return [
         Picture(
             luma,
-            qp=None if maps is None else maps[index],
+            qp=None if maps is None else maps[index].astype(np.int16),
             frame_type=0 if coded.types is None else int(coded.types[index]),
         )
         for index, luma in enumerate(coded.luma)

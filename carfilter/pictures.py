@@ -66,13 +66,13 @@ def _field(picture: Picture, parity: int) -> Picture:
     field: Any = np.ascontiguousarray(picture.luma[parity::2])
     qp = picture.qp
     if qp is not None:
-        qp = uniform_qp(field, round(float(qp.mean())))
+        qp = uniform_qp(field.shape, round(float(qp.mean())))
     return replace(picture, luma=field, qp=qp, interlaced=False)
 
 
-def uniform_qp(luma: Luma, qp: int) -> QpMap:
-    """Return a map of one QP for luma [H, W]."""
-    rows, columns = (-(-side // MACROBLOCK) for side in luma.shape)
+def uniform_qp(shape: tuple[int, ...], qp: int) -> QpMap:
+    """Return a map of one QP for luma of shape (H, W)."""
+    rows, columns = (-(-side // MACROBLOCK) for side in shape)
     return np.full((rows, columns), qp, np.int16)
 
 
@@ -83,7 +83,7 @@ def with_qp(pictures: Iterable[Picture], assumed: int) -> Iterator[Picture]:
     """
     for picture in pictures:
         if picture.qp is None:
-            yield replace(picture, qp=uniform_qp(picture.luma, assumed), qp_assumed=True)
+            yield replace(picture, qp=uniform_qp(picture.luma.shape, assumed), qp_assumed=True)
         else:
             yield picture
 

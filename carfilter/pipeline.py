@@ -63,7 +63,8 @@ class Run:
     passed: int = 0  # frames that went unrestored, since the network did not keep up with it
     saved: float = 0.0  # share of the network's work that reuse saved, 0..1
     qp_sum: float = 0.0
-    qp_frames: int = 0  # frames whose QP map the decoder gave
+    qp_frames: int = 0  # frames whose QP the decoder gave, or that it was measured for
+    qp_measured: bool = False  # at key frames; see carfilter.measured_qp
     elapsed_seconds: float = 0.0
     busy_seconds: dict[str, float] = field(default_factory=dict)  # by stage
     interrupted: bool = False
@@ -76,7 +77,7 @@ class Run:
 
     @property
     def mean_qp(self) -> float | None:
-        """Mean QP of the source, where the decoder gave QP maps."""
+        """Mean QP of the source, where the decoder gave QP maps or it was measured."""
         return self.qp_sum / self.qp_frames if self.qp_frames else None
 
     @property
@@ -169,7 +170,12 @@ def restored_frames(
 
 
 def _source_options(options: FilterOptions, model: Model | None) -> SourceOptions:
-    return replace(options.source, qp_maps=model is not None, pix_fmt=options.target.pix_fmt)
+    return replace(
+        options.source,
+        qp_maps=model is not None,
+        measures_qp=options.source.measures_qp and model is not None and model.network.uses_qp,
+        pix_fmt=options.target.pix_fmt,
+    )
 
 
 def _as_model(weights: str | Path | Model | None) -> Model:
@@ -411,9 +417,14 @@ def _announce(
     run.engine = restorer.describe()
     logger.info("model %s on %s", run.model, run.engine)
     if model.network.uses_qp and not source.exports_qp:
+        run.qp_measured = source.measures_qp
+        how = (
+            "measured by the bytes of its key frames"
+            if source.measures_qp
+            else f"taken as {restorer.assumed_qp}"
+        )
         logger.info(
-            "QP unknown, which only FFmpeg's H.264 decoder tells: taken as %s; --qp sets another",
-            restorer.assumed_qp,
+            "QP unknown, which only FFmpeg's H.264 decoder tells: %s; --qp sets another", how
         )
 
 

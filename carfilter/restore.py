@@ -55,7 +55,7 @@ class RestoreOptions:
     batch_size: int = 0
     tile: int = 0
     strength: float = 1.0
-    qp: int | None = ASSUMED_QP  # where the decoder tells none; None lets the network know that
+    qp: int | None = ASSUMED_QP  # where a picture has none; None lets the network know that
     lookahead: int = 64  # pictures that a multi-frame network may wait for
     reuse: bool = True  # keep the result of what did not change, see carfilter.reuse
     compile_after: float = COMPILE_AFTER_SECONDS  # of waiting for a network on CUDA; inf for never

@@ -30,6 +30,7 @@ from carfilter.frames import (
     read_qp,
 )
 from carfilter.hardware import decoding_device
+from carfilter.measured_qp import QpGauge, gauge_of
 from carfilter.opening import (
     MAX_PIXELS,
     check_size,
@@ -66,6 +67,7 @@ class SourceOptions:
     hwaccel: str | None = None  # device to decode on; QP maps are not to be had there
     live: bool = False  # give frames as soon as they are there, and notice sooner that none come
     qp_maps: bool = False  # let the decoder export them; H.264 then decodes without frame threads
+    measures_qp: bool = True  # with qp_maps, at key frames, where the decoder exports none
 
     @property
     def dropped_types(self) -> set[str]:
@@ -95,7 +97,7 @@ class Decoded:
     """A decoded frame with what must be read before its luma is exchanged."""
 
     frame: av.VideoFrame
-    qp: QpMap | None
+    qp: QpMap | None  # exported, or measured: one for the whole frame then
     frame_type: int  # 1, 2, 3 are I, P, B; 0 is unknown
     arrived: float = field(default_factory=time.monotonic)  # when it was decoded
 
@@ -115,6 +117,7 @@ class Source:
     options: SourceOptions
     report: DecodeReport = field(default_factory=DecodeReport)
     _planar: set[str] = field(default_factory=set)  # pixel formats seen that have a luma plane
+    _gauge: QpGauge | None = None
     lost: str = ""  # why a network source ended before its time
 
     @property
@@ -136,6 +139,11 @@ class Source:
         """Whether its decoder can export QP maps."""
         context = self.video.codec_context
         return context.name == "h264" and not context.is_hwaccel
+
+    @property
+    def measures_qp(self) -> bool:
+        """Whether the QP of its frames is measured at key frames, since its decoder tells none."""
+        return self._gauge is not None and not self.exports_qp
 
     @property
     def converts(self) -> bool:
@@ -241,6 +249,8 @@ class Source:
                 yield decoded
 
     def _decode(self, packet: av.Packet[Any] | None) -> Iterator[Decoded]:
+        if packet is not None and self._gauge is not None:
+            self._gauge.note(packet)
         try:
             frames = self.video.codec_context.decode(
                 packet if packet is not None and packet.size else None
@@ -255,7 +265,10 @@ class Source:
             planar = self._with_luma_plane(frame)
             if clip_samples(planar) or frame.is_corrupt:
                 self._count_damage("damaged frame")
-            yield Decoded(planar, qp if planar is frame else None, frame_type)
+            qp = qp if planar is frame else None
+            if qp is None and self._gauge is not None:
+                qp = self._gauge.read(planar)
+            yield Decoded(planar, qp, frame_type)
 
     def _with_luma_plane(self, frame: av.VideoFrame) -> av.VideoFrame:
         name = frame.format.name
@@ -304,7 +317,8 @@ def open_source(source: str | Path, options: SourceOptions | None = None) -> Sou
     except BaseException:
         container.close()
         raise
-    return Source(name, container, video, copied, options)
+    gauge = gauge_of(video.codec_context) if options.qp_maps and options.measures_qp else None
+    return Source(name, container, video, copied, options, _gauge=gauge)
 
 
 def _why_lost(error: av.error.FFmpegError) -> str:

@@ -11,7 +11,7 @@ LAYERS = {
     1: "opening adts ticks clock conform hardware cut hdr selection encoder"
     " source frames streams target clips network metrics prefetch int8 detection baselines"
     " average_precision packs photos bd_rate pictures window slots references reuse steady"
-    " reconnect segments losses batches compiled devices samples threads",
+    " reconnect segments losses batches compiled devices samples threads measured_qp",
     2: "checkpoint weights restore live degrade variants dataset recipe",
     3: "pipeline sidecar train training_log validation training_run",
     4: "archive archive_book archive_estimate archive_events archive_machine archive_plan"
@@ -36,6 +36,7 @@ ONLY_IN = {
         "selection",
         "encoder",
         "frames",
+        "measured_qp",
         "streams",
         "target",
         "clips",

@@ -55,7 +55,7 @@ def measure(model: Model, device: str, size: tuple[int, int], frames: int) -> li
 def _pictures(size: tuple[int, int]) -> list[Picture]:
     rng = np.random.default_rng(0)
     lumas = [rng.integers(0, 256, size, dtype=np.uint8) for _ in range(_DISTINCT)]
-    return [Picture(luma, qp=uniform_qp(luma, 33)) for luma in lumas]
+    return [Picture(luma, qp=uniform_qp(luma.shape, 33)) for luma in lumas]
 
 
 def kernels(profiled: profile, kind: str = "kernel") -> list[tuple[float, float]]:

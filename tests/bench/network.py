@@ -86,7 +86,7 @@ def _engines(model: Model, device: str, size: tuple[int, int]) -> dict[str, Call
         compile_after = 0.0 if compiled else float("inf")
         options = RestoreOptions(device, precision, reuse=False, compile_after=compile_after)
         restorer = Restorer(model.network, options, size, model.int8_ranges)
-        given = [Picture(luma, qp=uniform_qp(luma, 33))] * count
+        given = [Picture(luma, qp=uniform_qp(luma.shape, 33))] * count
         jobs[engine] = lambda restorer=restorer, given=given: list(restorer.restore(given))
     if device == "cpu" and isinstance(model.network, Fast):
         jobs |= _peers(model, size, count)
