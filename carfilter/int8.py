@@ -269,13 +269,13 @@ def _cells(planes: Tensor, factor: int) -> Tensor:
 
 def _planes(cells: Tensor, factor: int) -> Tensor:
     """Undo _cells() for float32, channels last: to [N, H, W]."""
-    unit = {2: torch.int64, 4: torch.complex128}.get(factor)
-    if unit is None:
+    if factor != 2:
         return F.pixel_shuffle(cells, factor)[:, 0]
+    # The two samples of a cell's row move as one number, see _cells().
     count, _, height, width = cells.shape
-    rows = cells.permute(0, 2, 3, 1).contiguous().view(unit)
+    rows = cells.permute(0, 2, 3, 1).contiguous().view(torch.int64)
     planes = rows.transpose(2, 3).contiguous().view(torch.float32)
-    return planes.view(count, height * factor, width * factor)
+    return planes.view(count, height * 2, width * 2)
 
 
 def int8_twin(network: Fast, ranges: list[float]) -> Int8Fast:
