@@ -27,9 +27,8 @@ the offsets with which `fast` gains most and harms no clip, see models/README.md
 def qp_of_bytes(luma: Luma, depth: int, size: int) -> float:
     """Return the QP, 18..51, at which x264 codes luma [H, W] as a key frame of `size` bytes.
 
-    Luma alone has as many where the picture is coarser by two QPs, which outweighs what x264's
-    fastest settings lose: within two of the mean QP up to 35, within four up to 47
-    (models/README.md). So no pixel format has to be converted.
+    Luma alone at x264's fast settings takes about what luma and chroma take at its usual ones
+    (models/README.md has the errors), so that no pixel format has to be converted.
     """
     gray = (luma >> (depth - 8)).astype(np.uint8, copy=False)
     taken = [np.log(_coded_bytes(gray, qp)) for qp in _TRIED]
