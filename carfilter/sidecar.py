@@ -39,6 +39,7 @@ def write_sidecar(
         "reconnects": run.reconnects,
         "passed_unrestored": run.passed,
         "mean_qp": run.mean_qp,
+        "qp_measured": run.qp_measured,
         "options": asdict(options),
     }
     path = target.with_name(f"{target.name}.json")

@@ -64,7 +64,7 @@ class SourceOptions:
     stop_on_error: bool = False
     pix_fmt: str | None = None  # to convert to what has no luma plane of its own
     max_pixels: int = MAX_PIXELS  # of a picture; larger ones are refused
-    hwaccel: str | None = None  # device to decode on; QP maps are not to be had there
+    hwaccel: str | None = None  # device to decode on; it tells no QP
     live: bool = False  # give frames as soon as they are there, and notice sooner that none come
     qp_maps: bool = False  # let the decoder export them; H.264 then decodes without frame threads
     measures_qp: bool = True  # with qp_maps, at key frames, where the decoder exports none
