@@ -61,7 +61,7 @@ def model(network: nn.Module) -> Model:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_every_frame_of_a_decoder_is_restored_and_an_unknown_qp_is_told(
+def test_every_frame_of_a_decoder_is_restored_and_its_qp_is_told_measured_or_assumed(
     tmp_path: Path, codec: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     name, clip = CODECS[codec]
@@ -77,10 +77,14 @@ def test_every_frame_of_a_decoder_is_restored_and_an_unknown_qp_is_told(
     for old, new in zip(before.luma, after.luma, strict=True):
         assert np.array_equal(new, np.maximum(old.astype(int) - step, 0))
     assert equal_planes(after.chroma, before.chroma)
-    knows_qp = codec == "h264"
-    assert run.qp_frames == (24 if knows_qp else 0)
-    assert all(bool((qp == torch.tensor(26 / 51)).all()) == (not knows_qp) for qp in network.qp)
-    assert ("taken as 26; --qp sets another" in caplog.text) == (not knows_qp)
+    told, lossless = codec == "h264", codec == "ffv1"
+    assert run.qp_frames == (0 if lossless else 24)
+    assert run.qp_measured == (not told and not lossless)
+    assumed = [bool((qp == torch.tensor(26 / 51)).all()) for qp in network.qp if qp is not None]
+    assert len(assumed) == 24
+    assert all(assumed) == lossless
+    assert ("taken as 26; --qp sets another" in caplog.text) == lossless
+    assert ("measured by the bytes of its key frames" in caplog.text) == run.qp_measured
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "ts", "mov"])

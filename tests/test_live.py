@@ -231,10 +231,10 @@ def test_a_source_that_is_not_there_fails_in_time_with_one_sentence(
 def test_live_is_refused_where_it_has_no_meaning(tmp_path: Path) -> None:
     clip, options = make_clip(tmp_path / "in.mp4"), FilterOptions(live=True)
     with pytest.raises(MediaError, match="is a file and no live source; leave out --live"):
-        filter_video(clip, tmp_path / "out.mkv", model(nn.Identity()), options)
+        filter_video(clip, tmp_path / "out.mkv", model(SlowShift(0)), options)
     options = FilterOptions(SourceOptions(start_seconds=3), live=True)
     with pytest.raises(MediaError, match="-ss has no place in a live source"):
-        filter_video("udp://127.0.0.1:9", tmp_path / "out.mkv", model(nn.Identity()), options)
+        filter_video("udp://127.0.0.1:9", tmp_path / "out.mkv", model(SlowShift(0)), options)
 
 
 class SlowShift(nn.Module):
