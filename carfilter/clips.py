@@ -43,7 +43,7 @@ class Clip:
     types: Planes | None = None  # [T], 1 I, 2 P, 3 B, 0 unknown; None before any encode
     qp: npt.NDArray[np.int8] | None = None  # [T, ceil(H/16), ceil(W/16)] in 0..51
     packet_bytes: tuple[int, ...] = ()  # of each coded picture in decoding order
-    measured_qp: npt.NDArray[np.int8] | None = None  # as `qp`, where no decoder tells it
+    measured_qp: npt.NDArray[np.int8] | None = None  # as `qp`, without asking the decoder
 
     @property
     def seconds(self) -> float:
@@ -51,11 +51,14 @@ class Clip:
         return float(len(self.luma) / self.fps)
 
 
-def read_clip(path: Path, max_frames: int | None = None) -> Clip:
+def read_clip(path: Path, max_frames: int | None = None, *, measures_qp: bool = False) -> Clip:
     """Decode the first video stream of a file, at most `max_frames` of it.
 
     Other 8-bit layouts and deeper ones become 8-bit 4:2:0 in the same range; 8-bit luma that lies
     in a plane of its own is untouched. A last odd row or column is cut off.
+
+    Args:
+        measures_qp: fill `measured_qp`, which takes time.
 
     Raises:
         MediaError: the file cannot be opened or decoded, or its picture size changes.
@@ -66,7 +69,7 @@ def read_clip(path: Path, max_frames: int | None = None) -> Clip:
     sizes: list[int] = []
     measured: list[Any] = []
     fps, full_range = Fraction(25), False
-    for frame, rate, packets, coarse in _decode(path):
+    for frame, rate, packets, coarse in _decode(path, measures_qp=measures_qp):
         fps, sizes = rate, packets
         measured.append(coarse)
         full_range = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
@@ -97,7 +100,9 @@ def _stacked(maps: list[Any]) -> npt.NDArray[np.int8] | None:
     return None if any(qp is None for qp in maps) else np.stack(maps).astype(np.int8)
 
 
-def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, Fraction, list[int], QpMap | None]]:
+def _decode(
+    path: Path, *, measures_qp: bool
+) -> Iterator[tuple[av.VideoFrame, Fraction, list[int], QpMap | None]]:
     """Yield each frame, the rate, the sizes so far of the packets in decoding order, and the
     frame's QP as measured."""
     sizes: list[int] = []
@@ -109,7 +114,7 @@ def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, Fraction, list[int], Qp
             stream.codec_context.options = {"export_side_data": "venc_params"}
             rate = stream.average_rate
             fps = as_fraction(rate) if rate else Fraction(25)
-            gauge = gauge_of(stream.codec_context)
+            gauge = gauge_of(stream.codec_context) if measures_qp else None
             for packet in container.demux(stream):
                 if packet.size:
                     sizes.append(packet.size)

@@ -157,7 +157,7 @@ def measure_clip(
     clean_key = clip_digest(clean)
     results = []
     for variant in clip.variants:
-        coded = read_clip(variant.compared)
+        coded = read_clip(variant.compared, measures_qp=True)
         if coded.luma.shape != clean.luma.shape:
             raise MediaError(f"{variant.video}: differs in size or length from {clip.clean}")
         rows, coded_key = {}, clip_digest(coded)

@@ -15,6 +15,7 @@ import numpy as np
 from carfilter.frames import bit_depth, copy_luma
 from carfilter.pictures import Luma, QpMap, uniform_qp
 
+_ENCODER = "libx264"
 _TRIED = (18, 34, 51)  # QPs; the logarithm of the bytes is near enough to linear between them
 _SPACING = 25  # frames between two measurements, where more of them are key frames
 _MOST_WAITING = 1000  # packets whose frames have not come, as happens where they are damaged
@@ -38,7 +39,7 @@ def qp_of_bytes(luma: Luma, depth: int, size: int) -> float:
 
 
 def _coded_bytes(gray: Luma, qp: int) -> int:
-    encoder: Any = av.CodecContext.create("libx264", "w")
+    encoder: Any = av.CodecContext.create(_ENCODER, "w")
     encoder.height, encoder.width = gray.shape
     encoder.pix_fmt, encoder.time_base = "gray", Fraction(1, 25)
     encoder.options = {"preset": "superfast", "tune": "zerolatency", "qp": str(qp)}
@@ -52,6 +53,8 @@ def gauge_of(decoder: av.VideoCodecContext) -> QpGauge | None:
     codec = decoder.codec
     if not codec.lossy:
         return None  # raw video through a pipe, too, whatever was done to it before
+    if _ENCODER not in av.codecs_available:
+        return None  # an FFmpeg built without GPL parts
     return QpGauge(codec.canonical_name, intra_only=codec.intra_only)
 
 

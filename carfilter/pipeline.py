@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carfilter import __version__
+from carfilter.announce import announce, provenance, report_losses
 from carfilter.errors import MediaError
 from carfilter.frames import bit_depth, copy_luma, replace_luma, side_by_side
 from carfilter.live import Pace, keep_up, warm_up
@@ -134,13 +134,13 @@ def filter_video(
         raise
     try:
         restorer = _make_restorer(model, opened, options)
-        _announce(run, opened, sink, model, restorer)
-        add_provenance(sink, _provenance(model, options.restore.strength))
+        announce(run, opened, sink, model, restorer)
+        add_provenance(sink, provenance(model, options.restore.strength))
         _transfer(run, opened, sink, restorer, options, stop, progress)
     except BaseException:
         sink.abandon()
         raise
-    _report(run, opened)
+    report_losses(run, opened)
     if options.sidecar and sink.part is not None and not run.interrupted:
         write_sidecar(run, Path(source), Path(target), model, options)
     return run
@@ -390,62 +390,3 @@ def _picture(event: Decoded) -> Picture:
 def _target_size(source: Source, options: FilterOptions) -> tuple[int, int] | None:
     decoder = source.video.codec_context
     return (decoder.width // 2 * 4, decoder.height) if options.compare else None
-
-
-def _announce(
-    run: Run, source: Source, target: Target, model: Model | None, restorer: Restorer | None
-) -> None:
-    """Say before the work which streams go where, and which model runs on what."""
-    decoder = source.video.codec_context
-    run.seconds_expected = source.seconds
-    logger.info(
-        "#%d video (%s, %dx%d %s) -> %srestore, encode with %s",
-        source.video.index,
-        decoder.name,
-        decoder.width,
-        decoder.height,
-        decoder.pix_fmt,
-        f"convert to {target.options.pix_fmt}, " if source.converts else "",
-        target.encoder,
-    )
-    for route in target.routes:
-        logger.info("%s", route)
-    if model is None or restorer is None:
-        logger.info("strength 0: no network, the picture passes through unchanged")
-        return
-    run.model = f"{model.name} (sha256 {model.sha256[:12]})"
-    run.engine = restorer.describe()
-    logger.info("model %s on %s", run.model, run.engine)
-    if model.network.uses_qp and not source.exports_qp:
-        run.qp_measured = source.measures_qp
-        how = (
-            "measured by the bytes of its key frames"
-            if source.measures_qp
-            else f"taken as {restorer.assumed_qp}"
-        )
-        logger.info(
-            "QP unknown, which only FFmpeg's H.264 decoder tells: %s; --qp sets another", how
-        )
-
-
-def _report(run: Run, source: Source) -> None:
-    if source.lost:
-        logger.warning(
-            "%s: the connection was lost (%s); --live connects again", source.name, source.lost
-        )
-    if run.passed:
-        logger.warning(
-            "%d frames passed unrestored: the network did not keep up with the source", run.passed
-        )
-    if run.repaired:
-        logger.warning(
-            "%d frames had a missing or repeated timestamp; it was set just after the one before",
-            run.repaired,
-        )
-    if run.damaged:
-        logger.warning("%d damaged frames or packets; they were concealed", run.damaged)
-
-
-def _provenance(model: Model | None, strength: float) -> str:
-    which = "no network" if model is None else f"model {model.name} sha256 {model.sha256}"
-    return f"restored by carfilter {__version__}; {which}; strength {strength:g}"

@@ -13,7 +13,7 @@ LAYERS = {
     " average_precision packs photos bd_rate pictures window slots references reuse steady"
     " reconnect segments losses batches compiled devices samples threads measured_qp",
     2: "checkpoint weights restore live degrade variants dataset recipe",
-    3: "pipeline sidecar train training_log validation training_run",
+    3: "pipeline announce sidecar train training_log validation training_run",
     4: "archive archive_book archive_estimate archive_events archive_machine archive_plan"
     " archive_pool archive_ray archive_report archive_schedule archive_state archive_verify"
     " archive_watch archive_worker evaluate report cache prepared measures methods pair study"

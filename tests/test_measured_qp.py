@@ -49,7 +49,7 @@ def test_what_is_measured_is_near_what_the_decoder_tells(
     scene: Clip, tmp_path: Path, qp: int
 ) -> None:
     write_clip(tmp_path / "coded.mp4", scene, {"qp": str(qp), "bf": "0"})
-    clip = read_clip(tmp_path / "coded.mp4")
+    clip = read_clip(tmp_path / "coded.mp4", measures_qp=True)
     assert clip.qp is not None
     assert clip.measured_qp is not None
     assert clip.measured_qp.shape == clip.qp.shape

@@ -1,0 +1,75 @@
+"""What a run says of itself: before the work what it will do, after it what went wrong."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from carfilter import __version__
+
+if TYPE_CHECKING:
+    from carfilter.pipeline import Run
+    from carfilter.restore import Restorer
+    from carfilter.source import Source
+    from carfilter.target import Target
+    from carfilter.weights import Model
+
+logger = logging.getLogger("carfilter")
+
+
+def announce(
+    run: Run, source: Source, target: Target, model: Model | None, restorer: Restorer | None
+) -> None:
+    """Say before the work which streams go where, and which model runs on what."""
+    decoder = source.video.codec_context
+    run.seconds_expected = source.seconds
+    logger.info(
+        "#%d video (%s, %dx%d %s) -> %srestore, encode with %s",
+        source.video.index,
+        decoder.name,
+        decoder.width,
+        decoder.height,
+        decoder.pix_fmt,
+        f"convert to {target.options.pix_fmt}, " if source.converts else "",
+        target.encoder,
+    )
+    for route in target.routes:
+        logger.info("%s", route)
+    if model is None or restorer is None:
+        logger.info("strength 0: no network, the picture passes through unchanged")
+        return
+    run.model = f"{model.name} (sha256 {model.sha256[:12]})"
+    run.engine = restorer.describe()
+    logger.info("model %s on %s", run.model, run.engine)
+    if model.network.uses_qp and not source.exports_qp:
+        run.qp_measured = source.measures_qp
+        taken = f"taken as {restorer.assumed_qp}"
+        how = "measured by the bytes of its key frames" if run.qp_measured else taken
+        logger.info(
+            "QP unknown, which only FFmpeg's H.264 decoder tells: %s; --qp sets another", how
+        )
+
+
+def report_losses(run: Run, source: Source) -> None:
+    """Say at the end what was lost, concealed or set right."""
+    if source.lost:
+        logger.warning(
+            "%s: the connection was lost (%s); --live connects again", source.name, source.lost
+        )
+    if run.passed:
+        logger.warning(
+            "%d frames passed unrestored: the network did not keep up with the source", run.passed
+        )
+    if run.repaired:
+        logger.warning(
+            "%d frames had a missing or repeated timestamp; it was set just after the one before",
+            run.repaired,
+        )
+    if run.damaged:
+        logger.warning("%d damaged frames or packets; they were concealed", run.damaged)
+
+
+def provenance(model: Model | None, strength: float) -> str:
+    """Return what the target's comment says of how it was made."""
+    which = "no network" if model is None else f"model {model.name} sha256 {model.sha256}"
+    return f"restored by carfilter {__version__}; {which}; strength {strength:g}"
