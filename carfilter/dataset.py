@@ -88,6 +88,9 @@ class Sampling:
     whole: float = 0.5
     past: float = 0.25
     alone: float = 0.1
+    # Share whose references show something else, as they do where a cut is missed. A network that
+    # never met them answers with thousands of grey levels.
+    strange: float = 0.05
     neighbours: bool = False  # the second half of a batch shows the first one a frame later
 
 
@@ -98,28 +101,26 @@ def load_pairs(folder: Path, threads: int = 4) -> Pairs:
         MediaError: none there, or one is missing its other half, damaged or foreign.
     """
     packs = list_packs(folder)
-    with ThreadPoolExecutor(threads) as pool:  # inflating releases the interpreter lock
-        clips = list(pool.map(_load_clip, packs.items()))
-    planes: list[npt.NDArray[np.uint8]] = []
-    maps: list[npt.NDArray[np.int8]] = []
+    # These grow in place: lists of arrays, joined at the end, would take twice the memory.
+    luma, maps = bytearray(), bytearray()
     errors: list[npt.NDArray[np.float32]] = []
     rows, about, references = [], [], []
-    pixels = blocks = frames = 0
-    for clean, twins in clips:
-        planes.append(clean.ravel())
-        start, pixels = pixels, pixels + clean.size
-        for twin, error in twins:
-            rows.append((start, pixels, blocks, frames, *clean.shape))
-            about.append(twin.about)
-            references.append(_references_of(twin))
-            planes.append(twin.luma.ravel())
-            maps.append(twin.qp.ravel())
-            errors.append(error)
-            pixels, blocks = pixels + clean.size, blocks + twin.qp.size
-            frames += len(error)
+    frames = 0
+    with ThreadPoolExecutor(threads) as pool:  # inflating releases the interpreter lock
+        for clean, twins in pool.map(_load_clip, packs.items()):
+            start = len(luma)
+            luma.extend(clean.data)
+            for twin, error in twins:
+                rows.append((start, len(luma), len(maps), frames, *clean.shape))
+                about.append(twin.about)
+                references.append(_references_of(twin))
+                luma.extend(twin.luma.data)
+                maps.extend(twin.qp.data)
+                errors.append(error)
+                frames += len(error)
     return Pairs(
-        luma=torch.from_numpy(np.concatenate(planes)),
-        qp=torch.from_numpy(np.concatenate(maps)),
+        luma=torch.frombuffer(luma, dtype=torch.uint8),
+        qp=torch.frombuffer(maps, dtype=torch.int8),
         error=torch.from_numpy(np.concatenate(errors)),
         shots=np.array(rows, _SHOT),
         references=np.concatenate(references),
@@ -199,6 +200,7 @@ def draw_crops(
     hard = rng.random(count) < sampling.hard
     unknown = rng.random(count) < sampling.qp_dropout
     there = _draw_slots(count, sampling, rng) if sampling.references else None
+    strange = rng.random(count) < sampling.strange
     # One small table goes to the device; all work per pixel is done there.
     fields = [chosen[name] for name in _SHOT.names or ()]
     tables = []
@@ -210,7 +212,22 @@ def draw_crops(
         tables.append(np.stack(columns))
     table = np.concatenate(tables, 1).astype(np.int64)
     on_device = torch.from_numpy(table).to(pairs.luma.device)
-    return _gather(pairs, on_device, size, mine=sampling.hard > 0)
+    crops = _gather(pairs, on_device, size, mine=sampling.hard > 0)
+    return _with_strangers(crops, strange) if sampling.references else crops
+
+
+def _with_strangers(crops: Crops, strange: npt.NDArray[np.bool_]) -> Crops:
+    """Give the crops that `strange`, [N] or half as long, names the references of another crop."""
+    assert crops.references is not None
+    assert crops.reference_qp is not None
+    whose = np.arange(len(strange))
+    whose = np.where(strange, np.roll(whose, 1), whose)
+    halves = range(0, len(crops.references), len(whose))
+    index = torch.from_numpy(np.concatenate([whose + half for half in halves]))
+    index = index.to(crops.references.device)
+    return replace(
+        crops, references=crops.references[index], reference_qp=crops.reference_qp[index]
+    )
 
 
 def _draw_slots(count: int, sampling: Sampling, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
