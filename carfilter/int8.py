@@ -54,12 +54,13 @@ def _activations(network: Fast, inputs: tuple[Tensor | None, ...]) -> list[Tenso
     seen: list[Tensor] = []
     layers = [network.head, *network.body]
     head: list[Tensor] = []
+    ceiling = network.config.ceiling
 
     def keep(layer: nn.Module, _: Any, output: Tensor) -> None:
         if layer is network.head:
-            head.append(output.relu())
+            head.append(output.clamp(0, ceiling))
         total = output + head[0] if layer is network.body[-1] else output
-        seen.append(total.relu())
+        seen.append(total.clamp(0, ceiling))
 
     handles = [layer.register_forward_hook(keep) for layer in layers]
     try:

@@ -46,10 +46,15 @@ class FastConfig:
     # little to gain and much to lose. Chosen on validation clips at CRF 18, 23 and 29.
     quiet_qp: float = 16.0
     full_qp: float = 30.0
+    # Of activations; about twice what one in 10,000 reaches, where int8 clips them anyway. Without
+    # it the layers of a `best` turned one picture in thousands into millions of grey levels.
+    ceiling: float = 24.0
 
     def __post_init__(self) -> None:
         if min(self.channels, self.body, self.factor) < 1:
             raise ValueError("channels, body and factor are counts of at least one")
+        if self.ceiling <= 0:
+            raise ValueError(f"ceiling {self.ceiling} must be above zero")
         if self.full_qp <= self.quiet_qp:
             raise ValueError(f"full_qp {self.full_qp} must lie above quiet_qp {self.quiet_qp}")
 
@@ -146,7 +151,7 @@ class Car(nn.Module):
 
 
 class Fast(nn.Module):
-    """The QP-aware network for CPUs: works on a quarter of the positions, with plain ReLU.
+    """The QP-aware network for CPUs: works on a quarter of the positions, with bounded ReLU.
 
     space-to-depth 2 -> conv 5->48 -> 6 x conv 48->48 with one long skip -> conv 48->4 ->
     gate by QP -> depth-to-space 2. The fifth input is the QP plane. ReLU, since int8 fuses it.
@@ -191,11 +196,12 @@ class Fast(nn.Module):
         return _pad_to_multiple(qp, factor)[..., ::factor, ::factor]
 
     def _correct(self, inputs: Tensor, plane: Tensor, shape: torch.Size) -> Tensor:
-        head = F.relu(self.head(inputs))
+        ceiling = self.config.ceiling
+        head = self.head(inputs).clamp(0, ceiling)
         x = head
         for layer in self.body[:-1]:
-            x = F.relu(layer(x))
-        x = F.relu(self.body[-1](x) + head)
+            x = layer(x).clamp(0, ceiling)
+        x = (self.body[-1](x) + head).clamp(0, ceiling)
         correction = F.pixel_shuffle(self.tail(x) * self.gate(plane), self.config.factor)
         return correction[..., : shape[-2], : shape[-1]]
 
@@ -252,14 +258,12 @@ class Best(Fast):
 
 def grow(fast: Fast) -> Best:
     """Return `best` that restores as a trained `fast` does, whatever the references."""
-    old = fast.config
-    shape = {name: getattr(old, name) for name in ("channels", "body", "factor")}
-    best = Best(BestConfig(**shape, quiet_qp=old.quiet_qp, full_qp=old.full_qp))
+    best = Best(BestConfig(**asdict(fast.config)))
     known = {name: value for name, value in fast.state_dict().items() if name != "head.weight"}
     best.load_state_dict(known, strict=False)
     with torch.no_grad():
         best.head.weight.zero_()
-        best.head.weight[:, : old.inputs] = fast.head.weight
+        best.head.weight[:, : fast.config.inputs] = fast.head.weight
     return best
 
 
