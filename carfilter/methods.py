@@ -104,6 +104,8 @@ def network(
         how += f"-measured1-qp{options.qp}"
     if model.network.references:
         how += f"-ahead{options.lookahead}-steady3"
+    if model.int8_ranges:
+        how += "-int8-2"
     key = f"network-5-{_weights_digest(model)}-{how}"
     uses_qp = model.network.uses_qp and not blind
     return Method(

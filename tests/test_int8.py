@@ -16,6 +16,7 @@ from carfilter.int8 import (
     _cells,
     _planes,
     calibrate,
+    int8_twin,
     is_available,
     passes_self_test,
     qp_codes,
@@ -24,7 +25,7 @@ from carfilter.network import Car, Fast, FastConfig
 from carfilter.pictures import Picture
 from carfilter.restore import RestoreOptions, Restorer
 from carfilter.slots import Inputs
-from carfilter.weights import load_weights, save_weights
+from carfilter.weights import find_weights, load_weights, save_weights
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="this CPU or torch has no int8 kernels")
 
@@ -167,6 +168,24 @@ def test_more_than_eight_bits_go_through_fp32(rng: np.random.Generator) -> None:
     auto = run(network, deep, ranges)
     fp32 = run(network, deep, None, precision="fp32")
     assert np.array_equal(auto[0], fp32[0])
+
+
+@pytest.mark.parametrize("name", ["fast", "best"])
+def test_flat_areas_get_no_checkerboard(name: str) -> None:
+    """Rounding shifts each of the four samples of a cell by another amount, if nothing is done."""
+    model = load_weights(find_weights(name))
+    assert model.int8_ranges is not None
+    rows, columns = np.mgrid[:192, :256]
+    waves = 125 + 60 * np.sin(rows / 40) + 50 * np.cos(columns / 55)
+    luma = torch.from_numpy(waves.round().astype(np.uint8))[None]
+    qp = torch.full((1, 12, 16), 40, dtype=torch.int8)
+    twin = int8_twin(model.network, model.int8_ranges)
+    with torch.inference_mode():
+        fp32 = model.network(
+            (luma[:, None].float() - 128) / 128, torch.full((1, 1, 192, 256), 40 / 51)
+        )
+        added = (twin(Inputs(luma, qp))[:, None] - fp32) * 128
+    assert float(F.pixel_unshuffle(added, 2).mean((0, 2, 3)).abs().max()) < 0.1
 
 
 def test_a_twin_that_computes_wrongly_fails_its_self_test(rng: np.random.Generator) -> None:
