@@ -301,9 +301,9 @@ def test_a_reader_that_leaves_ends_any_pipe_quietly_with_one(
 def test_a_library_that_prints_cannot_soil_the_video_on_stdout(clip: Path) -> None:
     noisy = (
         "import os, carfilter.pipeline as p; from carfilter.cli import main\n"
-        "real = p._report\n"
+        "real = p.report_losses\n"
         "def report(*run): os.write(1, b'noise'); print('noise'); real(*run)\n"
-        "p._report = report; main()"
+        "p.report_losses = report; main()"
     )
     command = [sys.executable, "-c", noisy, str(clip), "-", "--strength", "0"]
     run = subprocess.run(command, capture_output=True, check=True, timeout=120)
