@@ -25,7 +25,7 @@ from carfilter.network import Car, Fast, FastConfig
 from carfilter.pictures import Picture
 from carfilter.restore import RestoreOptions, Restorer
 from carfilter.slots import Inputs
-from carfilter.weights import find_weights, load_weights, save_weights
+from carfilter.weights import load_weights, save_weights
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="this CPU or torch has no int8 kernels")
 
@@ -173,7 +173,7 @@ def test_more_than_eight_bits_go_through_fp32(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("name", ["fast", "best"])
 def test_flat_areas_get_no_checkerboard(name: str) -> None:
     """Rounding shifts each of the four samples of a cell by another amount, if nothing is done."""
-    model = load_weights(find_weights(name))
+    model = load_weights(name)
     assert model.int8_ranges is not None
     rows, columns = np.mgrid[:192, :256]
     waves = 125 + 60 * np.sin(rows / 40) + 50 * np.cos(columns / 55)

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from carfilter.cli_train import degrade_main
 from carfilter.clips import read_clip
 from carfilter.dataset import Sampling, draw_crops, load_pairs
-from carfilter.network import REFERENCES
-from carfilter.weights import find_weights, load_weights
+from carfilter.weights import load_weights
+from carfilter.window import REFERENCES
 
 SAMPLE = next((Path(__file__).parent.parent / "samples").glob("*.mp4"))
 SIZE = 96
@@ -45,7 +45,7 @@ def test_shipped_best_does_not_blow_up_what_its_references_do_not_show(
         others = torch.ones_like(others)
     qp = torch.from_numpy(rng.uniform(18, 48, (count, 1 + REFERENCES, 1, 1))).float() / 51
     maps = qp.expand(-1, -1, SIZE, SIZE)
-    network = load_weights(find_weights("best")).network
+    network = load_weights("best").network
     with torch.inference_mode():
         correction = network(luma, maps[:, :1], others, maps[:, 1:]) * 128
     assert float(correction.abs().max()) < 64
