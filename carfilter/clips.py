@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -24,6 +24,8 @@ from carfilter.ticks import as_fraction
 from carfilter.unfinished import part_of
 
 Planes = npt.NDArray[np.uint8]
+
+MeasureQp = Literal["never", "where unknown", "always"]
 
 FRAME_TYPES = {1: "I", 2: "P", 3: "B"}
 _PLAIN = ("yuv420p", "yuvj420p")  # the same layout; yuvj420p only says "full range" once more
@@ -43,7 +45,7 @@ class Clip:
     types: Planes | None = None  # [T], 1 I, 2 P, 3 B, 0 unknown; None before any encode
     qp: npt.NDArray[np.int8] | None = None  # [T, ceil(H/16), ceil(W/16)] in 0..51
     packet_bytes: tuple[int, ...] = ()  # of each coded picture in decoding order
-    measured_qp: npt.NDArray[np.int8] | None = None  # as `qp`, without asking the decoder
+    measured_qp: npt.NDArray[np.int8] | None = None  # as `qp`, see read_clip()
 
     @property
     def seconds(self) -> float:
@@ -51,14 +53,17 @@ class Clip:
         return float(len(self.luma) / self.fps)
 
 
-def read_clip(path: Path, max_frames: int | None = None, *, measures_qp: bool = False) -> Clip:
+def read_clip(
+    path: Path, max_frames: int | None = None, *, measure_qp: MeasureQp = "never"
+) -> Clip:
     """Decode the first video stream of a file, at most `max_frames` of it.
 
     Other 8-bit layouts and deeper ones become 8-bit 4:2:0 in the same range; 8-bit luma that lies
     in a plane of its own is untouched. A last odd row or column is cut off.
 
     Args:
-        measures_qp: fill `measured_qp`, which takes time.
+        measure_qp: fill `measured_qp`, which takes time. "where unknown" does as the filter: only
+            frames of which the decoder tells no QP are measured, the others keep theirs.
 
     Raises:
         MediaError: the file cannot be opened or decoded, or its picture size changes.
@@ -69,11 +74,11 @@ def read_clip(path: Path, max_frames: int | None = None, *, measures_qp: bool = 
     sizes: list[int] = []
     measured: list[Any] = []
     fps, full_range = Fraction(25), False
-    for frame, rate, packets, coarse in _decode(path, measures_qp=measures_qp):
+    for frame, rate, packets, known, coarse in _decode(path, measure_qp):
         fps, sizes = rate, packets
+        qp.append(known)
         measured.append(coarse)
         full_range = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
-        qp.append(read_qp(frame))
         types.append(int(frame.pict_type))
         frames.append(_planes(frame, path))
         if frames[-1][0].shape != frames[0][0].shape:
@@ -101,10 +106,10 @@ def _stacked(maps: list[Any]) -> npt.NDArray[np.int8] | None:
 
 
 def _decode(
-    path: Path, *, measures_qp: bool
-) -> Iterator[tuple[av.VideoFrame, Fraction, list[int], QpMap | None]]:
+    path: Path, measure_qp: MeasureQp
+) -> Iterator[tuple[av.VideoFrame, Fraction, list[int], QpMap | None, QpMap | None]]:
     """Yield each frame, the rate, the sizes so far of the packets in decoding order, and the
-    frame's QP as measured."""
+    frame's QP as the decoder tells it and as measured."""
     sizes: list[int] = []
     try:
         with open_container(path) as container:
@@ -114,17 +119,19 @@ def _decode(
             stream.codec_context.options = {"export_side_data": "venc_params"}
             rate = stream.average_rate
             fps = as_fraction(rate) if rate else Fraction(25)
-            gauge = gauge_of(stream.codec_context) if measures_qp else None
+            gauge = None if measure_qp == "never" else gauge_of(stream.codec_context)
             for packet in container.demux(stream):
                 if packet.size:
                     sizes.append(packet.size)
                 if gauge is not None:
                     gauge.note(packet)
                 for frame in packet.decode():
-                    measured = None
-                    if gauge is not None and has_luma_plane(frame.format):
+                    known, measured = read_qp(frame), None
+                    if known is not None and measure_qp == "where unknown":
+                        measured = known
+                    elif gauge is not None and has_luma_plane(frame.format):
                         measured = gauge.read(frame)
-                    yield frame, fps, sizes, measured
+                    yield frame, fps, sizes, known, measured
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path}: cannot be decoded ({error.strerror}); check the file") from error
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from carfilter.cache import cached, clip_digest
-from carfilter.clips import Clip, read_clip
+from carfilter.clips import Clip, MeasureQp, read_clip
 from carfilter.errors import CarfilterError, MediaError
 from carfilter.measures import SMALLEST_SIDE, Measure
 from carfilter.methods import Method
@@ -155,9 +155,10 @@ def measure_clip(
             f" least {SMALLEST_SIDE} pixels"
         )
     clean_key = clip_digest(clean)
+    measure_qp: MeasureQp = "always" if any(m.blind for m in methods) else "where unknown"
     results = []
     for variant in clip.variants:
-        coded = read_clip(variant.compared, measures_qp=True)
+        coded = read_clip(variant.compared, measure_qp=measure_qp)
         if coded.luma.shape != clean.luma.shape:
             raise MediaError(f"{variant.video}: differs in size or length from {clip.clean}")
         rows, coded_key = {}, clip_digest(coded)

@@ -7,12 +7,14 @@ the picture. Weights have a scale per output channel; activations one per layer,
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from carfilter.devices import bfloat_is_fast
 from carfilter.network import MAX_QP, Best, Fast
 from carfilter.pictures import MACROBLOCK
 from carfilter.slots import Inputs
@@ -20,6 +22,7 @@ from carfilter.slots import Inputs
 # Both inputs share one code: (code - 128) / 128 is the value that the network was trained on.
 _INPUT_SCALE, _INPUT_ZERO = 1 / 128, 128
 _QP_CODE_UNKNOWN = 0  # stands for -1
+_STRIP = 176  # cells at most: three rows of them leave room in the first cache
 _ROWS = 32  # of cells are put together at a time
 _NO_DIFFERENCE = 128  # the code of a reference's sample that equals the frame's
 _PERCENTILE = 0.9999
@@ -118,6 +121,8 @@ class Int8Fast:
 
     def __init__(self, network: Fast, ranges: list[float]) -> None:
         self.factor = network.config.factor
+        self.halo = network.halo // self.factor  # in cells
+        self.strips = bfloat_is_fast(torch.device("cpu"))  # which is to say, AMX
         scales = [max(value, 1e-6) / 255 for value in ranges]
         self.skip_scale = scales[0]
         channels = network.config.channels
@@ -146,14 +151,35 @@ class Int8Fast:
         height, width = inputs.luma.shape[-2:]
         cells = _cells(self._padded(inputs.luma), self.factor)
         plane = self._plane(inputs.qp, cells)
-        x = head = self.head(self._first(cells, plane, inputs))
-        for layer in self.body[:-1]:
-            x = layer(x)
-        x = self.body[-1].add_and_relu(x, head, self.skip_scale)
-        correction = self.tail(x)
+        correction = self._in_strips(self._first(cells, plane, inputs))
         if inputs.qp is not None and self._fades(inputs.qp):
             correction.mul_(self.gates[plane.to(torch.int64)])
         return _planes(correction, self.factor)[:, :height, :width]
+
+    def _in_strips(self, first: Tensor) -> Tensor:
+        """Run the layers over upright strips, the same result: a strip's rows stay near the core.
+
+        A layer reads three rows for each that it writes. In an AMX kernel a cell takes 64 bytes, so
+        rows of 456 cells go through a first cache of 48 KB in vain; a sixth of the time.
+        """
+        width = first.shape[-1]
+        count = -(-(width - 2 * self.halo) // (_STRIP - 2 * self.halo)) if self.strips else 1
+        if count <= 1:
+            return self._layers(first)
+        edges = [width * i // count for i in range(count + 1)]
+        parts = []
+        for left, right in pairwise(edges):
+            start, stop = max(left - self.halo, 0), min(right + self.halo, width)
+            strip = first[..., start:stop].contiguous(memory_format=torch.channels_last)
+            parts.append(self._layers(strip)[..., left - start : right - start])
+        return torch.cat(parts, -1)
+
+    def _layers(self, x: Tensor) -> Tensor:
+        """uint8 [N, C, h, w] of the first layer's channels to the last's, float32."""
+        x = head = self.head(x)
+        for layer in self.body[:-1]:
+            x = layer(x)
+        return self.tail(self.body[-1].add_and_relu(x, head, self.skip_scale))
 
     def _fades(self, qp: Tensor) -> bool:
         """Say whether any macroblock is coded so finely that its correction is to be smaller."""

@@ -27,6 +27,7 @@ class Method:
     about: str
     is_model: bool = False
     sha256: str = ""
+    blind: bool = False  # needs the measured QP of a clip whose decoder tells it, too
 
 
 def decode() -> Method:
@@ -116,6 +117,7 @@ def network(
         + (f", looking {options.lookahead} frames ahead" if model.network.references else ""),
         is_model=True,
         sha256=model.sha256,
+        blind=blind,
     )
 
 

@@ -315,7 +315,7 @@ def test_two_clips_at_a_time_give_the_same_values(
 def test_a_blind_row_differs_from_the_one_with_qp_maps(scene: Scene) -> None:
     clip = prepare("gate", scene.clips["gate"], scene.settings.degrade, scene.cache)
     clean = read_clip(clip.clean)
-    coded = read_clip(clip.variants[0].compared, measures_qp=True)
+    coded = read_clip(clip.variants[0].compared, measure_qp="always")
     assert coded.qp is not None
     with_qp, blind = (
         methods.network(scene.model, blind=blind).restore(coded, clean).luma

@@ -49,12 +49,21 @@ def test_what_is_measured_is_near_what_the_decoder_tells(
     scene: Clip, tmp_path: Path, qp: int
 ) -> None:
     write_clip(tmp_path / "coded.mp4", scene, {"qp": str(qp), "bf": "0"})
-    clip = read_clip(tmp_path / "coded.mp4", measures_qp=True)
+    clip = read_clip(tmp_path / "coded.mp4", measure_qp="always")
     assert clip.qp is not None
     assert clip.measured_qp is not None
     assert clip.measured_qp.shape == clip.qp.shape
     for told, measured in zip(clip.qp, clip.measured_qp, strict=True):
         assert abs(float(told.mean()) - float(measured.mean())) <= 3
+
+
+def test_a_clip_is_measured_only_where_it_is_asked_for(scene: Clip, tmp_path: Path) -> None:
+    write_clip(tmp_path / "told.mp4", scene, {"qp": "32", "bf": "0"})
+    told = read_clip(tmp_path / "told.mp4", measure_qp="where unknown")
+    assert told.qp is not None
+    assert told.measured_qp is not None
+    assert (told.measured_qp == told.qp).all()
+    assert read_clip(tmp_path / "told.mp4").measured_qp is None
 
 
 def test_ten_bits_are_measured_as_eight(scene: Clip) -> None:
