@@ -20,8 +20,7 @@ Blocks = npt.NDArray[np.bool_]
 _TILE = 4  # macroblocks to a side of what is computed again or not
 _GAP = 4  # unchanged tiles between two boxes of a row
 _WORTHWHILE = 0.6  # of the picture, boxes with their surroundings: above it, all is computed
-# oneDNN's int8 convolutions round otherwise below some width: 384 pixels on a CPU with AMX.
-_WIDTH, _HEIGHT = 512, 64  # boxes are that wide, and a multiple of that high
+_WIDTH, _HEIGHT = 256, 64  # sides of boxes are multiples of these: few shapes to be tried
 
 
 @dataclass(frozen=True, slots=True)
