@@ -167,7 +167,7 @@ def _with_held_qp(twin: Twin) -> Twin:
         Picture(luma, qp=qp.astype(np.int16) if has_qp else None)
         for luma, qp, has_qp in zip(twin.luma, twin.qp, known, strict=True)
     )
-    held = [NO_QP if p.qp is None else p.qp for p, _ in settle(pictures)]
+    held = [NO_QP if p.qp is None else p.qp for p in settle(pictures)]
     maps = [np.broadcast_to(qp, twin.qp.shape[1:]) for qp in held]
     return replace(twin, qp=np.stack(maps).astype(np.int8))
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 Luma = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 QpMap = npt.NDArray[np.int16]
+Blocks = npt.NDArray[np.bool_]
 
 MACROBLOCK = 16
 ASSUMED_QP = 26
@@ -26,6 +27,9 @@ class Picture:
     qp_assumed: bool = False  # by with_qp(), where the decoder told none
     frame_type: int = 0  # 1, 2, 3 are I, P, B; 0 is unknown
     interlaced: bool = False
+    # Macroblocks [ceil(H/16), ceil(W/16)] that differ from the picture before, by reuse.settle();
+    # None where that is not known, or there is none to compare with.
+    changed: Blocks | None = None
     # Other pictures of the scene, for a multi-frame network; see carfilter.references
     references: tuple["Picture | None", ...] = ()
 
@@ -43,22 +47,30 @@ def cut(planes: Any, area: Area, unit: int = 1) -> Any:
 
 
 def cropped(picture: Picture, area: Area) -> Picture:
-    """Return a part of a picture without references."""
+    """Return a part of a picture and of its references."""
     luma, qp = cut(picture.luma, area), cut(picture.qp, area, MACROBLOCK)
-    return replace(picture, luma=luma, qp=qp, references=())
+    others = tuple(None if r is None else cropped(r, area) for r in picture.references)
+    changed = cut(picture.changed, area, MACROBLOCK)
+    return replace(picture, luma=luma, qp=qp, changed=changed, references=others)
 
 
 def split_fields(pictures: Iterable[Picture], counts: deque[int]) -> Iterator[Picture]:
-    """Yield interlaced pictures as two, upper field first; `counts` gets 1 or 2 per picture."""
+    """Yield interlaced pictures as two, upper field first; `counts` gets 1 or 2 per picture.
+
+    Of a field, and of what follows one, it is not known what changed since what came before.
+    """
+    after_field = False
     for picture in pictures:
         if picture.interlaced and picture.luma.shape[0] % 2 == 0:
             counts.append(2)
             for parity in (0, 1):
                 others = (None if r is None else _field(r, parity) for r in picture.references)
                 yield replace(_field(picture, parity), references=tuple(others))
+            after_field = True
         else:
             counts.append(1)
-            yield picture
+            yield replace(picture, changed=None) if after_field else picture
+            after_field = False
 
 
 def _field(picture: Picture, parity: int) -> Picture:
@@ -67,7 +79,7 @@ def _field(picture: Picture, parity: int) -> Picture:
     qp = picture.qp
     if qp is not None:
         qp = uniform_qp(field.shape, round(float(qp.mean())))
-    return replace(picture, luma=field, qp=qp, interlaced=False)
+    return replace(picture, luma=field, qp=qp, changed=None, interlaced=False)
 
 
 def uniform_qp(shape: tuple[int, ...], qp: int) -> QpMap:

@@ -129,8 +129,11 @@ class Restorer:
         exact = self._twin is not None
         ahead = self._team.members if self._team is not None and self.batch_size > 1 else 0
         halo = self._network.halo
-        self._reuse = Reuse(self._restore_planes, part, halo, exact=exact, ahead=ahead)
-        self._reuses = options.reuse and not self.references
+        spreads = not self.references  # theirs is kept by keep_unchanged()
+        self._reuse = Reuse(
+            self._restore_planes, part, halo, spreads=spreads, exact=exact, ahead=ahead
+        )
+        self._reuses = options.reuse
         if on_cuda:
             torch.backends.cudnn.benchmark = True
 
@@ -170,7 +173,9 @@ class Restorer:
         """Restore pictures, the interlaced ones as two fields."""
         field_counts: deque[int] = deque()
         fields = split_fields(pictures, field_counts)
-        planes = self._reuse.restore(fields) if self._reuses else self._restore_all(fields)
+        if not self.references:  # else they were settled before others became their references
+            fields = settle(fields)
+        planes = self._reuse.restore(fields) if self._reuses else self._restore_planes(fields)
         for plane in planes:
             if field_counts.popleft() == 1:
                 yield plane
@@ -182,15 +187,10 @@ class Restorer:
         """Share of the network's work so far that reuse saved, 0..1."""
         return self._reuse.saved
 
-    def _restore_all(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
-        if not self.references:
-            pictures = (picture for picture, _ in settle(pictures))
-        return self._restore_planes(pictures)
-
     def _start_box(self, picture: Picture, box: Box) -> Callable[[], Luma]:
         """Begin to restore a part of a picture on a CPU; return what waits for it."""
         part = cropped(picture, (box.top, box.left, box.bottom, box.right))
-        slot = Slot(self.device, [part], 1)
+        slot = Slot(self.device, [part], 1, self.references)
         self._submit(slot, [part], self._team if self.batch_size > 1 else None)
         return lambda: next(self._collect(slot))
 

@@ -11,11 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from carfilter.pictures import MACROBLOCK, Luma, Picture
-
-Blocks = npt.NDArray[np.bool_]
+from carfilter.pictures import MACROBLOCK, Blocks, Luma, Picture
 
 _TILE = 4  # macroblocks to a side of what is computed again or not
 _GAP = 4  # unchanged tiles between two boxes of a row
@@ -68,8 +65,8 @@ def changed_blocks(luma: Luma, before: Luma) -> Blocks:
     return blocks
 
 
-def settle(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, Blocks | None]]:
-    """Yield each picture with its changed macroblocks; None where there is nothing to compare.
+def settle(pictures: Iterable[Picture]) -> Iterator[Picture]:
+    """Yield each picture with its changed macroblocks.
 
     A macroblock that did not change keeps its QP too. Skipped ones carry no QP of their own: the
     decoder exports that of their neighbours, which says nothing about how they were coded.
@@ -81,7 +78,8 @@ def settle(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, Blocks | None
             changed = changed_blocks(picture.luma, before.luma)
             if picture.qp is not None and before.qp is not None:
                 picture = replace(picture, qp=np.where(changed, picture.qp, before.qp))
-        yield picture, changed
+        picture = replace(picture, changed=changed)
+        yield picture
         before = picture
 
 
@@ -101,6 +99,8 @@ class Reuse:
         part: begins to restore a box of a picture and returns what waits for it; None restores
             whole pictures only.
         halo: pixels to each side that a restored pixel depends on.
+        spreads: what changed changes the result as far around as the halo; else unchanged
+            macroblocks keep their result whatever lies beside them, see steady.keep_unchanged().
         exact: boxes must give the very same bits. Each shape of box is tried once against a whole
             picture, since some shapes run through kernels that round otherwise.
         ahead: pictures whose boxes are begun before those of one are waited for.
@@ -112,11 +112,13 @@ class Reuse:
         part: Callable[[Picture, Box], Callable[[], Luma]] | None,
         halo: int,
         *,
+        spreads: bool = True,
         exact: bool,
         ahead: int = 0,
     ) -> None:
         self._whole, self._part = whole, part
         self._halo_blocks = -(-halo // MACROBLOCK)
+        self._spread = self._halo_blocks if spreads else 0
         self._exact, self._ahead = exact, ahead
         self._is_equal: dict[tuple[int, int], bool] = {}  # shapes of boxes that were tried
         self._next: Planned | None = None
@@ -129,8 +131,12 @@ class Reuse:
         return max(0.0, 1 - self.computed / self.pictures) if self.pictures else 0.0
 
     def restore(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
-        """Yield the restored luma of each picture, in order."""
-        stream = self._planned(pictures)
+        """Yield the restored luma of each picture, in order.
+
+        Args:
+            pictures: as settle() yields them; what it did not compare is computed whole.
+        """
+        stream = ((picture, self._boxes(picture)) for picture in pictures)
         last: Luma | None = None
         self._next = next(stream, None)
         while self._next is not None:
@@ -148,10 +154,6 @@ class Reuse:
                 last = self._renew(last, *begun.popleft())
                 yield last
 
-    def _planned(self, pictures: Iterable[Picture]) -> Iterator[Planned]:
-        for picture, changed in settle(pictures):
-            yield picture, self._boxes(picture, changed)
-
     def _changed_ones(self, stream: Iterator[Planned]) -> Iterator[Picture]:
         """Yield pictures up to the first that can be made from the result before it."""
         while self._next is not None and self._next[1] is None:
@@ -160,13 +162,14 @@ class Reuse:
             yield self._next[0]
             self._next = next(stream, None)
 
-    def _boxes(self, picture: Picture, changed: Blocks | None) -> list[Box] | None:
+    def _boxes(self, picture: Picture) -> list[Box] | None:
         """Return what of a picture is to be computed; None is all of it."""
+        changed = picture.changed
         if changed is None or (self._part is None and changed.any()):
             return None
         if changed.mean() > _WORTHWHILE / 2:  # a busy picture costs no more thought
             return None
-        boxes = list(self._boxes_of_tiles(_tiles(_dilated(changed, self._halo_blocks)), picture))
+        boxes = list(self._boxes_of_tiles(_tiles(_dilated(changed, self._spread)), picture))
         size = picture.luma.size
         if sum(np.prod(self._around(box, picture).shape) for box in boxes) > _WORTHWHILE * size:
             return None
@@ -214,14 +217,17 @@ class Reuse:
         shapes = {patch.around.shape for patch in patches}
         unknown = shapes - self._is_equal.keys()
         if self._exact and (unknown or self._distrusts(shapes)):
-            return self._tried(restored, picture, unknown)
+            return self._tried(restored, picture, [patch.box for patch in patches], unknown)
         return restored
 
-    def _tried(self, restored: Luma, picture: Picture, shapes: set[tuple[int, int]]) -> Luma:
+    def _tried(
+        self, restored: Luma, picture: Picture, boxes: list[Box], shapes: set[tuple[int, int]]
+    ) -> Luma:
         """Compute the whole picture as well, once per shape, and see whether the bits are equal."""
         whole = next(iter(self._whole([picture])))
         self.computed += 1
-        equal = np.array_equal(restored, whole)
+        areas = [(slice(box.top, box.bottom), slice(box.left, box.right)) for box in boxes]
+        equal = all(np.array_equal(restored[area], whole[area]) for area in areas)
         self._is_equal |= dict.fromkeys(shapes, equal)
         return whole
 

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from carfilter.pictures import MACROBLOCK, Luma, Picture
-from carfilter.reuse import Blocks, settle
+from carfilter.pictures import MACROBLOCK, Blocks, Luma, Picture
+from carfilter.reuse import settle
 
 # The share of a pixel that goes on to the next picture where nothing changed, and the levels by
 # which the 3x3 pixels around differ, the nearer ones weighing more, where 1/e of that share does.
@@ -65,10 +65,10 @@ class Restored:
 
 def settle_noting(pictures: Iterable[Picture], noted: deque[Noted]) -> Iterator[Picture]:
     """Yield what settle() yields, and append to `noted` what keep_unchanged() needs of each."""
-    for picture, changed in settle(pictures):
+    for picture in settle(pictures):
         qp = picture.qp
         mean = None if qp is None or picture.qp_assumed else float(qp.mean())
-        noted.append(Noted(picture.depth, changed, mean))
+        noted.append(Noted(picture.depth, picture.changed, mean))
         yield picture
 
 
