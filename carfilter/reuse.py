@@ -1,8 +1,9 @@
 """Nothing computed twice: what did not change since the picture before keeps its result.
 
-A single-frame network gives equal results for equal inputs, as far around as it sees. Pictures
-equal to the one before are not computed at all; of pictures that changed a little, only boxes
-around the change are. Which of the three it is, is decided for each picture.
+A single-frame network gives equal results for equal inputs, as far around as it sees; where a
+multi-frame one is used, unchanged macroblocks keep their result by rule. Pictures equal to the one
+before are not computed at all; of pictures that changed a little, only boxes around the change are.
+Which of the three it is, is decided for each picture.
 """
 
 from collections import deque

@@ -29,8 +29,8 @@ from carfilter.reuse import settle
 # The share of a pixel that goes on to the next picture where nothing changed, and the levels by
 # which the 3x3 pixels around differ, the nearer ones weighing more, where 1/e of that share does.
 # Of the past alone an average lags behind, so it is a short one.
-_DECAY, _LEVEL = 0.95, 4.0
-_PAST_DECAY, _PAST_LEVEL = 0.7, 2.0
+_DECAY, _LEVEL = 0.96, 4.8
+_PAST_DECAY, _PAST_LEVEL = 0.8, 3.0
 _SPAN = 25  # pictures over which a scene is judged
 # Share of unchanged macroblocks from which the camera may be a fixed one, and from which it is. At
 # CRF 29 the validation clips of moving cameras have 0.2 at most, those of fixed ones 0.5 and more.

@@ -56,8 +56,10 @@ def test_every_picture_comes_out_once_and_in_order() -> None:
 
 
 def test_a_slow_change_does_not_lag_behind() -> None:
-    ramp = np.broadcast_to(np.arange(30, dtype=np.uint8)[:, None, None] + 100, (30, 20, 24))
-    assert (steady(ramp)[8:-8] == ramp[8:-8]).all()
+    ramp = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None] + 100, (40, 20, 24))
+    calm = steady(ramp)
+    assert (calm[12:-12] == ramp[12:-12]).all()  # where as much lies before as after
+    assert np.abs(calm.astype(int) - ramp).max() <= 3
 
 
 def test_what_moves_leaves_no_trace() -> None:
@@ -68,7 +70,7 @@ def test_what_moves_leaves_no_trace() -> None:
     calm = steady(planes)
     for number in range(2, len(planes) - 2):
         assert (calm[number, 11:19, number + 1 : number + 7] == 230).all()
-        assert calm[number, 30, number + 3] == 250
+        assert calm[number, 30, number + 3] >= 249
         around = np.r_[calm[number, 30, : number + 2], calm[number, 30, number + 5 :]]
         assert around.max() < 210  # the brightest of the background is below
 

@@ -133,7 +133,7 @@ def main() -> None:
             count = given.frames or TOOL_FRAMES[name]
             keep(*tool.measure(models, size, device, given.runs, count, given.ffmpeg))
     for model in models:
-        if "reuse" in chosen and not getattr(model.network, "references", 0):
+        if "reuse" in chosen:
             count = given.frames or 60
             keep(*reuse.measure(model, device, given.clip, given.runs, count, given.ffmpeg))
         if "scaling" in chosen:
