@@ -59,7 +59,7 @@ def test_a_slow_change_does_not_lag_behind() -> None:
     ramp = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None] + 100, (40, 20, 24))
     calm = steady(ramp)
     assert (calm[12:-12] == ramp[12:-12]).all()  # where as much lies before as after
-    assert np.abs(calm.astype(int) - ramp).max() <= 3
+    assert np.abs(calm.astype(int) - ramp).max() <= 4  # at an end of the clip
 
 
 def test_what_moves_leaves_no_trace() -> None:
