@@ -18,6 +18,9 @@ from carfilter.pictures import MACROBLOCK, Blocks, Luma, Picture
 _TILE = 4  # macroblocks to a side of what is computed again or not
 _GAP = 4  # unchanged tiles between two boxes of a row
 _WORTHWHILE = 0.6  # of the picture, boxes with their surroundings: above it, all is computed
+# A new shape is tried where that costs little more than the whole picture that it takes anyway, or
+# else once in so many pictures.
+_CHEAP_TRIAL, _PICTURES_PER_TRIAL = 0.25, 50
 _WIDTH, _HEIGHT = 256, 64  # sides of boxes are multiples of these: few shapes to be tried
 
 
@@ -122,6 +125,7 @@ class Reuse:
         self._spread = self._halo_blocks if spreads else 0
         self._exact, self._ahead = exact, ahead
         self._is_equal: dict[tuple[int, int], bool] = {}  # shapes of boxes that were tried
+        self._next_trial = 0  # pictures after which a dear one may be made
         self._next: Planned | None = None
         self.pictures = 0
         self.computed = 0.0  # pictures' worth of pixels that went through the network
@@ -171,11 +175,17 @@ class Reuse:
         if changed.mean() > _WORTHWHILE / 2:  # a busy picture costs no more thought
             return None
         boxes = list(self._boxes_of_tiles(_tiles(_dilated(changed, self._spread)), picture))
-        size = picture.luma.size
-        if sum(np.prod(self._around(box, picture).shape) for box in boxes) > _WORTHWHILE * size:
+        around = [self._around(box, picture).shape for box in boxes]
+        shapes = set(around)
+        share = sum(height * width for height, width in around) / picture.luma.size
+        if share > _WORTHWHILE or self._distrusts(shapes):
             return None
-        shapes = {self._around(box, picture).shape for box in boxes}
-        return None if self._distrusts(shapes) else boxes
+        is_trial = self._exact and not shapes <= self._is_equal.keys()
+        if is_trial and share > _CHEAP_TRIAL and self.pictures < self._next_trial:
+            return None
+        if is_trial:
+            self._next_trial = self.pictures + _PICTURES_PER_TRIAL
+        return boxes
 
     def _distrusts(self, shapes: set[tuple[int, int]]) -> bool:
         return not all(self._is_equal.get(shape, True) for shape in shapes)
