@@ -189,7 +189,7 @@ class Restorer:
 
     def _start_box(self, picture: Picture, box: Box) -> Callable[[], Luma]:
         """Begin to restore a part of a picture on a CPU; return what waits for it."""
-        part = cropped(picture, (box.top, box.left, box.bottom, box.right))
+        part = cropped(picture, box.area)
         slot = Slot(self.device, [part], 1, self.references)
         self._submit(slot, [part], self._team if self.batch_size > 1 else None)
         return lambda: next(self._collect(slot))

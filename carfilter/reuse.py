@@ -13,14 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from carfilter.pictures import MACROBLOCK, Blocks, Luma, Picture
+from carfilter.pictures import MACROBLOCK, Area, Blocks, Luma, Picture, cut
 
 _TILE = 4  # macroblocks to a side of what is computed again or not
 _GAP = 4  # unchanged tiles between two boxes of a row
 _WORTHWHILE = 0.6  # of the picture, boxes with their surroundings: above it, all is computed
-# A new shape is tried where that costs little more than the whole picture that it takes anyway, or
-# else once in so many pictures.
-_CHEAP_TRIAL, _PICTURES_PER_TRIAL = 0.25, 50
 _WIDTH, _HEIGHT = 256, 64  # sides of boxes are multiples of these: few shapes to be tried
 
 
@@ -37,6 +34,11 @@ class Box:
     def shape(self) -> tuple[int, int]:
         """Height and width."""
         return self.bottom - self.top, self.right - self.left
+
+    @property
+    def area(self) -> Area:
+        """The box as cut() takes it."""
+        return self.top, self.left, self.bottom, self.right
 
 
 Planned = tuple[Picture, list[Box] | None]  # what of a picture is to be computed; None is all
@@ -125,7 +127,6 @@ class Reuse:
         self._spread = self._halo_blocks if spreads else 0
         self._exact, self._ahead = exact, ahead
         self._is_equal: dict[tuple[int, int], bool] = {}  # shapes of boxes that were tried
-        self._next_trial = 0  # pictures after which a dear one may be made
         self._next: Planned | None = None
         self.pictures = 0
         self.computed = 0.0  # pictures' worth of pixels that went through the network
@@ -176,16 +177,9 @@ class Reuse:
             return None
         boxes = list(self._boxes_of_tiles(_tiles(_dilated(changed, self._spread)), picture))
         around = [self._around(box, picture).shape for box in boxes]
-        shapes = set(around)
-        share = sum(height * width for height, width in around) / picture.luma.size
-        if share > _WORTHWHILE or self._distrusts(shapes):
+        if sum(height * width for height, width in around) > _WORTHWHILE * picture.luma.size:
             return None
-        is_trial = self._exact and not shapes <= self._is_equal.keys()
-        if is_trial and share > _CHEAP_TRIAL and self.pictures < self._next_trial:
-            return None
-        if is_trial:
-            self._next_trial = self.pictures + _PICTURES_PER_TRIAL
-        return boxes
+        return None if self._distrusts(set(around)) else boxes
 
     def _distrusts(self, shapes: set[tuple[int, int]]) -> bool:
         return not all(self._is_equal.get(shape, True) for shape in shapes)
@@ -228,17 +222,17 @@ class Reuse:
         shapes = {patch.around.shape for patch in patches}
         unknown = shapes - self._is_equal.keys()
         if self._exact and (unknown or self._distrusts(shapes)):
-            return self._tried(restored, picture, [patch.box for patch in patches], unknown)
+            return self._tried(restored, picture, patches, unknown)
         return restored
 
     def _tried(
-        self, restored: Luma, picture: Picture, boxes: list[Box], shapes: set[tuple[int, int]]
+        self, restored: Luma, picture: Picture, patches: list[_Patch], shapes: set[tuple[int, int]]
     ) -> Luma:
         """Compute the whole picture as well, once per shape, and see whether the bits are equal."""
         whole = next(iter(self._whole([picture])))
         self.computed += 1
-        areas = [(slice(box.top, box.bottom), slice(box.left, box.right)) for box in boxes]
-        equal = all(np.array_equal(restored[area], whole[area]) for area in areas)
+        areas = [patch.box.area for patch in patches]
+        equal = all(np.array_equal(cut(restored, area), cut(whole, area)) for area in areas)
         self._is_equal |= dict.fromkeys(shapes, equal)
         return whole
 
