@@ -64,8 +64,11 @@ def bfloat_is_fast(device: torch.device) -> bool:
 
     Other CPUs convert to float32 and back at each layer, which costs more than it saves.
     """
-    if device.type == "cuda":
-        return True
+    return device.type == "cuda" or (device.type == "cpu" and has_amx())
+
+
+def has_amx() -> bool:
+    """Say whether this CPU has Intel's matrix units, for bfloat16 and int8 alike."""
     # torch names the CPU's other abilities in public, but not this one in all versions we take.
     probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return device.type == "cpu" and probe is not None and bool(probe())
+    return probe is not None and bool(probe())

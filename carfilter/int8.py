@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from carfilter.devices import bfloat_is_fast
+from carfilter.devices import has_amx
 from carfilter.network import MAX_QP, Best, Fast
 from carfilter.pictures import MACROBLOCK
 from carfilter.slots import Inputs
@@ -121,7 +121,7 @@ class Int8Fast:
     def __init__(self, network: Fast, ranges: list[float]) -> None:
         self.factor = network.config.factor
         self.halo = network.halo // self.factor  # in cells
-        self.strips = bfloat_is_fast(torch.device("cpu"))  # which is to say, AMX
+        self.strips = has_amx()
         scales = [max(value, 1e-6) / 255 for value in ranges]
         self.skip_scale = scales[0]
         channels = network.config.channels
