@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from carfilter.devices import has_amx
 from carfilter.network import MAX_QP, Best, Fast
 from carfilter.pictures import MACROBLOCK
+from carfilter.samples import add, expand_qp, scaled
 from carfilter.slots import Inputs
 
 # Both inputs share one code: (code - 128) / 128 is the value that the network was trained on.
@@ -74,7 +75,7 @@ def _activations(network: Fast, inputs: tuple[Tensor | None, ...]) -> list[Tenso
     return seen
 
 
-class _Convolution:
+class Convolution:
     """One packed int8 convolution: uint8 in; uint8 with ReLU, or fp32, out."""
 
     def __init__(
@@ -83,12 +84,23 @@ class _Convolution:
         weight = layer.weight.detach().float()
         self.weight_scale = weight.abs().amax((1, 2, 3)).clamp_min(1e-12) / 127
         rounded = (weight / self.weight_scale.view(-1, 1, 1, 1)).round().clamp(-127, 127)
+        self.weight = rounded.to(torch.int8)  # [out, in, 3, 3]
         self.weight_zero = torch.zeros(len(weight), dtype=torch.int64)
         self.scale, self.zero, self.out_scale = scale, zero, out_scale
         self.bias = None if layer.bias is None else layer.bias.detach().float()
         self.packed = torch.ops.onednn.qconv_prepack(
-            rounded.to(torch.int8), self.weight_scale, scale, zero, _ONE, _ONE, _ONE, 1, shape
+            self.weight, self.weight_scale, scale, zero, _ONE, _ONE, _ONE, 1, shape
         )
+
+    @property
+    def sum_scale(self) -> Tensor:
+        """What a sum of products of codes is worth, float [out]."""
+        return self.weight_scale * self.scale
+
+    @property
+    def added(self) -> Tensor:
+        """What is added to that, float [out]."""
+        return torch.zeros(len(self.weight)) if self.bias is None else self.bias
 
     def _front(self, x: Tensor) -> tuple[Any, ...]:
         return (x, self.scale, self.zero, self.packed, self.weight_scale, self.weight_zero)
@@ -118,6 +130,11 @@ class Int8Fast:
         ranges: of its ReLU layers, from calibrate().
     """
 
+    engine = "int8"
+    references = 0
+    contrast = 0
+    rounds_alike = False  # whatever part of a picture is computed
+
     def __init__(self, network: Fast, ranges: list[float]) -> None:
         self.factor = network.config.factor
         self.halo = network.halo // self.factor  # in cells
@@ -126,15 +143,15 @@ class Int8Fast:
         self.skip_scale = scales[0]
         channels = network.config.channels
         head = self._head(network)
-        self.head = _Convolution(
+        self.head = Convolution(
             head, _INPUT_SCALE, _INPUT_ZERO, [1, head.in_channels, 64, 64], scales[0]
         )
         shape = [1, channels, 64, 64]
         self.body = [
-            _Convolution(layer, scales[i], 0, shape, scales[i + 1])  # type: ignore[arg-type]
+            Convolution(layer, scales[i], 0, shape, scales[i + 1])  # type: ignore[arg-type]
             for i, layer in enumerate(network.body)
         ]
-        self.tail = _Convolution(network.tail, scales[-1], 0, shape, None)
+        self.tail = Convolution(network.tail, scales[-1], 0, shape, None)
         codes = (torch.arange(256, dtype=torch.float32) - _INPUT_ZERO) * _INPUT_SCALE
         self.gates = network.gate(codes)  # by QP code
 
@@ -148,12 +165,16 @@ class Int8Fast:
         The correction is in units of 128 grey levels, like that of the float network.
         """
         height, width = inputs.luma.shape[-2:]
-        cells = _cells(self._padded(inputs.luma), self.factor)
+        cells = _cells(padded(inputs.luma, self.factor), self.factor)
         plane = self._plane(inputs.qp, cells)
         correction = self._in_strips(self._first(cells, plane, inputs))
         if inputs.qp is not None and self._fades(inputs.qp):
             correction.mul_(self.gates[plane.to(torch.int64)])
         return _planes(correction, self.factor)[:, :height, :width]
+
+    def restored(self, inputs: Inputs, amount: float) -> Tensor:
+        """Restored luma, uint8 [N, H, W]; amount: grey levels of a correction of one."""
+        return add(inputs.luma, self(inputs), amount, 255.0)
 
     def _in_strips(self, first: Tensor) -> Tensor:
         """Run the layers over upright strips that overlap by what the layers see: the same result.
@@ -191,22 +212,14 @@ class Int8Fast:
         """Return the channels of the first layer, uint8 [N, C, H/2, W/2]."""
         return torch.cat((cells, plane), 1).contiguous(memory_format=torch.channels_last)
 
-    def _padded(self, planes: Tensor) -> Tensor:
-        """Replicate the edges as the float network does; pad() has no such mode for integers."""
-        height, width = planes.shape[-2:]
-        bottom, right = -height % self.factor, -width % self.factor
-        if not bottom and not right:
-            return planes
-        rows = torch.arange(height + bottom).clamp_max(height - 1)
-        columns = torch.arange(width + right).clamp_max(width - 1)
-        return planes[..., rows, :][..., columns]
-
     def _plane(self, qp: Tensor | None, cells: Tensor) -> Tensor:
         """int8 [N, h, w] or [N, R, h, w] per macroblock to codes, uint8 [N, 1 or R, H/2, W/2]."""
         if qp is None:
             return torch.full_like(cells[:, :1], _QP_CODE_UNKNOWN)
         codes, unit = qp_codes(qp[:, None] if qp.ndim == 3 else qp), MACROBLOCK // self.factor
-        wide = codes.permute(0, 2, 3, 1).contiguous()
+        order = codes.permute(0, 2, 3, 1)
+        # contiguous() leaves the strides of a single macroblock as they are, which view() refuses.
+        wide = torch.empty(order.shape, dtype=torch.uint8).copy_(order)
         if not wide.shape[-1] % 4:  # then four maps move at a time
             wide = wide.view(torch.int32)
         rows = wide.repeat_interleave(unit, 1)[:, : cells.shape[-2]]
@@ -249,7 +262,8 @@ class Int8Best(Int8Fast):
         if inputs.references is None:
             first[..., own : maps * own] = _NO_DIFFERENCE
         else:
-            luma, references = self._padded(inputs.luma), self._padded(inputs.references)
+            luma = padded(inputs.luma, self.factor)
+            references = padded(inputs.references, self.factor)
             for top in range(0, height, _ROWS):  # these stay in a core's cache from step to step
                 rows = slice(top * self.factor, (top + _ROWS) * self.factor)
                 part = first[:, top : top + _ROWS]
@@ -274,6 +288,18 @@ class Int8Best(Int8Fast):
         none = luma.to(torch.int16).mul_(-self.contrast).add_(_NO_DIFFERENCE)
         wide = torch.add(none[:, None], references.to(torch.int16), alpha=self.contrast)
         return wide.clamp_(0, 255).to(torch.uint8)
+
+
+def padded(planes: Tensor, factor: int) -> Tensor:
+    """Replicate the edges of uint8 [..., H, W] up to whole cells, as the float network does."""
+    # pad() has no such mode for integers.
+    height, width = planes.shape[-2:]
+    bottom, right = -height % factor, -width % factor
+    if not bottom and not right:
+        return planes
+    rows = torch.arange(height + bottom).clamp_max(height - 1)
+    columns = torch.arange(width + right).clamp_max(width - 1)
+    return planes[..., rows, :][..., columns]
 
 
 def _put(first: Tensor, at: int, channels: Tensor) -> None:
@@ -352,18 +378,33 @@ def qp_codes(qp: Tensor) -> Tensor:
 @torch.no_grad()
 def passes_self_test(network: Fast, twin: Int8Fast) -> bool:
     """Compare the twin with fp32 on a drawn picture: a wrong kernel must not touch footage."""
-    generator = torch.Generator().manual_seed(0)
-    picture = _smooth(1, 8, generator)
-    noise = torch.randn(1, 1, 128, 128, generator=generator) * 4
-    luma = (picture + noise).round().clamp(0, 255)
-    qp = torch.full((1, 8, 8), 35, dtype=torch.int8)
-    plane = torch.full_like(luma, 35 / 51)
-    inputs, planes = Inputs(luma[:, 0].to(torch.uint8), qp), [(luma - 128) / 128, plane]
-    if isinstance(network, Best):
-        shape = (1, network.references, 128, 128)
-        others = (picture + torch.randn(shape, generator=generator) * 3).round().clamp(0, 255)
-        maps = qp[:, None].expand(-1, network.references, -1, -1)
-        inputs = replace(inputs, references=others.to(torch.uint8), reference_qp=maps)
-        planes += [(others - 128) / 128, plane.expand(shape)]
+    inputs = drawn_inputs(twin.references)
+    size = inputs.luma.shape[-2:]
+    planes = [scaled(inputs.luma[:, None], 128.0), expand_qp(_known(inputs.qp), *size)]
+    if inputs.references is not None:
+        maps = expand_qp(_known(inputs.reference_qp), *size)
+        planes += [scaled(inputs.references, 128.0), maps]
     wanted = network(*planes)[:, 0]
     return float((twin(inputs) - wanted).abs().mean()) * 128 <= _SELF_TEST_LEVELS
+
+
+def _known(qp: Tensor | None) -> Tensor:
+    assert qp is not None
+    return qp
+
+
+def drawn_inputs(references: int) -> Inputs:
+    """Draw a smooth picture with noise, and references of it, to try an engine on."""
+    generator = torch.Generator().manual_seed(0)
+    picture = _smooth(1, 8, generator)
+
+    def noisy(count: int, levels: float) -> Tensor:
+        noise = torch.randn(1, count, 128, 128, generator=generator) * levels
+        return (picture + noise).round().clamp(0, 255).to(torch.uint8)
+
+    qp = torch.full((1, 8, 8), 35, dtype=torch.int8)
+    inputs = Inputs(noisy(1, 4.0)[:, 0], qp)
+    if not references:
+        return inputs
+    maps = qp[:, None].expand(-1, references, -1, -1)
+    return replace(inputs, references=noisy(references, 3.0), reference_qp=maps)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from carfilter.amx import AmxTwin, with_matrix_units
 from carfilter.batches import MEASURED_AT_BATCH, batches, default_batch, fastest_batch
 from carfilter.compiled import COMPILE_AFTER_SECONDS, Compiling
 from carfilter.devices import PRECISIONS, choose_device, choose_precision
@@ -126,12 +127,12 @@ class Restorer:
         self._batches_to_measure = 0 if options.batch_size or not on_cuda else MEASURED_AT_BATCH
         # On CUDA the previous result is still on its way when the next picture is looked at.
         part = self._start_box if self.device.type == "cpu" else None
-        exact = self._twin is not None
+        doubtful = self._twin is not None and not self._twin.rounds_alike
         ahead = self._team.members if self._team is not None and self.batch_size > 1 else 0
         halo = self._network.halo
         spreads = not self.references  # theirs is kept by keep_unchanged()
         self._reuse = Reuse(
-            self._restore_planes, part, halo, spreads=spreads, exact=exact, ahead=ahead
+            self._restore_planes, part, halo, spreads=spreads, doubtful=doubtful, ahead=ahead
         )
         self._reuses = options.reuse
         if on_cuda:
@@ -144,7 +145,8 @@ class Restorer:
         else:
             where = f"CPU ({torch.get_num_threads()} threads)"
         tiles = f", tiles of {self.tile}" if self.tile else ""
-        return f"{where}, {self.precision}, batch {self.batch_size}{tiles}"
+        engine = self.precision if self._twin is None else self._twin.engine
+        return f"{where}, {engine}, batch {self.batch_size}{tiles}"
 
     def restore(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
         """Yield the restored luma of each picture, same dtype and shape, in order.
@@ -322,8 +324,7 @@ class Restorer:
         luma = inputs.luma
         if self._twin is not None and luma.dtype == torch.uint8:
             with torch_threads(threads):
-                correction = self._twin(inputs)
-            return add(luma, correction, centre * self.strength, 2 * centre - 1)
+                return self._twin.restored(inputs, centre * self.strength)
         x = scaled(luma[:, None], centre).to(self._dtype)
         plane = self._qp_plane(inputs.qp, luma)
         others: tuple[Tensor | None, ...] = ()
@@ -355,14 +356,14 @@ class Restorer:
 
 def _int8_twin(
     network: nn.Module, ranges: list[float] | None, device: torch.device, precision: str
-) -> Int8Fast | None:
+) -> Int8Fast | AmxTwin | None:
     """Build the int8 network where it is wanted, possible, and right by its self-test."""
     if precision not in ("auto", "int8") or device.type != "cpu" or not ranges:
         return None
     if not isinstance(network, Fast) or not is_available():
         return None
     twin = int8_twin(network, ranges)
-    return twin if passes_self_test(network, twin) else None
+    return with_matrix_units(twin) if passes_self_test(network, twin) else None
 
 
 def _round_to_macroblock(value: int) -> int:

@@ -107,8 +107,8 @@ class Reuse:
         halo: pixels to each side that a restored pixel depends on.
         spreads: what changed changes the result as far around as the halo; else unchanged
             macroblocks keep their result whatever lies beside them, see steady.keep_unchanged().
-        exact: boxes must give the very same bits. Each shape of box is tried once against a whole
-            picture, since some shapes run through kernels that round otherwise.
+        doubtful: boxes must give the very same bits, and some shapes may run through kernels that
+            round otherwise: each shape is tried once against a whole picture.
         ahead: pictures whose boxes are begun before those of one are waited for.
     """
 
@@ -119,13 +119,13 @@ class Reuse:
         halo: int,
         *,
         spreads: bool = True,
-        exact: bool,
+        doubtful: bool,
         ahead: int = 0,
     ) -> None:
         self._whole, self._part = whole, part
         self._halo_blocks = -(-halo // MACROBLOCK)
         self._spread = self._halo_blocks if spreads else 0
-        self._exact, self._ahead = exact, ahead
+        self._doubtful, self._ahead = doubtful, ahead
         self._is_equal: dict[tuple[int, int], bool] = {}  # shapes of boxes that were tried
         self._next: Planned | None = None
         self.pictures = 0
@@ -221,7 +221,7 @@ class Reuse:
             patch.paste(restored)
         shapes = {patch.around.shape for patch in patches}
         unknown = shapes - self._is_equal.keys()
-        if self._exact and (unknown or self._distrusts(shapes)):
+        if self._doubtful and (unknown or self._distrusts(shapes)):
             return self._tried(restored, picture, patches, unknown)
         return restored
 

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "carfilter"
 LAYERS = {
     0: "errors process signals unfinished",
     1: "opening adts ticks clock conform hardware cut hdr selection encoder"
-    " source frames streams target clips network metrics prefetch int8 detection baselines"
+    " source frames streams target clips network metrics prefetch int8 amx detection baselines"
     " average_precision packs photos bd_rate pictures window slots references reuse steady"
     " reconnect segments losses batches compiled devices samples threads measured_qp",
     2: "checkpoint weights restore live degrade variants dataset recipe",

@@ -159,7 +159,7 @@ def test_boxes_that_a_kernel_rounds_otherwise_are_found_out_and_given_up(
         return lambda: picture.luma[box.top : box.bottom, box.left : box.right] + 2
 
     given = [replace(picture, qp=None) for picture in quiet(rng, 12)]
-    reuse = Reuse(whole, part, 17, exact=True, ahead=ahead)
+    reuse = Reuse(whole, part, 17, doubtful=True, ahead=ahead)
     for luma, picture in zip(reuse.restore(settle(given)), given, strict=True):
         assert np.array_equal(luma, picture.luma + 1)
     assert 1 <= len(parts) <= len({box.shape for box in parts}) * (1 + ahead) < len(given)
