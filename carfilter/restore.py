@@ -34,6 +34,7 @@ from carfilter.pictures import (
     weave,
     with_qp,
 )
+from carfilter.prefetch import Prefetch
 from carfilter.references import with_references
 from carfilter.reuse import Box, Reuse, settle
 from carfilter.samples import add, expand_qp, scaled
@@ -44,6 +45,7 @@ from carfilter.threads import Team, torch_threads
 _CPU_LIVE_BYTES = 1 << 30  # above it a frame is cut into tiles, before the system swaps
 _MOST_SIDE_BY_SIDE = 4  # pictures; more cores than that work on each together
 _SMALLEST_TILE = 64
+_AHEAD_BYTES = 64 << 20  # of restored pictures that wait to be averaged
 _SMALL_WORK = 10**8  # multiply-accumulates of a picture, about a millisecond of one core
 
 
@@ -169,7 +171,15 @@ class Restorer:
         noted: deque[Noted] = deque()
         seen = with_references(settle_noting(pictures, noted), self.lookahead)
         kept = keep_unchanged(self._restore_frames(seen), noted)
-        yield from steadied(kept, self.lookahead // 2, self.strength)
+        if not self.lookahead:
+            yield from steadied(kept, 0, self.strength)
+            return
+        # Averages come out many at a time; the network goes on meanwhile.
+        ahead = Prefetch(kept, self.lookahead // 2, _AHEAD_BYTES, lambda one: one.luma.nbytes)
+        try:
+            yield from steadied(ahead, self.lookahead // 2, self.strength)
+        finally:
+            ahead.close()
 
     def _restore_frames(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
         """Restore pictures, the interlaced ones as two fields."""
