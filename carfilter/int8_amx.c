@@ -95,6 +95,7 @@ static void configure(int outputs) {
 
 typedef struct {
     __m512 scale[GROUPS], bias[GROUPS], skip, rescale;
+    __m512i pick[GROUPS]; /* makes each byte of a group, in finish()'s order, a number */
 } Finish;
 
 INLINE __m512 values(const int32_t *sums, __m512 scale, __m512 bias) {
@@ -107,7 +108,7 @@ INLINE __m512 values(const int32_t *sums, __m512 scale, __m512 bias) {
 INLINE void finish(
     const int32_t *sums, const Finish *by, uint8_t *out, const uint8_t *skip, int from, int to
 ) {
-    const __m512i none = _mm512_setzero_si512(), byte = _mm512_set1_epi32(255);
+    const __m512i none = _mm512_setzero_si512();
 #pragma GCC unroll 4
     for (int at = from; at < to; at++) {
         const int32_t *row = sums + at * 16;
@@ -119,10 +120,7 @@ INLINE void finish(
             const __m512i all = _mm512_load_si512(skip + at * CELL);
 #pragma GCC unroll 3
             for (int g = 0; g < GROUPS; g++) {
-                /* Bytes 0 to 3 of a quarter are of group 0, and so on: make each a number. */
-                const __m512i quad = _mm512_shuffle_epi32(all, g * 0x55);
-                const __m512i shift = _mm512_set4_epi32(24, 16, 8, 0);
-                const __m512i one = _mm512_and_si512(_mm512_srlv_epi32(quad, shift), byte);
+                const __m512i one = _mm512_shuffle_epi8(all, by->pick[g]);
                 value[g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(one), by->skip, value[g]);
             }
         }
@@ -351,6 +349,8 @@ static void run_layer(const Strip *strip, int layer, int y, const int8_t *weight
     for (int g = 0; g < GROUPS; g++) {
         by.scale[g] = _mm512_loadu_ps(scale + 16 * g);
         by.bias[g] = _mm512_loadu_ps(bias + 16 * g);
+        const __m512i first = _mm512_set4_epi32(3, 2, 1, 0), zeros = _mm512_set1_epi32((int)0x80808000);
+        by.pick[g] = _mm512_or_si512(_mm512_add_epi32(first, _mm512_set1_epi32(4 * g)), zeros);
     }
     uint8_t *out = row_of(strip, layer, y) + CELL;
     const uint8_t *head = row_of(strip, 0, y) + CELL;
