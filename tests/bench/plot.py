@@ -58,18 +58,20 @@ def _resolution(panel: Any, models: dict[str, list[Row]]) -> None:
 
 def _length(panel: Any, models: dict[str, list[Row]]) -> None:
     memory = panel.twinx()
-    most = 0.0
+    panel.set_xscale("log")  # before the ticks, which it would replace
+    most = most_mb = 0.0
     for colour, (model, rows) in zip(_COLOURS, models.items(), strict=False):
         frames = [r["frames"] for r in rows]
         panel.plot(frames, [r["ms_per_frame"] for r in rows], "o-", color=colour, label=model)
         memory.plot(frames, [r["peak_mb"] for r in rows], "s--", color=colour, markersize=4)
         most = max(most, *(r["ms_per_frame"] for r in rows))
+        most_mb = max(most_mb, *(r["peak_mb"] for r in rows))
         panel.set_xticks(frames, [f"{n:,}" for n in frames])
     size = next((rows[0]["size"] for rows in models.values()), "")
-    panel.set(title=f"Whole tool against length, {size}", xlabel="frames", xscale="log",
+    panel.set(title=f"Whole tool against length, {size}", xlabel="frames",
               ylabel="ms per frame (solid)", ylim=(0, 1.3 * most or 1))  # fmt: skip
     panel.minorticks_off()
-    memory.set(ylabel="peak of memory, MB (dashed)", ylim=(0, None))
+    memory.set(ylabel="peak of memory, MB (dashed)", ylim=(0, 1.2 * most_mb or 1))
     memory.spines[["top"]].set_visible(False)
 
 

@@ -1,5 +1,6 @@
 """Cost against resolution, cores, batch and length; linear where it should be, or explained."""
 
+import statistics
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ SIZES = ((288, 352), (512, 912), (720, 1280), (1080, 1920), (2160, 3840))
 LENGTHS = (300, 3_000, 30_000)
 _HALF = (512, 912)
 _SMALL = (96, 128)  # so that the longest ends within minutes
+_SHORT = 3_000  # frames up to which a clip is run several times
 _WORK = 8 * _HALF[0] * _HALF[1]  # pixels in a run
 
 
@@ -64,10 +66,14 @@ def measure_length(
         one = carfilter(make_clip(folder, _SMALL, 1, ffmpeg), folder / "out.mp4", *options)
         for frames in lengths:
             clip = make_clip(folder, _SMALL, frames, ffmpeg)
-            start = run(one)
-            ran = run(carfilter(clip, folder / "out.mp4", *options))
+            whole = carfilter(clip, folder / "out.mp4", *options)
+            # Starting takes as long as hundreds of frames, and scatters.
+            times = 1 if frames > _SHORT else 5
+            started = statistics.median(run(one).seconds for _ in range(times))
+            ended = [run(whole) for _ in range(times)]
+            ran = sorted(ended, key=lambda one: one.seconds)[times // 2]
             clip.unlink()
-            seconds = ran.seconds - start.seconds
+            seconds = ran.seconds - started
             yield {"part": "scaling", "against": "length", "model": model,
                    "size": size_name(_SMALL), "frames": frames, "seconds": ran.seconds,
                    "ms_per_frame": seconds * 1e3 / (frames - 1),
