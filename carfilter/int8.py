@@ -1,5 +1,7 @@
 """`fast` and `best` in int8 on CPUs, through torch's own oneDNN convolutions: five times as fast.
 
+On CPUs with AMX carfilter.amx computes the same, and faster.
+
 uint8 luma goes straight in, ReLU layers stay uint8, the last layer returns to fp32 and is added to
 the picture. Weights have a scale per output channel; activations one per layer, from calibration.
 """

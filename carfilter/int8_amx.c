@@ -70,7 +70,7 @@ typedef struct {
 
 #define INLINE __attribute__((always_inline)) static inline
 
-/* GCC's tile loads do not tell the compiler that they read memory: what was stored must be there. */
+/* GCC's tile loads do not tell the compiler that they read memory, where all must be stored. */
 #define STORED() __asm__ volatile("" ::: "memory")
 
 /* Ask Linux for the matrix units, once a process; 0 if it grants them. */
@@ -190,10 +190,6 @@ static int count_taps(const Network *network) {
     return (3 * network->inputs + 63) / 64;
 }
 
-static int tile_width(int width) {
-    return (width + BLOCK - 1) / BLOCK * BLOCK;
-}
-
 /* Write codes of contrast x (reference - luma), a sample each. */
 static void subtract(
     const uint8_t *reference, const uint8_t *luma, uint8_t *out, int samples, int contrast
@@ -204,13 +200,16 @@ static void subtract(
         const __m512i a = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(mask, reference + x));
         const __m512i b = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(mask, luma + x));
         const __m512i apart = _mm512_mullo_epi16(_mm512_sub_epi16(a, b), by);
-        const __m512i code = _mm512_max_epi16(_mm512_add_epi16(apart, middle), _mm512_setzero_si512());
-        _mm256_mask_storeu_epi8(out + x, mask, _mm512_cvtusepi16_epi8(code));
+        const __m512i code = _mm512_add_epi16(apart, middle);
+        const __m512i positive = _mm512_max_epi16(code, _mm512_setzero_si512());
+        _mm256_mask_storeu_epi8(out + x, mask, _mm512_cvtusepi16_epi8(positive));
     }
 }
 
 /* Write the samples of two rows cell by cell, `step` bytes apart. */
-INLINE void put_cells(const uint8_t *upper, const uint8_t *lower, uint8_t *out, int width, int step) {
+static void put_cells(
+    const uint8_t *upper, const uint8_t *lower, uint8_t *out, int width, int step
+) {
     for (int x = 0; x < width; x++) {
         memcpy(out + (int64_t)x * step, upper + 2 * x, 2);
         memcpy(out + (int64_t)x * step + 2, lower + 2 * x, 2);
@@ -291,8 +290,11 @@ INLINE __m512 correction(const int32_t *sums, __m512 scale, __m512 bias) {
     return _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(four), scale), bias);
 }
 
-INLINE void add_row(const uint8_t *luma, __m512 change, __m512 amount, __mmask16 mask, uint8_t *out) {
-    const __m512 decoded = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, luma)));
+INLINE void add_row(
+    const uint8_t *luma, __m512 change, __m512 amount, __mmask16 mask, uint8_t *out
+) {
+    const __m512i samples = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, luma));
+    const __m512 decoded = _mm512_cvtepi32_ps(samples);
     const __m512i sum = _mm512_cvtps_epi32(_mm512_fmadd_ps(change, amount, decoded));
     const __m512i positive = _mm512_max_epi32(sum, _mm512_setzero_si512());
     _mm_mask_storeu_epi8(out, mask, _mm512_cvtusepi32_epi8(positive));
@@ -304,7 +306,9 @@ static void restore(const Strip *strip, const float *scales, const float *biases
     const __m512 scale = _mm512_broadcast_f32x4(_mm_loadu_ps(scales));
     const __m512 bias = _mm512_broadcast_f32x4(_mm_loadu_ps(biases));
     const __m512 amount = _mm512_set1_ps(picture->amount);
-    const __m512i upper = _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29);
+    /* The upper two samples of eight cells, and the lower two. */
+    const __m512i upper =
+        _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29);
     const __m512i lower = _mm512_add_epi32(upper, _mm512_set1_epi32(2));
     const uint8_t *qp = picture->qp + y / SIDE * picture->qp_row;
     for (int x = strip->first; x < strip->last; x += SIDE) {
@@ -349,7 +353,8 @@ static void run_layer(const Strip *strip, int layer, int y, const int8_t *weight
     for (int g = 0; g < GROUPS; g++) {
         by.scale[g] = _mm512_loadu_ps(scale + 16 * g);
         by.bias[g] = _mm512_loadu_ps(bias + 16 * g);
-        const __m512i first = _mm512_set4_epi32(3, 2, 1, 0), zeros = _mm512_set1_epi32((int)0x80808000);
+        const __m512i first = _mm512_set4_epi32(3, 2, 1, 0);
+        const __m512i zeros = _mm512_set1_epi32((int)0x80808000);
         by.pick[g] = _mm512_or_si512(_mm512_add_epi32(first, _mm512_set1_epi32(4 * g)), zeros);
     }
     uint8_t *out = row_of(strip, layer, y) + CELL;
@@ -392,7 +397,7 @@ int carfilter_amx_restore(const Network *network, const Picture *picture, int to
     const int around = (network->layers + SIDE - 1) / SIDE * SIDE;
     const int count = (picture->width + MOST_WIDTH - 1) / MOST_WIDTH;
     const int side = ((picture->width + count - 1) / count + SIDE - 1) / SIDE * SIDE;
-    const int most = tile_width(side + 2 * around);
+    const int most = (side + 2 * around + BLOCK - 1) / BLOCK * BLOCK;
     const size_t pitch = (size_t)(most + 4 * BLOCK) * CELL;
     const size_t input = ((size_t)(most + 2) * network->inputs + 256) / 64 * 64;
     const int head_rows = network->layers, rows = head_rows + ROWS * (network->layers - 2) + 1;
