@@ -141,7 +141,9 @@ def test_a_ray_node_that_is_killed_half_way_loses_nothing(tmp_path: Path) -> Non
     assert cluster.stdout is not None
     try:
         address = cluster.stdout.readline().strip()
-        process = batch(archive, out, *FIXED, "--log-json", log, "--samples", 0, f"--ray={address}")
+        # Else one node may be done with all before the other has loaded its libraries.
+        slowly = ("--strength", 0, "-threads", 1, "-preset", "veryslow", "--samples", 0)
+        process = batch(archive, out, *slowly, "--log-json", log, f"--ray={address}")
         deadline = time.monotonic() + 240
         while len(done := done_in(log)) < count // 3 or len({e["worker"] for e in done}) < 2:
             assert process.poll() is None, process.communicate()
