@@ -93,8 +93,8 @@ class AmxTwin:
     def __init__(self, twin: Int8Fast) -> None:
         self._factor, self._gates = twin.factor, twin.gates
         self._maps = 1 + twin.references
-        inputs = 5 * self._maps
-        inputs += -inputs % 4
+        inputs = twin.head.weight.shape[1]
+        inputs += -inputs % 4  # bytes of a cell, as tiles take them
         layers = [twin.head, *twin.body, twin.tail]
         wide = [F.pad(line, (0, _CHANNELS - len(line))) for line in (
             *(layer.sum_scale for layer in layers), *(layer.added for layer in layers),
@@ -124,11 +124,9 @@ class AmxTwin:
             references = padded(references, self._factor)
         codes, restored = self._codes(inputs), torch.empty(luma.shape, dtype=torch.uint8)
         pictures = [
-            _picture(luma[i], None if references is None else references[i], codes[i], restored[i])
-            for i in range(len(luma))
+            _picture(own, None if references is None else references[i], codes[i], out, amount)
+            for i, (own, out) in enumerate(zip(luma, restored, strict=True))
         ]
-        for picture in pictures:
-            picture.amount = amount
         rows = luma.shape[1] // self._factor
         count = max(1, min(torch.get_num_threads(), rows // _BAND))
         ends = [rows * i // count for i in range(count + 1)]
@@ -160,13 +158,15 @@ class AmxTwin:
             raise MemoryError("no memory for the rows of a picture")
 
 
-def _picture(luma: Tensor, references: Tensor | None, codes: Tensor, restored: Tensor) -> _Picture:
+def _picture(
+    luma: Tensor, references: Tensor | None, codes: Tensor, restored: Tensor, amount: float
+) -> _Picture:
     """Point at luma [H, W], references [R, H, W] and codes [maps, h, w]; rows may lie apart."""
     picture = _Picture(
         luma=luma.data_ptr(), luma_row=luma.stride(0),
         qp=codes.data_ptr(), qp_plane=codes.stride(0), qp_row=codes.stride(1),
         restored=restored.data_ptr(), restored_row=restored.stride(0),
-        height=luma.shape[0] // 2, width=luma.shape[1] // 2,
+        height=luma.shape[0] // 2, width=luma.shape[1] // 2, amount=amount,
     )  # fmt: skip
     if references is not None:
         picture.references = references.data_ptr()

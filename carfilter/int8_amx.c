@@ -70,7 +70,7 @@ typedef struct {
 
 #define INLINE __attribute__((always_inline)) static inline
 
-/* GCC's tile loads do not tell the compiler that they read memory, where all must be stored. */
+/* GCC's tile loads do not say that they read memory: without this, stores may follow them. */
 #define STORED() __asm__ volatile("" ::: "memory")
 
 /* Ask Linux for the matrix units, once a process; 0 if it grants them. */
