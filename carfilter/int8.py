@@ -1,6 +1,6 @@
 """`fast` and `best` in int8 on CPUs, through torch's own oneDNN convolutions: five times as fast.
 
-On CPUs with AMX carfilter.amx computes the same, and faster.
+carfilter.int8_rows computes the same, and faster, where it was built.
 
 uint8 luma goes straight in, ReLU layers stay uint8, the last layer returns to fp32 and is added to
 the picture. Weights have a scale per output channel; activations one per layer, from calibration.
@@ -9,6 +9,7 @@ the picture. Weights have a scale per output channel; activations one per layer,
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -108,6 +109,12 @@ class Convolution:
         return (x, self.scale, self.zero, self.packed, self.weight_scale, self.weight_zero)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if not torch_is_exact():
+            return self._finished(self._sums(x))
+        return self.by_torch(x)
+
+    def by_torch(self, x: Tensor) -> Tensor:
+        """See __call__(), which asks torch_is_exact() before."""
         as_float = self.out_scale is None
         result: Tensor = torch.ops.onednn.qconv2d_pointwise(
             *self._front(x), self.bias, _ONE, _ONE, _ONE, 1,
@@ -118,11 +125,44 @@ class Convolution:
 
     def add_and_relu(self, x: Tensor, skip: Tensor, skip_scale: float) -> Tensor:
         """Return relu(convolution + skip); the buffer of `skip` is used up."""
+        if not torch_is_exact():
+            # In double, which rounds once, as a fused multiply-add does.
+            scale = torch.tensor(skip_scale, dtype=torch.float32).double()
+            return self._finished((self._sums(x) + skip.double() * scale).float())
         result: Tensor = torch.ops.onednn.qconv2d_pointwise.binary(
             *self._front(x), skip, self.bias, _ONE, _ONE, _ONE, 1,
             self.out_scale, 0, torch.uint8, skip_scale, 0, "sum", 1.0, "relu", _NO_SCALARS, "",
         )  # fmt: skip
         return result
+
+    def _sums(self, x: Tensor) -> Tensor:
+        """What the layer gives before its ReLU, float32.
+
+        Sums of products stay below 2^24, so that float32 holds them exactly, in whatever order.
+        """
+        shape = (-1, 1, 1)
+        sums = F.conv2d(x.float() - self.zero, self.weight.float(), padding=1)
+        return sums * self.sum_scale.view(shape) + self.added.view(shape)
+
+    def _finished(self, values: Tensor) -> Tensor:
+        if self.out_scale is None:
+            return values
+        return (values * (1 / torch.tensor(self.out_scale))).round().clamp(0, 255).to(torch.uint8)
+
+
+@cache
+def torch_is_exact() -> bool:
+    """Say whether torch's int8 convolutions are right: on CPUs without VNNI they saturate.
+
+    There products are added in pairs in 16 bits, which large ones overflow.
+    https://uxlfoundation.github.io/oneDNN/dev_guide_int8_computations.html
+    """
+    layer: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, 48, 48, 3, padding=1, bias=False)
+    layer.weight = nn.Parameter(torch.ones_like(layer.weight), requires_grad=False)
+    tried = Convolution(layer, 1.0, 0, [1, 48, 8, 8], None)
+    most = torch.full((1, 48, 8, 8), 255, dtype=torch.uint8)
+    given = most.contiguous(memory_format=torch.channels_last)
+    return torch.allclose(tried.by_torch(given), tried._sums(given))
 
 
 class Int8Fast:

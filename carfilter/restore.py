@@ -17,12 +17,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from carfilter.amx import AmxTwin, with_matrix_units
 from carfilter.batches import MEASURED_AT_BATCH, batches, default_batch, fastest_batch
 from carfilter.compiled import COMPILE_AFTER_SECONDS, Compiling
 from carfilter.devices import PRECISIONS, choose_device, choose_precision
 from carfilter.errors import DeviceError
-from carfilter.int8 import Int8Fast, int8_twin, is_available, passes_self_test
+from carfilter.int8 import Int8Fast, int8_twin, is_available, passes_self_test, torch_is_exact
+from carfilter.int8_rows import RowsTwin, with_rows
 from carfilter.network import Car, Fast
 from carfilter.pictures import (
     ASSUMED_QP,
@@ -366,14 +366,17 @@ class Restorer:
 
 def _int8_twin(
     network: nn.Module, ranges: list[float] | None, device: torch.device, precision: str
-) -> Int8Fast | AmxTwin | None:
+) -> Int8Fast | RowsTwin | None:
     """Build the int8 network where it is wanted, possible, and right by its self-test."""
     if precision not in ("auto", "int8") or device.type != "cpu" or not ranges:
         return None
     if not isinstance(network, Fast) or not is_available():
         return None
     twin = int8_twin(network, ranges)
-    return with_matrix_units(twin) if passes_self_test(network, twin) else None
+    if not passes_self_test(network, twin):
+        return None
+    quick = with_rows(twin)
+    return quick if quick is not twin or torch_is_exact() else None  # else fp32 is as fast
 
 
 def _round_to_macroblock(value: int) -> int:

@@ -20,6 +20,7 @@ from carfilter.int8 import (
     is_available,
     passes_self_test,
     qp_codes,
+    torch_is_exact,
 )
 from carfilter.network import Car, Fast, FastConfig
 from carfilter.pictures import Picture
@@ -27,7 +28,9 @@ from carfilter.restore import RestoreOptions, Restorer
 from carfilter.slots import Inputs
 from carfilter.weights import load_weights, save_weights
 
-pytestmark = pytest.mark.skipif(not is_available(), reason="this CPU or torch has no int8 kernels")
+pytestmark = pytest.mark.skipif(
+    not is_available() or not torch_is_exact(), reason="this CPU or torch has no int8 kernels"
+)
 
 LARGE = "bf16" if bfloat_is_fast(torch.device("cpu")) else "fp32"
 

@@ -9,8 +9,9 @@ PACKAGE = Path(__file__).parent.parent / "carfilter"
 LAYERS = {
     0: "errors process signals unfinished",
     1: "opening adts ticks clock conform hardware cut hdr selection encoder"
-    " source frames streams target clips network metrics prefetch int8 amx detection baselines"
-    " average_precision packs photos bd_rate pictures window slots references reuse steady"
+    " source frames streams target clips network metrics prefetch int8 int8_packing int8_rows"
+    " detection baselines average_precision packs photos bd_rate pictures window slots references"
+    " reuse steady"
     " reconnect segments losses batches compiled devices samples threads measured_qp",
     2: "checkpoint weights restore live degrade variants dataset recipe",
     3: "pipeline announce sidecar train training_log validation training_run",

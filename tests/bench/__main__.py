@@ -29,6 +29,7 @@ prepare_process()
 import torch  # noqa: E402
 
 from carfilter.devices import choose_device  # noqa: E402
+from carfilter.int8_rows import usable_kinds  # noqa: E402
 from carfilter.network import build_network  # noqa: E402
 from carfilter.weights import Model, load_weights, shipped_models  # noqa: E402
 
@@ -49,7 +50,8 @@ def hardware(device: str, ffmpeg: str | None) -> Row:
     if device != "cpu":
         name = torch.cuda.get_device_name(choose_device(device))
     return {"part": "hardware", "device": name, "threads": torch.get_num_threads(),
-            "capability": torch.backends.cpu.get_cpu_capability(), "amx": "amx_int8" in about,
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "int8_kinds": ", ".join(kind.name for kind in usable_kinds()),
             "torch": torch.__version__, "python": platform.python_version(),
             "ffmpeg": _version(ffmpeg)}  # fmt: skip
 

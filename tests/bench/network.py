@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from carfilter.amx import AmxTwin
-from carfilter.int8 import int8_twin
+from carfilter.int8 import int8_twin, torch_is_exact
+from carfilter.int8_rows import RowsTwin
 from carfilter.network import Fast, mac_per_pixel
 from carfilter.pictures import Picture, uniform_qp
 from carfilter.restore import RestoreOptions, Restorer
@@ -90,7 +90,7 @@ def _engines(model: Model, device: str, size: tuple[int, int]) -> dict[str, Call
         restorer = Restorer(model.network, options, size, model.int8_ranges)
         given = [Picture(luma, qp=uniform_qp(luma.shape, 33))] * count
         jobs[engine] = lambda restorer=restorer, given=given: list(restorer.restore(given))
-        if isinstance(restorer._twin, AmxTwin):
+        if isinstance(restorer._twin, RowsTwin) and torch_is_exact():
             by_torch = Restorer(model.network, options, size, model.int8_ranges)
             by_torch._twin = int8_twin(model.network, model.int8_ranges)
             jobs["int8 by torch"] = lambda r=by_torch, given=given: list(r.restore(given))

@@ -1,14 +1,15 @@
-"""`fast` and `best` in int8 on Intel's matrix units (AMX): twice to three times as fast as oneDNN.
+"""`fast` and `best` in int8 on CPUs of x86-64: two to four times as fast as through torch.
 
-int8_amx.c is compiled when carfilter is installed, where there is a compiler. It runs all layers
-over a few rows at a time, which then never leave the core's cache, and holds five tiles instead of
-eight: a core whose other hyperthread uses tiles too has none to spare for more. Without it, or on
-another CPU, carfilter.int8 computes the same.
+int8_rows.c is compiled for several kinds of CPU when carfilter is installed, where there is a
+compiler. It runs all layers over a few rows at a time, which then never leave the core's cache.
+Without it, or on another CPU, carfilter.int8 computes the same.
 """
 
 import ctypes
 import itertools
+import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -16,22 +17,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from carfilter.devices import has_amx
 from carfilter.int8 import Int8Fast, drawn_inputs, padded, qp_codes
+from carfilter.int8_packing import Dots, Tiles
 from carfilter.pictures import MACROBLOCK
 from carfilter.slots import Inputs
 
-_LIBRARY = Path(__file__).with_name("int8_amx.so")
-_CHANNELS, _CELL, _TILE_BYTES = 48, 64, 64  # channels of a position; bytes with its zeros
+_FOLDER = Path(__file__).parent
+_CPU = Path("/proc/cpuinfo")
+_CHANNELS = 48
 _MOST_LAYERS, _MOST_INPUTS = 32, 40
 _MOST_APART = 0.02  # of samples, by one level, in the self-test
 _BAND = 32  # rows of cells at least that a thread restores
+_NUMBERS = ("layers", "maps", "inputs", "contrast", "head_bytes", "body_bytes")
 _POINTERS = ("weights", "offset", "scale", "bias", "rescale", "gates")
 
 
 class _Network(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("layers", "maps", "inputs", "contrast")),
+        *((name, ctypes.c_int32) for name in _NUMBERS),
         *((name, ctypes.c_void_p) for name in _POINTERS),
         ("skip", ctypes.c_float),
     )
@@ -47,31 +50,80 @@ class _Picture(ctypes.Structure):
     )
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of CPU that int8_rows.c is compiled for, see hatch_build.py.
+
+    Attributes:
+        needs: the flags of such CPUs, as Linux names them.
+        packing: of the weights.
+    """
+
+    name: str
+    label: str
+    needs: frozenset[str]
+    packing: Dots | Tiles
+
+
+_AVX2 = frozenset(("avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"))
+_AVX512 = _AVX2 | {f"avx512{part}" for part in ("f", "bw", "cd", "dq", "vl", "_vnni")}
+# The fastest first.
+KINDS = (
+    Kind("amx", "AMX", _AVX512 | {"amx_tile", "amx_int8"}, Tiles()),
+    Kind("avx512vnni", "AVX-512 VNNI", _AVX512, Dots(4)),
+    Kind("avxvnni", "AVX-VNNI", _AVX2 | {"avx_vnni"}, Dots(4)),
+    Kind("avx2", "AVX2", _AVX2, Dots(2)),
+)
+# Which kinds oneDNN's own variable for this rules out; other values rule out none.
+# https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html
+_RULED_OUT = {
+    "SSE41": 4, "AVX": 4, "AVX2": 3, "AVX512_CORE": 3, "AVX2_VNNI": 2, "AVX2_VNNI_2": 2,
+    "AVX512_CORE_VNNI": 1, "AVX512_CORE_BF16": 1, "AVX512_CORE_FP16": 1,
+}  # fmt: skip
+
+
+def usable_kinds() -> tuple[Kind, ...]:
+    """Return the kinds that this CPU is of, the fastest first.
+
+    ONEDNN_MAX_CPU_ISA holds here as it does for torch: to compare engines as on a lesser CPU.
+    """
+    flags: set[str] = set()
+    if _CPU.exists():
+        lines = (line.partition(":") for line in _CPU.read_text().splitlines())
+        flags = next((set(has.split()) for name, _, has in lines if name.strip() == "flags"), flags)
+    ruled_out = _RULED_OUT.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper(), 0)
+    return tuple(kind for kind in KINDS[ruled_out:] if kind.needs <= flags)
+
+
 @cache
-def _library() -> ctypes.CDLL | None:
-    """Load what was compiled, once; None where it is not to be had or not to be used."""
-    if not has_amx() or not _LIBRARY.exists():
-        return None
+def _library(kind: Kind) -> ctypes.CDLL | None:
+    """Load what was compiled for a kind of CPU, once; None where it is not to be had."""
     try:
-        library = ctypes.CDLL(str(_LIBRARY))
-    except OSError:  # built for another system
+        library = ctypes.CDLL(str(_FOLDER / f"int8_{kind.name}.so"))
+    except OSError:  # not built, or for another system
         return None
-    library.carfilter_amx_restore.argtypes = (
+    library.carfilter_rows_restore.argtypes = (
         ctypes.POINTER(_Network), ctypes.POINTER(_Picture), ctypes.c_int, ctypes.c_int,
     )  # fmt: skip
-    return library if library.carfilter_amx_start() == 0 else None
+    return library if library.carfilter_rows_start() == 0 else None
 
 
-def with_matrix_units(twin: Int8Fast) -> "Int8Fast | AmxTwin":
-    """Return the twin on matrix units, or as it is where they are not to be had or not right."""
-    if _library() is None or not _fits(twin):
+def with_rows(twin: Int8Fast) -> "Int8Fast | RowsTwin":
+    """Return the twin through int8_rows.c, or as it is where that is not to be had or not right."""
+    if not _fits(twin):
         return twin
-    quick = AmxTwin(twin)
+    for kind in usable_kinds():
+        library = _library(kind)
+        if library is not None and _agrees(quick := RowsTwin(twin, kind, library), twin):
+            return quick
+    return twin
+
+
+def _agrees(quick: "RowsTwin", twin: Int8Fast) -> bool:
     given = drawn_inputs(twin.references)
     apart = quick.restored(given, 128.0).to(torch.int16) - twin.restored(given, 128.0)
     # None with the oneDNN of today; another one may round a half of some layer otherwise.
-    right = bool(apart.abs().max() <= 1) and float(apart.ne(0).float().mean()) <= _MOST_APART
-    return quick if right else twin
+    return bool(apart.abs().max() <= 1) and float(apart.ne(0).float().mean()) <= _MOST_APART
 
 
 def _fits(twin: Int8Fast) -> bool:
@@ -84,17 +136,17 @@ def _fits(twin: Int8Fast) -> bool:
     )
 
 
-class AmxTwin:
+class RowsTwin:
     """The same as an int8 twin of torch's convolutions, bit by bit."""
 
-    engine = "int8 on AMX"
     rounds_alike = True
 
-    def __init__(self, twin: Int8Fast) -> None:
+    def __init__(self, twin: Int8Fast, kind: Kind, library: ctypes.CDLL) -> None:
+        self.engine, self._library = f"int8 on {kind.label}", library
         self._factor, self._gates = twin.factor, twin.gates
         self._maps = 1 + twin.references
         inputs = twin.head.weight.shape[1]
-        inputs += -inputs % 4  # bytes of a cell, as tiles take them
+        inputs += -inputs % 4  # bytes of a cell: products take four at once
         layers = [twin.head, *twin.body, twin.tail]
         wide = [F.pad(line, (0, _CHANNELS - len(line))) for line in (
             *(layer.sum_scale for layer in layers), *(layer.added for layer in layers),
@@ -103,13 +155,12 @@ class AmxTwin:
         self._rescale = 1 / torch.tensor([layer.out_scale or 1.0 for layer in layers])
         self._offset = twin.head.weight.to(torch.int32).sum((1, 2, 3), dtype=torch.int32)
         self._offset *= -twin.head.zero
-        self._weights = torch.cat([
-            _packed_head(twin.head.weight, inputs),
-            *(_packed_body(layer.weight) for layer in twin.body),
-            _packed_tail(twin.tail.weight),
-        ])  # fmt: skip
+        head = kind.packing.head(twin.head.weight, inputs)
+        body = [kind.packing.body(layer.weight) for layer in twin.body]
+        self._weights = torch.cat([head, *body, kind.packing.tail(twin.tail.weight)])
         self._network = _Network(
             layers=len(layers), maps=self._maps, inputs=inputs, contrast=twin.contrast,
+            head_bytes=len(head), body_bytes=len(body[0]),
             weights=self._weights.data_ptr(), offset=self._offset.data_ptr(),
             scale=self._scale.data_ptr(), bias=self._bias.data_ptr(),
             rescale=self._rescale.data_ptr(), gates=self._gates.data_ptr(), skip=twin.skip_scale,
@@ -152,9 +203,7 @@ class AmxTwin:
 
     def _restore(self, picture: _Picture, top: int, bottom: int) -> None:
         """Fill rows of cells of the restored picture; other threads go on meanwhile."""
-        library = _library()
-        assert library is not None
-        if library.carfilter_amx_restore(self._network, picture, top, bottom):
+        if self._library.carfilter_rows_restore(self._network, picture, top, bottom):
             raise MemoryError("no memory for the rows of a picture")
 
 
@@ -172,40 +221,3 @@ def _picture(
         picture.references = references.data_ptr()
         picture.reference_plane, picture.reference_row = references.stride()[:2]
     return picture
-
-
-# A position's channels lie as the packs of int8_amx.c leave them: quarters of four channels of each
-# group of 16, then four zeros.
-_PLACES = [16 * (c % 16 // 4) + 4 * (c // 16) + c % 4 for c in range(_CHANNELS)]
-
-
-def _packed_head(weight: Tensor, inputs: int) -> Tensor:
-    """int8 [48, C, 3, 3] to tiles: kernel rows x 64 bytes of three neighbouring cells x groups."""
-    by_row = F.pad(weight, (0, 0, 0, 0, 0, inputs - weight.shape[1])).permute(2, 3, 1, 0)
-    flat = by_row.reshape(3, 3 * inputs, _CHANNELS)
-    flat = F.pad(flat, (0, 0, 0, -flat.shape[1] % _TILE_BYTES))
-    return _tiles(flat.reshape(3, -1, _TILE_BYTES, _CHANNELS))
-
-
-def _packed_body(weight: Tensor) -> Tensor:
-    """int8 [48, 48, 3, 3] to tiles: kernel rows x columns x groups."""
-    return _tiles(_placed(weight))
-
-
-def _placed(weight: Tensor) -> Tensor:
-    """int8 [out, 48, 3, 3] to [3, 3, 64, out], its channels where int8_amx.c leaves them."""
-    placed = weight.new_zeros(3, 3, _CELL, len(weight))
-    placed[:, :, _PLACES] = weight.permute(2, 3, 1, 0)
-    return placed
-
-
-def _tiles(rows: Tensor) -> Tensor:
-    """int8 [3, taps, 64, 48] to flat tiles of 16 outputs, in which four inputs lie together."""
-    split = rows.reshape(3, -1, _TILE_BYTES // 4, 4, _CHANNELS // 16, 16)
-    return split.permute(0, 1, 4, 2, 5, 3).reshape(-1)
-
-
-def _packed_tail(weight: Tensor) -> Tensor:
-    """int8 [4, 48, 3, 3] to one tile a kernel row, whose outputs are columns x channels."""
-    split = _placed(weight).reshape(3, 3, _CELL // 4, 4, 4)
-    return split.permute(0, 2, 1, 4, 3).reshape(-1)

@@ -1,4 +1,4 @@
-"""int8 on Intel's matrix units: the very bits of torch's convolutions, or torch's convolutions."""
+"""int8 through code of our own: the very bits of torch's convolutions, on each kind of CPU."""
 
 import os
 import shutil
@@ -11,20 +11,26 @@ import numpy as np
 import pytest
 import torch
 
-from carfilter import amx
-from carfilter.amx import AmxTwin, with_matrix_units
-from carfilter.devices import has_amx
-from carfilter.int8 import Int8Fast, int8_twin
+from carfilter import int8_rows
+from carfilter.int8 import Int8Fast, int8_twin, torch_is_exact
+from carfilter.int8_rows import KINDS, Kind, RowsTwin, usable_kinds, with_rows
 from carfilter.network import Fast
-from carfilter.pictures import Picture
+from carfilter.pictures import Picture, uniform_qp
 from carfilter.restore import RestoreOptions, Restorer
 from carfilter.slots import Inputs
 from carfilter.weights import load_weights
 
 REPOSITORY = Path(__file__).parent.parent
 COMPILER = shutil.which(os.environ.get("CC", "cc"))
-needs_amx = pytest.mark.skipif(not has_amx(), reason="this CPU has no AMX")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Each kind of CPU that int8_rows.c was compiled for."""
+    if request.param not in usable_kinds():
+        pytest.skip(f"this CPU has no {request.param.label}")
+    return request.param
 
 
 @pytest.fixture
@@ -67,31 +73,34 @@ def ways(inputs: Inputs) -> list[Inputs]:
     ]
 
 
-@needs_amx
+def through(kind: Kind, twin: Int8Fast) -> RowsTwin:
+    library = int8_rows._library(kind)
+    assert library is not None, f"not compiled for {kind.label}"
+    return RowsTwin(twin, kind, library)
+
+
 @needs_compiler
 @pytest.mark.parametrize("strength", [1.0, 0.3])
 @pytest.mark.parametrize("size", [(16, 16), (51, 77), (96, 176), (64, 1400), (272, 480)])
 @pytest.mark.parametrize("name", ["fast", "best"])
 def test_it_restores_bit_by_bit_as_torch_does(
-    name: str, size: tuple[int, int], strength: float
+    kind: Kind, name: str, size: tuple[int, int], strength: float
 ) -> None:
     twin = twin_of(name)
     # oneDNN rounds otherwise in rows that are wider than its strips.
     twin.strips = True
-    quick = with_matrix_units(twin)
-    assert isinstance(quick, AmxTwin)
+    quick = through(kind, twin)
     for given in ways(footage(size, twin.references)):
         wanted = twin.restored(given, 128 * strength)
         assert torch.equal(quick.restored(given, 128 * strength), wanted)
         assert (wanted.int() - given.luma).abs().float().mean() > 0.03
 
 
-@needs_amx
 @needs_compiler
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("name", ["fast", "best"])
-def test_parts_and_threads_leave_no_seam(name: str) -> None:
-    quick = with_matrix_units(twin_of(name))
+def test_parts_and_threads_leave_no_seam(kind: Kind, name: str) -> None:
+    quick = through(kind, twin_of(name))
     inputs = footage((400, 352), 6 if name == "best" else 0, 1)
     torch.set_num_threads(1)
     whole = quick.restored(inputs, 128.0)
@@ -102,10 +111,9 @@ def test_parts_and_threads_leave_no_seam(name: str) -> None:
         assert torch.equal(quick.restored(inputs, 128.0), whole)
 
 
-@needs_amx
 @needs_compiler
-def test_rows_of_a_picture_may_lie_apart() -> None:
-    quick = with_matrix_units(twin_of("best"))
+def test_rows_of_a_picture_may_lie_apart(kind: Kind) -> None:
+    quick = through(kind, twin_of("best"))
     inputs = footage((64, 96), 6)
     wide = torch.zeros(2, 7, 80, 130, dtype=torch.uint8)
     wide[:, 0, 8:72, 10:106], wide[:, 1:, 8:72, 10:106] = inputs.luma, inputs.references
@@ -115,21 +123,82 @@ def test_rows_of_a_picture_may_lie_apart() -> None:
     assert torch.equal(quick.restored(apart, 128.0), quick.restored(inputs, 128.0))
 
 
-@needs_amx
+ON_A_LESSER_CPU = """
+import sys
+from pathlib import Path
+import numpy as np
+from carfilter import int8_rows
+from carfilter.pictures import Picture, uniform_qp
+from carfilter.restore import RestoreOptions, Restorer
+from carfilter.weights import load_weights
+
+model, luma = load_weights("best"), np.load(sys.argv[1])
+if len(sys.argv) > 3:
+    int8_rows._FOLDER = Path(sys.argv[3])  # where nothing was compiled
+restorer = Restorer(model.network, RestoreOptions("cpu"), luma.shape, model.int8_ranges)
+np.save(sys.argv[2], next(restorer.restore([Picture(luma, qp=uniform_qp(luma.shape, 38))])))
+print(restorer.describe())
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("most", "named", "by_torch"),
+    [
+        ("AVX512_CORE_VNNI", "avx512vnni", "int8"),
+        ("AVX2_VNNI", "avxvnni", "int8"),
+        ("AVX2", "avx2", "fp32"),
+    ],
+)
+def test_a_lesser_cpu_restores_the_same_in_int8(
+    tmp_path: Path, most: str, named: str, by_torch: str
+) -> None:
+    """Also where torch's own products saturate, for which it is left to fp32 without ours."""
+    usable = {kind.name: kind.label for kind in usable_kinds()}
+    if named not in usable:
+        pytest.skip("this CPU is a lesser one itself")
+    (luma,) = footage((96, 144), 0, 1).luma.numpy()
+    model, options = load_weights("best"), RestoreOptions("cpu", "int8")
+    picture = Picture(luma, qp=uniform_qp(luma.shape, 38))
+    restorer = Restorer(model.network, options, luma.shape, model.int8_ranges)
+    wanted = next(restorer.restore([picture])).astype(int)
+    assert np.abs(wanted - luma).mean() > 0.3
+    np.save(tmp_path / "luma.npy", luma)
+
+    def run(*folder: str) -> tuple[str, np.ndarray]:
+        given = [str(tmp_path / "luma.npy"), str(tmp_path / "out.npy"), *folder]
+        said = subprocess.run(
+            [sys.executable, "-c", ON_A_LESSER_CPU, *given],
+            env={**os.environ, "ONEDNN_MAX_CPU_ISA": most},
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        return said.stdout, np.abs(np.load(tmp_path / "out.npy") - wanted)
+
+    said, apart = run()
+    assert f", int8 on {usable[named]}, " in said
+    # The fp32 network, which the last layer's offset is taken from, rounds otherwise there.
+    assert apart.max() <= 1
+    assert (apart > 0).mean() < 0.001
+    said, apart = run(str(tmp_path))
+    assert f", {by_torch}, " in said
+    assert apart.mean() < 0.5
+
+
 @needs_compiler
 def test_what_it_computes_wrongly_is_left_to_torch() -> None:
     twin = twin_of("fast")
-    assert isinstance(with_matrix_units(twin), AmxTwin)
+    assert isinstance(with_rows(twin), RowsTwin)
     twin.body[2].weight = twin.body[2].weight.roll(1, 0)  # torch has packed its own copy
-    assert with_matrix_units(twin) is twin
+    assert with_rows(twin) is twin
 
 
 def test_a_network_of_another_shape_is_left_to_torch() -> None:
     twin = int8_twin(Fast(), [1.0] * 7)
     twin.head.weight = twin.head.weight[:32]
-    assert with_matrix_units(twin) is twin
+    assert with_rows(twin) is twin
 
 
+@pytest.mark.skipif(not torch_is_exact(), reason="this CPU's int8 products saturate in torch")
 def test_without_what_is_compiled_torch_computes(
     rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,23 +206,23 @@ def test_without_what_is_compiled_torch_computes(
     luma = rng.integers(0, 256, (64, 64), dtype=np.uint8)
 
     def run() -> tuple[str, np.ndarray]:
-        amx._library.cache_clear()
+        int8_rows._library.cache_clear()
         options = RestoreOptions("cpu", "int8")
         restorer = Restorer(model.network, options, (64, 64), model.int8_ranges)
         return restorer.describe(), next(restorer.restore([Picture(luma)]))
 
     said, with_it = run()
-    assert (", int8 on AMX, batch" in said) == (has_amx() and COMPILER is not None)
+    best = next(iter(usable_kinds()), None)
+    assert best is None or COMPILER is None or f", int8 on {best.label}, batch" in said
+    monkeypatch.setattr(int8_rows, "_FOLDER", tmp_path)
     for content in (None, b"built for another system"):
-        library = tmp_path / "int8_amx.so"
-        if content is not None:
-            library.write_bytes(content)
-        monkeypatch.setattr(amx, "_LIBRARY", library)
+        for each in KINDS if content is not None else ():
+            (tmp_path / f"int8_{each.name}.so").write_bytes(content)
         said, without = run()
         assert ", int8, batch" in said
         assert np.array_equal(with_it, without)
     monkeypatch.undo()
-    amx._library.cache_clear()
+    int8_rows._library.cache_clear()
 
 
 @pytest.mark.parametrize("compiler", ["cc", "no-such-compiler", "false"])
@@ -165,10 +234,10 @@ def test_the_wheel_can_be_built_with_and_without_a_compiler(tmp_path: Path, comp
         shutil.copy(REPOSITORY / name, tmp_path)
     (tmp_path / "models").mkdir()
     (tmp_path / "carfilter").mkdir()
-    for path in (REPOSITORY / "carfilter").glob("*.[pc]*"):
+    for path in (REPOSITORY / "carfilter").glob("*.[pch]*"):
         if path.is_file():
             shutil.copy(path, tmp_path / "carfilter")
-    (tmp_path / "carfilter" / "int8_amx.so").write_bytes(b"of an older source")
+    (tmp_path / "carfilter" / "int8_avx2.so").write_bytes(b"of an older source")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", "made"],
         cwd=tmp_path, env={**os.environ, "CC": compiler}, check=True, capture_output=True,
@@ -178,5 +247,5 @@ def test_the_wheel_can_be_built_with_and_without_a_compiler(tmp_path: Path, comp
         [sys.executable, "-m", "zipfile", "-l", str(wheel)], capture_output=True, text=True
     ).stdout
     compiled = compiler == "cc" and os.uname().machine == "x86_64"
-    assert ("int8_amx.so" in inside) == compiled
+    assert all((f"int8_{each.name}.so" in inside) == compiled for each in KINDS)
     assert wheel.name.endswith("py3-none-linux_x86_64.whl" if compiled else "py3-none-any.whl")

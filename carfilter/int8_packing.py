@@ -1,0 +1,88 @@
+"""Weights of the int8 networks in the order in which int8_rows.c takes them.
+
+All take int8 [out, in, 3, 3] and return flat bytes. A kernel's row is one run of bytes there: the
+inputs of three neighbouring positions.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_CHANNELS = 48
+_TAIL = 12  # outputs: three columns of its kernel x four samples of a cell
+
+
+@dataclass(frozen=True)
+class Dots:
+    """For int8_dots.h: groups of inputs that a dot product takes at once, an output after another.
+
+    Attributes:
+        together: four bytes, or two numbers of 16 bits, where products of bytes would saturate.
+    """
+
+    together: int
+
+    def head(self, weight: Tensor, inputs: int) -> Tensor:
+        """Of a layer whose positions take `inputs` bytes."""
+        return self._packed(_by_row(weight, inputs))
+
+    def body(self, weight: Tensor) -> Tensor:
+        """Of a layer from 48 channels to 48."""
+        return self._packed(_by_row(weight, _CHANNELS))
+
+    def tail(self, weight: Tensor) -> Tensor:
+        """Of the last layer: each column of its kernel is an output of its own."""
+        columns = weight.permute(2, 1, 3, 0).reshape(3, _CHANNELS, _TAIL)
+        return self._packed(F.pad(columns, (0, 16 - _TAIL)))
+
+    def _packed(self, rows: Tensor) -> Tensor:
+        """int8 [3, bytes, out] to flat bytes."""
+        outputs = rows.shape[-1]
+        if self.together == 4:
+            return rows.reshape(3, -1, 4, outputs).transpose(2, 3).reshape(-1)
+        # Of each four the inputs 0 and 2 of eight outputs, then 1 and 3: as they are masked out.
+        split = rows.reshape(3, -1, 2, 2, outputs // 8, 8).permute(0, 1, 4, 3, 5, 2)
+        return split.to(torch.int16).reshape(-1).view(torch.int8)
+
+
+class Tiles:
+    """For int8_tiles.h: 64 inputs of 16 outputs in 1,024 bytes, in which four inputs lie together.
+
+    A position of 48 channels takes 64 bytes, in the order that the packs of int8_tiles.h leave:
+    quarters of four channels of each group of 16, then four zeros.
+    """
+
+    _PLACES = tuple(16 * (c % 16 // 4) + 4 * (c // 16) + c % 4 for c in range(_CHANNELS))
+
+    def head(self, weight: Tensor, inputs: int) -> Tensor:
+        """Kernel rows x 64 bytes of three neighbouring positions x groups of outputs."""
+        rows = _by_row(weight, inputs)
+        return self._packed(F.pad(rows, (0, 0, 0, -rows.shape[1] % 64)))
+
+    def body(self, weight: Tensor) -> Tensor:
+        """Kernel rows x columns x groups of outputs."""
+        return self._packed(self._placed(weight).reshape(3, -1, _CHANNELS))
+
+    def tail(self, weight: Tensor) -> Tensor:
+        """A tile for each kernel row, whose outputs are columns x channels."""
+        split = self._placed(weight).reshape(3, 3, 16, 4, 4)
+        return split.permute(0, 2, 1, 4, 3).reshape(-1)
+
+    def _placed(self, weight: Tensor) -> Tensor:
+        """int8 [out, 48, 3, 3] to [3, 3, 64, out]."""
+        placed = weight.new_zeros(3, 3, 64, len(weight))
+        placed[:, :, self._PLACES] = weight.permute(2, 3, 1, 0)
+        return placed
+
+    def _packed(self, rows: Tensor) -> Tensor:
+        """int8 [3, bytes, 48] to flat tiles."""
+        split = rows.reshape(3, -1, 16, 4, _CHANNELS // 16, 16)
+        return split.permute(0, 1, 4, 2, 5, 3).reshape(-1)
+
+
+def _by_row(weight: Tensor, inputs: int) -> Tensor:
+    """int8 [out, C, 3, 3] to [3, 3 x inputs, out]; what a position has more than C is zero."""
+    by_row = F.pad(weight, (0, 0, 0, 0, 0, inputs - weight.shape[1])).permute(2, 3, 1, 0)
+    return by_row.reshape(3, 3 * inputs, len(weight))
