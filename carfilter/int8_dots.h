@@ -105,24 +105,17 @@ INLINE void add_products(
     enum { MOST = CHANNELS / LANES };
     const int groups = outputs / LANES;
     Lanes sum[POSITIONS][MOST];
-#pragma GCC unroll 8
-    for (int p = 0; p < POSITIONS; p++)
-#pragma GCC unroll 6
-        for (int g = 0; g < groups; g++) sum[p][g] = LOAD(sums + p * apart + g * LANES);
+    UNROLL for (int p = 0; p < POSITIONS; p++)
+        UNROLL for (int g = 0; g < groups; g++) sum[p][g] = LOAD(sums + p * apart + g * LANES);
     for (int at = 0; at < bytes; at += 4, weights += outputs * STEP) {
         Spread a[POSITIONS];
-#pragma GCC unroll 8
-        for (int p = 0; p < POSITIONS; p++) a[p] = spread(in + p * cell + at);
-#pragma GCC unroll 6
-        for (int g = 0; g < groups; g++)
-#pragma GCC unroll 8
-            for (int p = 0; p < POSITIONS; p++)
+        UNROLL for (int p = 0; p < POSITIONS; p++) a[p] = spread(in + p * cell + at);
+        UNROLL for (int g = 0; g < groups; g++)
+            UNROLL for (int p = 0; p < POSITIONS; p++)
                 sum[p][g] = dot(sum[p][g], a[p], weights + g * LANES * STEP);
     }
-#pragma GCC unroll 8
-    for (int p = 0; p < POSITIONS; p++)
-#pragma GCC unroll 6
-        for (int g = 0; g < groups; g++) STORE(sums + p * apart + g * LANES, sum[p][g]);
+    UNROLL for (int p = 0; p < POSITIONS; p++)
+        UNROLL for (int g = 0; g < groups; g++) STORE(sums + p * apart + g * LANES, sum[p][g]);
 }
 
 typedef int32_t Sums __attribute__((vector_size(4 * LANES)));
@@ -136,8 +129,7 @@ INLINE void finish(
     const int32_t *sums, const float *scale, const float *bias, const uint8_t *skip,
     Floats skip_scale, Floats rescale, uint8_t *out
 ) {
-#pragma GCC unroll 6
-    for (int c = 0; c < CHANNELS; c += LANES) {
+    UNROLL for (int c = 0; c < CHANNELS; c += LANES) {
         Floats by, more;
         memcpy(&by, scale + c, sizeof by);
         memcpy(&more, bias + c, sizeof more);

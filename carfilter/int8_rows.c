@@ -58,12 +58,19 @@ typedef struct {
 
 #define INLINE __attribute__((always_inline)) static inline
 
+/* Arrays of vectors are registers once the loops over them are unrolled. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 static const int8_t *weights_of(const Network *network, int layer) {
     if (!layer) return network->weights;
     return network->weights + network->head_bytes + (layer - 1) * (int64_t)network->body_bytes;
 }
 
-#ifdef __AMX_INT8__
+#if defined __AMX_INT8__ || defined __AMXINT8__ /* GCC, Clang 14 */
 #include "int8_tiles.h"
 #else
 #include "int8_dots.h"

@@ -67,17 +67,14 @@ INLINE void finish(
     const int32_t *sums, const Finish *by, uint8_t *out, const uint8_t *skip, int from, int to
 ) {
     const __m512i none = _mm512_setzero_si512();
-#pragma GCC unroll 4
-    for (int at = from; at < to; at++) {
+    UNROLL for (int at = from; at < to; at++) {
         const int32_t *row = sums + at * 16;
         __m512 value[GROUPS];
-#pragma GCC unroll 3
-        for (int g = 0; g < GROUPS; g++)
+        UNROLL for (int g = 0; g < GROUPS; g++)
             value[g] = values(row + g * BLOCK * 16, by->scale[g], by->bias[g]);
         if (skip) {
             const __m512i all = _mm512_load_si512(skip + at * CELL);
-#pragma GCC unroll 3
-            for (int g = 0; g < GROUPS; g++) {
+            UNROLL for (int g = 0; g < GROUPS; g++) {
                 const __m512i one = _mm512_shuffle_epi8(all, by->pick[g]);
                 value[g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(one), by->skip, value[g]);
             }
@@ -116,11 +113,9 @@ INLINE void convolve_blocks(
             _tile_zero(1);
             _tile_zero(2);
         }
-#pragma GCC unroll 3
-        for (int row = 0; row < 3; row++) {
+        UNROLL for (int row = 0; row < 3; row++) {
             const uint8_t *a = in[row] + (int64_t)x * cell;
-#pragma GCC unroll 3
-            for (int tap = 0; tap < taps; tap++, part++, a += step, w += GROUPS * TILE) {
+            UNROLL for (int tap = 0; tap < taps; tap++, part++, a += step, w += GROUPS * TILE) {
                 _tile_loadd(3, a, cell);
                 _tile_loadd(4, w, 64);
                 _tile_dpbusd(0, 3, 4);
