@@ -45,8 +45,8 @@ def choose_precision(device: torch.device, name: str, *, has_int8: bool, is_larg
         return "int8"
     if name == "int8":
         raise DeviceError(
-            "--precision int8: needs a CPU with AVX and a fast model that was calibrated;"
-            " use --precision auto"
+            "--precision int8: needs a fast model that was calibrated, and a CPU with VNNI, or with"
+            " AVX2 where a C compiler was there at installing; use --precision auto"
         )
     if device.type == "cuda":
         return "fp16" if name == "auto" else name

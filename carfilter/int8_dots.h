@@ -69,6 +69,7 @@ INLINE Lanes dot(Lanes sum, Spread a, const int8_t *w) {
 #else
 /* Products of bytes would saturate here: VPMADDUBSW adds two of them in 16 bits. So weights come in
  * 16 bits, those of the inputs 0 and 2 first, then those of 1 and 3. */
+#define PAIRS
 enum { STEP = 8 };
 typedef struct {
     __m256i even, odd;
@@ -124,20 +125,37 @@ INLINE Floats all(float value) {
     return value - (Floats){0};
 }
 
-/* Bring the sums of a position to uint8, which is the ReLU as well. */
-INLINE void finish(
-    const int32_t *sums, const float *scale, const float *bias, const uint8_t *skip,
-    Floats skip_scale, Floats rescale, uint8_t *out
+/* Bring the sums of some positions to uint8, which is the ReLU as well. skip: what is added. */
+INLINE void finish_all(
+    const Network *network, int layer, const int32_t *sums, int count, const uint8_t *skip,
+    uint8_t *out
 ) {
-    UNROLL for (int c = 0; c < CHANNELS; c += LANES) {
-        Floats by, more;
-        memcpy(&by, scale + c, sizeof by);
-        memcpy(&more, bias + c, sizeof more);
-        Floats value = __builtin_convertvector((Sums)LOAD(sums + c), Floats) * by + more;
-        if (skip) value = fused(numbers(skip + c), skip_scale, value);
-        put_codes(value * rescale, out + c);
+    const float *scale = network->scale + CHANNELS * layer;
+    const float *bias = network->bias + CHANNELS * layer;
+    const Floats rescale = all(network->rescale[layer]), skip_scale = all(network->skip);
+    for (int i = 0; i < count; i++, sums += CHANNELS, out += CELL) {
+        UNROLL for (int c = 0; c < CHANNELS; c += LANES) {
+            Floats by, more;
+            memcpy(&by, scale + c, sizeof by);
+            memcpy(&more, bias + c, sizeof more);
+            Floats value = __builtin_convertvector((Sums)LOAD(sums + c), Floats) * by + more;
+            if (skip) value = fused(numbers(skip + i * CELL + c), skip_scale, value);
+            put_codes(value * rescale, out + c);
+        }
     }
 }
+
+static void finish(
+    const Network *network, int layer, const int32_t *sums, int count, const uint8_t *skip,
+    uint8_t *out
+) {
+    if (skip) finish_all(network, layer, sums, count, skip, out);
+    else finish_all(network, layer, sums, count, 0, out);
+}
+
+#ifdef PAIRS
+#include "int8_winograd.h"
+#endif
 
 /* Convolve a row of `width` positions to 48 channels.
  *
@@ -146,10 +164,13 @@ static void convolve(
     const Network *network, int layer, const uint8_t *const in[3], uint8_t *out,
     const uint8_t *skip, int width
 ) {
+#ifdef PAIRS
+    if (layer) {
+        convolve_by_tiles(network, layer, in, out, skip, width);
+        return;
+    }
+#endif
     const int cell = layer ? CELL : network->inputs;
-    const float *scale = network->scale + CHANNELS * layer;
-    const float *bias = network->bias + CHANNELS * layer;
-    const Floats rescale = all(network->rescale[layer]), skip_scale = all(network->skip);
     int32_t sums[BLOCK * CHANNELS] __attribute__((aligned(64)));
     for (int x = 0; x < width; x += BLOCK) {
         for (int i = 0; i < BLOCK; i++)
@@ -162,12 +183,8 @@ static void convolve(
                 add_products(weights, a + i * cell, cell, 3 * cell, sums + i * CHANNELS, CHANNELS,
                              CHANNELS);
         }
-        for (int i = 0; i < BLOCK; i++) {
-            const int64_t at = (int64_t)(x + i) * CELL;
-            const int32_t *own = sums + i * CHANNELS;
-            if (skip) finish(own, scale, bias, skip + at, skip_scale, rescale, out + at);
-            else finish(own, scale, bias, 0, skip_scale, rescale, out + at);
-        }
+        const int64_t at = (int64_t)x * CELL;
+        finish(network, layer, sums, BLOCK, skip ? skip + at : 0, out + at);
     }
 }
 

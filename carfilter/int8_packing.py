@@ -4,8 +4,6 @@ All take int8 [out, in, 3, 3] and return flat bytes. A kernel's row is one run o
 inputs of three neighbouring positions.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,15 +12,8 @@ _CHANNELS = 48
 _TAIL = 12  # outputs: three columns of its kernel x four samples of a cell
 
 
-@dataclass(frozen=True)
 class Dots:
-    """For int8_dots.h: groups of inputs that a dot product takes at once, an output after another.
-
-    Attributes:
-        together: four bytes, or two numbers of 16 bits, where products of bytes would saturate.
-    """
-
-    together: int
+    """For int8_dots.h: groups of four inputs, an output after another."""
 
     def head(self, weight: Tensor, inputs: int) -> Tensor:
         """Of a layer whose positions take `inputs` bytes."""
@@ -39,12 +30,27 @@ class Dots:
 
     def _packed(self, rows: Tensor) -> Tensor:
         """int8 [3, bytes, out] to flat bytes."""
-        outputs = rows.shape[-1]
-        if self.together == 4:
-            return rows.reshape(3, -1, 4, outputs).transpose(2, 3).reshape(-1)
+        return rows.reshape(3, -1, 4, rows.shape[-1]).transpose(2, 3).reshape(-1)
+
+
+class Pairs(Dots):
+    """For CPUs on which products of bytes saturate: two numbers of 16 bits in place of four bytes.
+
+    Layers from 48 channels to 48 are those of int8_winograd.h.
+    """
+
+    _POINTS = ((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))  # 24 x G
+
+    def body(self, weight: Tensor) -> Tensor:
+        """Kernel rows x points x pairs of inputs x outputs."""
+        points = torch.tensor(self._POINTS, dtype=torch.int16)
+        at_points = torch.einsum("oirc,pc->rpio", weight.to(torch.int16), points)
+        return _as_bytes(at_points.unflatten(2, (-1, 2)).transpose(3, 4))
+
+    def _packed(self, rows: Tensor) -> Tensor:
         # Of each four the inputs 0 and 2 of eight outputs, then 1 and 3: as they are masked out.
-        split = rows.reshape(3, -1, 2, 2, outputs // 8, 8).permute(0, 1, 4, 3, 5, 2)
-        return split.to(torch.int16).reshape(-1).view(torch.int8)
+        split = rows.reshape(3, -1, 2, 2, rows.shape[-1] // 8, 8).permute(0, 1, 4, 3, 5, 2)
+        return _as_bytes(split.to(torch.int16))
 
 
 class Tiles:
@@ -86,3 +92,7 @@ def _by_row(weight: Tensor, inputs: int) -> Tensor:
     """int8 [out, C, 3, 3] to [3, 3 x inputs, out]; what a position has more than C is zero."""
     by_row = F.pad(weight, (0, 0, 0, 0, 0, inputs - weight.shape[1])).permute(2, 3, 1, 0)
     return by_row.reshape(3, 3 * inputs, len(weight))
+
+
+def _as_bytes(numbers: Tensor) -> Tensor:
+    return numbers.reshape(-1).view(torch.int8)

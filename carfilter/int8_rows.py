@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from carfilter.int8 import Int8Fast, drawn_inputs, padded, qp_codes
-from carfilter.int8_packing import Dots, Tiles
+from carfilter.int8_packing import Dots, Pairs, Tiles
 from carfilter.pictures import MACROBLOCK
 from carfilter.slots import Inputs
 
@@ -70,9 +70,9 @@ _AVX512 = _AVX2 | {f"avx512{part}" for part in ("f", "bw", "cd", "dq", "vl", "_v
 # The fastest first.
 KINDS = (
     Kind("amx", "AMX", _AVX512 | {"amx_tile", "amx_int8"}, Tiles()),
-    Kind("avx512vnni", "AVX-512 VNNI", _AVX512, Dots(4)),
-    Kind("avxvnni", "AVX-VNNI", _AVX2 | {"avx_vnni"}, Dots(4)),
-    Kind("avx2", "AVX2", _AVX2, Dots(2)),
+    Kind("avx512vnni", "AVX-512 VNNI", _AVX512, Dots()),
+    Kind("avxvnni", "AVX-VNNI", _AVX2 | {"avx_vnni"}, Dots()),
+    Kind("avx2", "AVX2", _AVX2, Pairs()),
 )
 # Which kinds oneDNN's own variable for this rules out; other values rule out none.
 # https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html
