@@ -1,9 +1,10 @@
 /* Winograd's minimal filtering for int8_dots.h, where a product of bytes takes as long as one of 16
  * bits: half the products, in whole numbers, so that every sum is the exact one.
  *
- * F(4, 3) along a row: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016,
- * https://arxiv.org/abs/1509.09308, section 4.3. carfilter/int8_packing.py has 24 times its matrix
- * G; numbers stay below 2^12 before the products, and what overflows in sums of them cancels.
+ * F(4, 3) along a row: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR
+ * 2016, https://arxiv.org/abs/1509.09308, section 4.3. carfilter/int8_packing.py has 24 times its
+ * matrix G; numbers stay below 2^12 before the products, and what overflows in sums of them
+ * cancels.
  */
 
 enum {
@@ -41,15 +42,12 @@ INLINE void add_point(const int8_t *weights, const int16_t *in, int32_t *sums) {
                 sum[t][g] = LOAD(sums + t * CHANNELS + out + g * LANES);
         for (int c = 0; c < CHANNELS; c += 2, w += 4 * CHANNELS) {
             Lanes a[SIDE_BY_SIDE];
-            UNROLL for (int t = 0; t < SIDE_BY_SIDE; t++) {
-                int32_t two;
-                memcpy(&two, in + t * CHANNELS + c, sizeof two);
-                a[t] = _mm256_set1_epi32(two);
-            }
+            UNROLL for (int t = 0; t < SIDE_BY_SIDE; t++)
+                a[t] = spread_words(in + t * CHANNELS + c);
             UNROLL for (int g = 0; g < GROUPS; g++) {
                 const Lanes by = LOAD(w + 4 * g * LANES);
                 UNROLL for (int t = 0; t < SIDE_BY_SIDE; t++)
-                    sum[t][g] = _mm256_add_epi32(sum[t][g], _mm256_madd_epi16(a[t], by));
+                    sum[t][g] = add_pairs(sum[t][g], a[t], by);
             }
         }
         UNROLL for (int t = 0; t < SIDE_BY_SIDE; t++)
