@@ -1,7 +1,7 @@
 /* Convolutions of int8_rows.c by dot products, on CPUs without matrix units.
  *
- * A vector holds the sums of several outputs; the inputs of a position are spread over it. The bytes
- * of three neighbouring positions are one run, so that a row of a kernel is one long dot product.
+ * A vector holds the sums of several outputs; the inputs of a position are spread over it. Three
+ * neighbouring positions are one run of bytes, so that a row of a kernel is one long dot product.
  */
 #include "int8_lanes.h"
 
@@ -114,7 +114,7 @@ static void convolve(
 static void sum_tail(
     const Network *network, const uint8_t *const in[3], int32_t *sums, int width
 ) {
-    enum { WIDE = 16 }; /* outputs, of which four are zero, and overwritten by the next position's */
+    enum { WIDE = 16 }; /* outputs; the last four are zero, and overwritten by what follows */
     int32_t own[POSITIONS * WIDE];
     for (int x = 0; x < width + 2; x += POSITIONS) {
         const int8_t *weights = weights_of(network, network->layers - 1);
