@@ -25,6 +25,7 @@ from carfilter.slots import Inputs
 # Both inputs share one code: (code - 128) / 128 is the value that the network was trained on.
 _INPUT_SCALE, _INPUT_ZERO = 1 / 128, 128
 _QP_CODE_UNKNOWN = 0  # stands for -1
+_SIZE = 64  # sides of the pictures that torch packs weights for; it takes others as well
 _STRIP = 176  # cells at most are convolved side by side on a CPU with AMX
 _ROWS = 32  # of cells are put together at a time
 _NO_DIFFERENCE = 128  # the code of a reference's sample that equals the frame's
@@ -82,15 +83,21 @@ class Convolution:
     """One packed int8 convolution: uint8 in; uint8 with ReLU, or fp32, out."""
 
     def __init__(
-        self, layer: nn.Conv2d, scale: float, zero: int, shape: list[int], out_scale: float | None
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        scale: float,
+        zero: int,
+        out_scale: float | None,
     ) -> None:
-        weight = layer.weight.detach().float()
+        weight = weight.detach().float()
         self.weight_scale = weight.abs().amax((1, 2, 3)).clamp_min(1e-12) / 127
         rounded = (weight / self.weight_scale.view(-1, 1, 1, 1)).round().clamp(-127, 127)
         self.weight = rounded.to(torch.int8)  # [out, in, 3, 3]
         self.weight_zero = torch.zeros(len(weight), dtype=torch.int64)
         self.scale, self.zero, self.out_scale = scale, zero, out_scale
-        self.bias = None if layer.bias is None else layer.bias.detach().float()
+        self.bias = None if bias is None else bias.detach().float()
+        shape = [1, weight.shape[1], _SIZE, _SIZE]
         self.packed = torch.ops.onednn.qconv_prepack(
             self.weight, self.weight_scale, scale, zero, _ONE, _ONE, _ONE, 1, shape
         )
@@ -157,9 +164,7 @@ def torch_is_exact() -> bool:
     There products are added in pairs in 16 bits, which large ones overflow.
     https://uxlfoundation.github.io/oneDNN/dev_guide_int8_computations.html
     """
-    layer: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, 48, 48, 3, padding=1, bias=False)
-    layer.weight = nn.Parameter(torch.ones_like(layer.weight), requires_grad=False)
-    tried = Convolution(layer, 1.0, 0, [1, 48, 8, 8], None)
+    tried = Convolution(torch.ones(48, 48, 3, 3), None, 1.0, 0, None)
     most = torch.full((1, 48, 8, 8), 255, dtype=torch.uint8)
     given = most.contiguous(memory_format=torch.channels_last)
     return torch.allclose(tried.by_torch(given), tried._sums(given))
@@ -183,23 +188,21 @@ class Int8Fast:
         self.strips = has_amx()
         scales = [max(value, 1e-6) / 255 for value in ranges]
         self.skip_scale = scales[0]
-        channels = network.config.channels
-        head = self._head(network)
         self.head = Convolution(
-            head, _INPUT_SCALE, _INPUT_ZERO, [1, head.in_channels, 64, 64], scales[0]
+            self._head(network), network.head.bias, _INPUT_SCALE, _INPUT_ZERO, scales[0]
         )
-        shape = [1, channels, 64, 64]
         self.body = [
-            Convolution(layer, scales[i], 0, shape, scales[i + 1])  # type: ignore[arg-type]
+            Convolution(layer.weight, layer.bias, scales[i], 0, scales[i + 1])  # type: ignore[arg-type]
             for i, layer in enumerate(network.body)
         ]
-        self.tail = Convolution(network.tail, scales[-1], 0, shape, None)
+        tail = network.tail
+        self.tail = Convolution(tail.weight, tail.bias, scales[-1], 0, None)
         codes = (torch.arange(256, dtype=torch.float32) - _INPUT_ZERO) * _INPUT_SCALE
         self.gates = network.gate(codes)  # by QP code
 
-    def _head(self, network: Fast) -> nn.Conv2d:
-        """Return the first layer, for the channels of _first()."""
-        return network.head
+    def _head(self, network: Fast) -> Tensor:
+        """Return the first layer's weights, for the channels of _first()."""
+        return network.head.weight
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """uint8 luma [N, H, W] in; correction, float32 [N, H, W], out.
@@ -283,18 +286,11 @@ class Int8Best(Int8Fast):
         self.contrast = int(network.config.contrast)
         super().__init__(network, ranges)
 
-    def _head(self, network: Fast) -> nn.Conv2d:
+    def _head(self, network: Fast) -> Tensor:
         own = network.config.factor**2
         others = own + 1 + own * self.references
         order = [*range(own), *range(own + 1, others), own, *range(others, network.config.inputs)]
-        # Unfilled: a random filling would disturb the caller's generator.
-        head: nn.Conv2d = nn.utils.skip_init(
-            nn.Conv2d, len(order) + self.spare, network.config.channels, 3, padding=1
-        )
-        weight = network.head.weight[:, order]
-        head.weight = nn.Parameter(F.pad(weight, (0, 0, 0, 0, 0, self.spare)))
-        head.bias = network.head.bias
-        return head
+        return F.pad(network.head.weight[:, order], (0, 0, 0, 0, 0, self.spare))
 
     def _first(self, cells: Tensor, plane: Tensor, inputs: Inputs) -> Tensor:
         count, own, height, width = cells.shape
