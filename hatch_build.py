@@ -50,8 +50,9 @@ class CustomBuildHook(BuildHookInterface):
             subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
             said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+            why = next((line for line in said if "error" in line), said[-1])
             self.app.display_warning(
-                f"{target.name} was not compiled ({said[-1]}); int8 is slower without it"
+                f"{target.name} was not compiled ({why}); int8 is slower without it"
             )
             target.unlink(missing_ok=True)  # of an older source
             return False

@@ -2,6 +2,10 @@
  *
  * Instructions: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBUSD.
  */
+#if defined __clang__ && __clang_major__ < 14
+#error "Clang 13 releases the tiles at the end of each function: take Clang 14 or newer"
+#endif
+
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
