@@ -94,9 +94,9 @@ static void convolve(
     const int cell = layer ? CELL : network->inputs;
     int32_t sums[BLOCK * CHANNELS] __attribute__((aligned(64)));
     for (int x = 0; x < width; x += BLOCK) {
-        for (int i = 0; i < BLOCK; i++)
-            if (layer) memset(sums + i * CHANNELS, 0, sizeof sums / BLOCK);
-            else memcpy(sums + i * CHANNELS, network->offset, sizeof sums / BLOCK);
+        memset(sums, 0, sizeof sums);
+        for (int i = 0; !layer && i < BLOCK; i++)
+            memcpy(sums + i * CHANNELS, network->offset, sizeof sums / BLOCK);
         const int8_t *weights = weights_of(network, layer);
         for (int row = 0; row < 3; row++, weights += 3 * cell / 4 * CHANNELS * STEP) {
             const uint8_t *a = in[row] + (int64_t)x * cell;

@@ -1,4 +1,4 @@
-"""`fast` and `best` in int8 on CPUs of x86-64: two to four times as fast as through torch.
+"""`fast` and `best` in int8 on CPUs of x86-64: up to two and a half times as fast as by torch.
 
 int8_rows.c is compiled for several kinds of CPU when carfilter is installed, where there is a
 compiler. It runs all layers over a few rows at a time, which then never leave the core's cache.
