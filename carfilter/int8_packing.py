@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_CHANNELS = 48
+CHANNELS = 48  # of the networks that int8_rows.c computes
 _TAIL = 12  # outputs: three columns of its kernel x four samples of a cell
 
 
@@ -21,11 +21,11 @@ class Dots:
 
     def body(self, weight: Tensor) -> Tensor:
         """Of a layer from 48 channels to 48."""
-        return self._packed(_by_row(weight, _CHANNELS))
+        return self._packed(_by_row(weight, CHANNELS))
 
     def tail(self, weight: Tensor) -> Tensor:
         """Of the last layer: each column of its kernel is an output of its own."""
-        columns = weight.permute(2, 1, 3, 0).reshape(3, _CHANNELS, _TAIL)
+        columns = weight.permute(2, 1, 3, 0).reshape(3, CHANNELS, _TAIL)
         return self._packed(F.pad(columns, (0, 16 - _TAIL)))
 
     def _packed(self, rows: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Tiles:
     quarters of four channels of each group of 16, then four zeros.
     """
 
-    _PLACES = tuple(16 * (c % 16 // 4) + 4 * (c // 16) + c % 4 for c in range(_CHANNELS))
+    _PLACES = tuple(16 * (c % 16 // 4) + 4 * (c // 16) + c % 4 for c in range(CHANNELS))
 
     def head(self, weight: Tensor, inputs: int) -> Tensor:
         """Kernel rows x 64 bytes of three neighbouring positions x groups of outputs."""
@@ -69,7 +69,7 @@ class Tiles:
 
     def body(self, weight: Tensor) -> Tensor:
         """Kernel rows x columns x groups of outputs."""
-        return self._packed(self._placed(weight).reshape(3, -1, _CHANNELS))
+        return self._packed(self._placed(weight).reshape(3, -1, CHANNELS))
 
     def tail(self, weight: Tensor) -> Tensor:
         """A tile for each kernel row, whose outputs are columns x channels."""
@@ -84,7 +84,7 @@ class Tiles:
 
     def _packed(self, rows: Tensor) -> Tensor:
         """int8 [3, bytes, 48] to flat tiles."""
-        split = rows.reshape(3, -1, 16, 4, _CHANNELS // 16, 16)
+        split = rows.reshape(3, -1, 16, 4, CHANNELS // 16, 16)
         return split.permute(0, 1, 4, 2, 5, 3).reshape(-1)
 
 

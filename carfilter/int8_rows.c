@@ -1,6 +1,6 @@
 /* `fast` and `best` in int8 on CPUs: all layers over a few rows at a time, so that nothing between
- * them leaves the core's cache. carfilter/rows.py packs the weights and calls it; carfilter/int8.py
- * computes the same with torch's convolutions.
+ * them leaves the core's cache. carfilter/int8_rows.py packs the weights and calls it;
+ * carfilter/int8.py computes the same with torch's convolutions.
  *
  * hatch_build.py compiles it once for each kind of CPU; one of two headers has the convolutions.
  */

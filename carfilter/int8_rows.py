@@ -18,13 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from carfilter.int8 import Int8Fast, drawn_inputs, padded, qp_codes
-from carfilter.int8_packing import Dots, Pairs, Tiles
+from carfilter.int8_packing import CHANNELS, Dots, Pairs, Tiles
 from carfilter.pictures import MACROBLOCK
 from carfilter.slots import Inputs
 
 _FOLDER = Path(__file__).parent
 _CPU = Path("/proc/cpuinfo")
-_CHANNELS = 48
 _MOST_LAYERS, _MOST_INPUTS = 32, 40
 _MOST_APART = 0.02  # of samples, by one level, in the self-test
 _BAND = 32  # rows of cells at least that a thread restores
@@ -130,7 +129,7 @@ def _fits(twin: Int8Fast) -> bool:
     head = twin.head.weight
     return (
         twin.factor == 2
-        and len(head) == _CHANNELS
+        and len(head) == CHANNELS
         and head.shape[1] <= _MOST_INPUTS
         and len(twin.body) + 2 <= _MOST_LAYERS
     )
@@ -148,7 +147,7 @@ class RowsTwin:
         inputs = twin.head.weight.shape[1]
         inputs += -inputs % 4  # bytes of a cell: products take four at once
         layers = [twin.head, *twin.body, twin.tail]
-        wide = [F.pad(line, (0, _CHANNELS - len(line))) for line in (
+        wide = [F.pad(line, (0, CHANNELS - len(line))) for line in (
             *(layer.sum_scale for layer in layers), *(layer.added for layer in layers),
         )]  # fmt: skip
         self._scale, self._bias = torch.stack(wide).chunk(2)
