@@ -1,4 +1,4 @@
-"""Compiles carfilter/int8_rows.c when carfilter is installed, where that can be done.
+"""Compiles carfilter/restore/int8/rows.c when carfilter is installed, where that can be done.
 
 Without a compiler, or elsewhere than on Linux on x86-64, the package is pure Python and computes
 the same more slowly.
@@ -17,7 +17,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 # Nothing is contracted, so that every compiler rounds alike.
 _FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fPIC", "-shared")
 _AVX512 = ("-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512vnni")
-# The kinds of CPU, by the names that carfilter/int8_rows.py has for them.
+# The kinds of CPU, by the names that carfilter/restore/int8/rows.py has for them.
 _KINDS = {
     "amx": (*_AVX512, "-mamx-tile", "-mamx-int8"),
     "avx512vnni": _AVX512,
@@ -27,15 +27,15 @@ _KINDS = {
 
 
 class CustomBuildHook(BuildHookInterface):
-    """Puts int8_*.so beside their source, and into the wheel."""
+    """Puts KIND.so beside its source, and into the wheel."""
 
     def initialize(self, _version: str, build_data: dict[str, Any]) -> None:
         """Compile; see hatchling's documentation of build hooks."""
         if sys.platform != "linux" or platform.machine() != "x86_64":
             return
-        source = Path(self.root, "carfilter", "int8_rows.c")
+        source = Path(self.root, "carfilter", "restore", "int8", "rows.c")
         for kind, flags in _KINDS.items():
-            target = source.with_name(f"int8_{kind}.so")
+            target = source.with_name(f"{kind}.so")
             if not self._compile(source, flags, target):
                 continue
             build_data["artifacts"].append(f"/{target.relative_to(self.root)}")

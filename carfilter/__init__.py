@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from carfilter.pipeline import FilterOptions, Run, filter_video, restored_frames
+    from carfilter.run.account import Run
+    from carfilter.run.options import FilterOptions
+    from carfilter.run.pipeline import filter_video, restored_frames
 
 __all__ = ["FilterOptions", "Run", "__version__", "filter_video", "restored_frames"]
 
@@ -20,6 +22,6 @@ def __getattr__(name: str) -> Any:
     from carfilter.process import prepare_process
 
     prepare_process()
-    from carfilter import pipeline
+    from carfilter.run import pipeline
 
     return getattr(pipeline, name)

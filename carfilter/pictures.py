@@ -30,7 +30,7 @@ class Picture:
     # Macroblocks [ceil(H/16), ceil(W/16)] that differ from the picture before, by reuse.settle();
     # None where that is not known, or there is none to compare with.
     changed: Blocks | None = None
-    # Other pictures of the scene, for a multi-frame network; see carfilter.references
+    # Other pictures of the scene, for a multi-frame network; see carfilter.restore.references
     references: tuple["Picture | None", ...] = ()
 
 

@@ -1,8 +1,10 @@
-"""Settings of the whole process that make it faster: threads that sleep, memory that is kept."""
+"""The whole process: signals that end it, threads that sleep, memory that is kept."""
 
 import ctypes
 import os
+import signal
 import sys
+import threading
 
 # Parameters of glibc's mallopt(3), by the numbers in its malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
@@ -36,3 +38,22 @@ def keep_freed_memory() -> None:
     mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
     mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
     mallopt(_ARENA_MAX, 1)
+
+
+def stop_on_signals() -> tuple[threading.Event, list[int]]:
+    """Set the event on the first SIGINT or SIGTERM, and end the process at once on the second.
+
+    Returns the event, and the list into which the number of the first signal goes.
+    """
+    stop = threading.Event()
+    received: list[int] = []
+
+    def on_signal(number: int, _: object) -> None:
+        if received:
+            os._exit(128 + number)  # no harm: a result has its name only when it is complete
+        received.append(number)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    return stop, received

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from media import make_clip, read_content
+from clips import make_clip, read_content
 
 # Codecs give other bytes with another number of threads; these tests compare bytes.
 FIXED = ("--strength", "0", "-threads", "1", "-preset", "ultrafast")
@@ -39,7 +39,7 @@ def make_hard_life(folder: Path) -> dict[str, str]:
 def batch(*arguments: object, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
     """Start carfilter-batch in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "carfilter.cli_batch", *map(str, arguments)],
+        [sys.executable, "-m", "carfilter.commands.batch", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

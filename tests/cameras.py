@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SERVER = Path(__file__).with_name("rtsp_camera.py")
-COMMAND = [sys.executable, "-c", "from carfilter.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from carfilter.commands.restore import main; main()"]
 Process = subprocess.Popen[bytes]
 
 

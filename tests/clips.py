@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from av.stream import Disposition
 
-from carfilter.frames import copy_luma
-from carfilter.network import Fast, FastConfig
-from carfilter.weights import save_weights
+from carfilter.media.frames import copy_luma
+from carfilter.restore.network import Fast, FastConfig
+from carfilter.restore.weights import save_weights
 
 RATE = 8000  # of the audio, as telephone and camera audio has it
 

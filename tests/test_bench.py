@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
+
 from bench import idle, network, plot, reuse, scaling, tool
 from bench.footage import changed_tiles, make_clip, make_quiet, pictures
 from bench.network import to_onnx
 from bench.processes import run
 from bench.timing import median_ms, ratio, take_times
-from torch.profiler import ProfilerActivity, profile
-
-from carfilter.weights import load_weights
+from carfilter.restore.weights import load_weights
 
 
 @pytest.mark.parametrize(("quantised", "allowed"), [(False, 1e-3), (True, 0.2)])

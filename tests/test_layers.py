@@ -1,103 +1,96 @@
-"""The architecture, held by the import statements of the modules."""
+"""The architecture, read from the folders and held by the import statements of the modules."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "carfilter"
-LAYERS = {
-    0: "errors process signals unfinished",
-    1: "opening adts ticks clock conform hardware cut hdr selection encoder"
-    " source frames streams target clips network metrics prefetch int8 int8_packing int8_rows"
-    " detection baselines average_precision packs photos bd_rate pictures window slots references"
-    " reuse steady"
-    " reconnect segments losses batches compiled devices samples threads measured_qp",
-    2: "checkpoint weights restore live degrade variants dataset recipe",
-    3: "pipeline announce sidecar train training_log validation training_run",
-    4: "archive archive_book archive_estimate archive_events archive_machine archive_plan"
-    " archive_pool archive_ray archive_report archive_schedule archive_state archive_verify"
-    " archive_watch archive_worker evaluate report cache prepared measures methods pair study"
-    " detection_tables formats plots record tables verdicts",
-    5: "display display_batch display_eval display_training progress",
-    6: "cli cli_batch cli_eval cli_train",
-}
-LEVEL = {name: layer for layer, names in LAYERS.items() for name in names.split()}
-ONLY_IN = {
-    "av": {
-        "opening",
-        "adts",
-        "source",
-        "clock",
-        "conform",
-        "reconnect",
-        "cut",
-        "hardware",
-        "hdr",
-        "selection",
-        "encoder",
-        "frames",
-        "measured_qp",
-        "streams",
-        "target",
-        "clips",
-    },
-    "click": {"cli", "cli_train", "cli_eval", "cli_batch"},
+# From the top down; wings of one floor do not know each other. The ground floor has no wing.
+FLOORS = (
+    {"commands"},
+    {"archive", "evaluation", "training"},
+    {"run", "pairs"},
+    {"media", "restore"},
+    {""},
+)
+FLOOR = {wing: -number for number, floor in enumerate(FLOORS) for wing in floor}
+ONLY_IN = {"av": {"media"}, "click": {"commands"}, "rich": {"commands"}}
+MODULES = {
+    ".".join(("carfilter", *path.relative_to(PACKAGE).with_suffix("").parts)): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name != "__init__.py"
 }
 
 
-def imported(path: Path) -> set[str]:
-    """Names of all modules that a file imports, also inside functions, but not for types only."""
+def wing(module: str) -> str:
+    """Name of the wing that a module lies in, "" on the ground floor."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 2 else ""
+
+
+@cache
+def imported(module: str) -> frozenset[str]:
+    """Names of all modules that one imports: inside functions and for types only as well."""
     names: set[str] = set()
-    tree = ast.parse(path.read_text())
-    for block in ast.walk(tree):
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
-            block.body = []
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-            if node.module == "carfilter":
-                names |= {f"carfilter.{alias.name}" for alias in node.names}
-    return names
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(names)
 
 
 def needs(module: str) -> set[str]:
-    """Names of our own modules that a module imports."""
-    names = {name.removeprefix("carfilter.") for name in imported(PACKAGE / f"{module}.py")}
-    return names & LEVEL.keys()
+    return set(imported(module) & MODULES.keys())
 
 
-def test_every_module_has_its_layer() -> None:
-    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == LEVEL.keys()
+def test_every_folder_is_a_wing_with_a_floor() -> None:
+    folders = {path.parent.name for path in PACKAGE.glob("*/*.py")}
+    assert folders | {""} == set(FLOOR)
 
 
-@pytest.mark.parametrize("module", sorted(LEVEL))
-def test_no_import_goes_up(module: str) -> None:
-    above = {other for other in needs(module) if LEVEL[other] > LEVEL[module]}
-    assert not above
+@pytest.mark.parametrize("module", MODULES)
+def test_no_import_goes_up_or_aside(module: str) -> None:
+    here = wing(module)
+    for other in needs(module):
+        assert wing(other) == here or FLOOR[wing(other)] < FLOOR[here], other
 
 
 def test_no_imports_go_in_circles() -> None:
-    left = {module: needs(module) for module in LEVEL}
+    left = {module: needs(module) for module in MODULES}
     while left:
         free = {module for module, others in left.items() if not others & left.keys()}
         assert free, f"circle among {sorted(left)}"
         left = {module: others for module, others in left.items() if module not in free}
 
 
-@pytest.mark.parametrize("library", sorted(ONLY_IN))
-def test_a_library_stays_in_its_modules(library: str) -> None:
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_stays_in_its_wing(library: str) -> None:
     users = {
-        path.stem
-        for path in PACKAGE.glob("*.py")
-        if any(name.split(".")[0] == library for name in imported(path))
+        wing(module)
+        for module in MODULES
+        if any(name.split(".")[0] == library for name in imported(module))
     }
-    assert users <= ONLY_IN[library]
+    assert users == ONLY_IN[library]
 
 
 def test_rich_stays_in_the_displays() -> None:
-    for path in PACKAGE.glob("*.py"):
-        uses = any(name.split(".")[0] == "rich" for name in imported(path))
-        assert not uses or path.stem.startswith("display"), path.name
+    for module in MODULES:
+        uses = any(name.split(".")[0] == "rich" for name in imported(module))
+        assert not uses or module.endswith("display"), module
+
+
+def test_a_wing_says_what_it_does_and_no_more() -> None:
+    for init in PACKAGE.glob("*/**/__init__.py"):
+        (statement,) = ast.parse(init.read_text()).body
+        assert isinstance(statement, ast.Expr), init
+
+
+def test_no_folder_is_crowded() -> None:
+    beside = {p.name for p in PACKAGE.iterdir() if p.suffix or p.is_file()}
+    assert len(beside - {"__pycache__"}) <= 8
+    for name in FLOOR.keys() - {""}:
+        modules = [path for path in (PACKAGE / name).glob("*.py") if path.name != "__init__.py"]
+        assert len(modules) <= 24, name

@@ -7,9 +7,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from media import read_content
 
-from carfilter.weights import shipped_models
+from carfilter.restore.weights import shipped_models
+from clips import read_content
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -43,7 +43,7 @@ def test_the_wheel_restores_the_sample_without_the_repository(
 ) -> None:
     sample = REPOSITORY / "samples" / "plaza.mp4"
     run = subprocess.run(
-        [sys.executable, "-c", "from carfilter.cli import main; main()",
+        [sys.executable, "-c", "from carfilter.commands.restore import main; main()",
          str(sample), "clean.mp4", "-t", "1"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(unpacked), "PYTHONSAFEPATH": "1"},

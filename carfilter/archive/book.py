@@ -20,11 +20,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from carfilter.archive_plan import Found, text_of
-from carfilter.archive_state import DONE, FAILED, PENDING, RUNNING, VERIFIED, Row, State
-from carfilter.archive_worker import Outcome, sidecar_of
+from carfilter.archive.plan import Found, text_of
+from carfilter.archive.state import DONE, FAILED, PENDING, RUNNING, VERIFIED, Row, State
+from carfilter.archive.worker import Outcome, sidecar_of
 from carfilter.errors import CarfilterError
-from carfilter.pipeline import FilterOptions
+from carfilter.run.options import FilterOptions
 
 # Our temporary names, and those that filter_video() makes of them; nothing else is swept.
 _TEMPORARY = re.compile(r"^\.{1,2}carfilter-[0-9a-f]{16}(\.part|\.partial)?\.\w{1,16}(\.json)?$")

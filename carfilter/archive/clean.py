@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from carfilter.archive_book import Book, Settings, describe_options
-from carfilter.archive_estimate import estimate, probe_lengths
-from carfilter.archive_events import (
+from carfilter.archive.book import Book, Settings, describe_options
+from carfilter.archive.estimate import estimate, probe_lengths
+from carfilter.archive.events import (
     ENDED,
     PLANNED,
     SCANNED,
@@ -22,8 +22,8 @@ from carfilter.archive_events import (
     Totals,
     size_text,
 )
-from carfilter.archive_machine import choose_workers, cores, wants_gpu
-from carfilter.archive_plan import (
+from carfilter.archive.machine import choose_workers, cores, wants_gpu
+from carfilter.archive.plan import (
     Found,
     Naming,
     Scan,
@@ -33,15 +33,15 @@ from carfilter.archive_plan import (
     scan,
     text_of,
 )
-from carfilter.archive_pool import LocalPool, Pool
-from carfilter.archive_report import write_report
-from carfilter.archive_schedule import Observer, Restoring
-from carfilter.archive_state import FAILED, STATE_NAME, State, locked_folder
-from carfilter.archive_watch import Watch
-from carfilter.archive_worker import RESTORE, Job
+from carfilter.archive.pool import LocalPool, Pool
+from carfilter.archive.report import write_report
+from carfilter.archive.schedule import Observer, Restoring
+from carfilter.archive.state import FAILED, STATE_NAME, State, locked_folder
+from carfilter.archive.watch import Watch
+from carfilter.archive.worker import RESTORE, Job
 from carfilter.errors import CarfilterError
-from carfilter.pipeline import FilterOptions
-from carfilter.weights import load_weights
+from carfilter.restore.weights import load_weights
+from carfilter.run.options import FilterOptions
 
 _SPARE_BYTES = 64 << 20  # free space below which no file is begun
 
@@ -235,7 +235,7 @@ class _Drive:
     def _open_pool(self, files: int) -> Pool:
         options, workers = self.options, self.workers
         if options.ray is not None:
-            from carfilter.archive_ray import RayPool
+            from carfilter.archive.cluster import RayPool
 
             self._pool = RayPool(
                 options.ray,

@@ -11,8 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from carfilter.archive_pool import Message
-from carfilter.archive_worker import Job, Outcome, Setup, perform
+from carfilter.archive.pool import Message
+from carfilter.archive.worker import Job, Outcome, Setup, perform
 from carfilter.errors import CarfilterError
 
 _REPORT_SECONDS = 1.0  # between two messages of a task to the board, at least

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
-from carfilter.archive_book import Book
-from carfilter.archive_events import Estimate
-from carfilter.archive_plan import Found
-from carfilter.archive_pool import Pool
-from carfilter.archive_schedule import run_jobs
-from carfilter.archive_worker import PROBE, SAMPLE, Job, Outcome
+from carfilter.archive.book import Book
+from carfilter.archive.events import Estimate
+from carfilter.archive.plan import Found
+from carfilter.archive.pool import Pool
+from carfilter.archive.schedule import run_jobs
+from carfilter.archive.worker import PROBE, SAMPLE, Job, Outcome
 
 _SAMPLE_SECONDS = 2.0
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from carfilter.devices import choose_device
-from carfilter.restore import RestoreOptions
+from carfilter.restore.devices import choose_device
+from carfilter.restore.restorer import RestoreOptions
 
 _WORKER_BYTES = 1536 << 20  # torch, a model and the frames in flight of a 1080p file
 

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Protocol
 
-from carfilter.archive_worker import RESTORE, Job, Outcome, Setup, perform
+from carfilter.archive.worker import RESTORE, Job, Outcome, Setup, perform
 
 _REPORT_SECONDS = 0.2  # between two messages of a worker
 _START_SECONDS = 120.0  # for a worker to load its libraries

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from carfilter.archive_book import Book
-from carfilter.archive_events import DONE, FAILED, NOTE, PROGRESS, RETRIED, STARTED, Event, Totals
-from carfilter.archive_plan import Found
-from carfilter.archive_pool import Message, Pool
-from carfilter.archive_worker import RESTORE, Job, Outcome
+from carfilter.archive.book import Book
+from carfilter.archive.events import DONE, FAILED, NOTE, PROGRESS, RETRIED, STARTED, Event, Totals
+from carfilter.archive.plan import Found
+from carfilter.archive.pool import Message, Pool
+from carfilter.archive.worker import RESTORE, Job, Outcome
 from carfilter.errors import CarfilterError
 
 _WAIT_SECONDS = 0.2  # how soon a signal is noticed

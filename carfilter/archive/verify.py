@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from carfilter.errors import MediaError
-from carfilter.pipeline import FilterOptions, Run
-from carfilter.source import open_source, read_contents
+from carfilter.media.source import open_source, read_contents
+from carfilter.run.account import Run
+from carfilter.run.options import FilterOptions
 
 _TOLERANCE_SECONDS = 0.025  # half a frame at 20 fps; Matroska rounds to a millisecond
 _COUNTED = ("video", "audio", "subtitle", "attachment")  # muxers add data streams of their own

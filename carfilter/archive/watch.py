@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from carfilter.archive_plan import Found, Naming, scan
+from carfilter.archive.plan import Found, Naming, scan
 
 
 @dataclass

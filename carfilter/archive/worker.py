@@ -20,12 +20,15 @@ from pathlib import Path
 
 import torch
 
-from carfilter.archive_verify import check_result
+from carfilter.archive.verify import check_result
 from carfilter.errors import CarfilterError, DeviceError, MediaError
-from carfilter.pipeline import FilterOptions, Run, filter_video
+from carfilter.media.options import SourceOptions
+from carfilter.media.source import Decoded, open_source
 from carfilter.process import prepare_process
-from carfilter.source import Decoded, SourceOptions, open_source
-from carfilter.weights import Model, load_weights
+from carfilter.restore.weights import Model, load_weights
+from carfilter.run.account import Run
+from carfilter.run.options import FilterOptions
+from carfilter.run.pipeline import filter_video
 
 PROBE, SAMPLE, RESTORE, THUMBNAILS = "probe", "sample", "restore", "thumbnails"
 _HASH_BYTES = 8 << 20

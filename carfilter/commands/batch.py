@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from carfilter import __version__
-from carfilter.archive_plan import check_folders
-from carfilter.cli import (
+from carfilter.archive.plan import check_folders
+from carfilter.commands.options import (
     CONTEXT_SETTINGS,
     LEVELS,
     Seconds,
@@ -22,10 +22,10 @@ from carfilter.cli import (
     restore_options,
 )
 from carfilter.errors import CarfilterError
-from carfilter.signals import stop_on_signals
+from carfilter.process import stop_on_signals
 
 if TYPE_CHECKING:
-    from carfilter.archive import ArchiveOptions
+    from carfilter.archive.clean import ArchiveOptions
 
 _FOLDER = click.Path(path_type=Path)
 
@@ -127,14 +127,14 @@ def main() -> None:
 
 
 def _run(in_dir: Path, out_dir: Path, given: dict[str, Any]) -> int:
-    from carfilter.archive_events import Event, JsonLog
-    from carfilter.display_batch import BatchDisplay
+    from carfilter.archive.events import Event, JsonLog
+    from carfilter.commands.batch_display import BatchDisplay
 
     display = BatchDisplay(level=LEVELS[given["loglevel"]], period_seconds=given["stats_period"])
     stop, received = stop_on_signals()
     try:
         check_folders(in_dir, out_dir)  # before torch takes its seconds to load
-        from carfilter.archive import clean_archive
+        from carfilter.archive.clean import clean_archive
 
         log = JsonLog(given["log_json"]) if given["log_json"] else None
 
@@ -153,7 +153,7 @@ def _run(in_dir: Path, out_dir: Path, given: dict[str, Any]) -> int:
 
 
 def _options_of(given: dict[str, Any]) -> "ArchiveOptions":
-    from carfilter.archive import ArchiveOptions
+    from carfilter.archive.clean import ArchiveOptions
 
     return ArchiveOptions(
         filter=filter_options(given),
@@ -177,8 +177,8 @@ def _options_of(given: dict[str, Any]) -> "ArchiveOptions":
 
 
 def _show_status(out_dir: Path, state: Path | None) -> int:
-    from carfilter.archive_state import STATE_NAME, State, is_locked
-    from carfilter.display_batch import show_status
+    from carfilter.archive.state import STATE_NAME, State, is_locked
+    from carfilter.commands.batch_display import show_status
 
     try:
         opened = State(state or out_dir / STATE_NAME, read_only=True)

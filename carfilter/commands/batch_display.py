@@ -9,12 +9,12 @@ from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from carfilter import archive_events as events
-from carfilter.archive_events import size_text as size
-from carfilter.display import passing_bar
+from carfilter.archive import events
+from carfilter.archive.events import size_text as size
+from carfilter.commands.display import passing_bar
 
 if TYPE_CHECKING:
-    from carfilter.archive_state import Row
+    from carfilter.archive.state import Row
 
 _LINE_SECONDS = 30.0  # between two lines where stderr is no terminal
 _BAR_SECONDS = 0.2

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from carfilter.progress import eta_seconds
+from carfilter.commands.progress import eta_seconds
 
 if TYPE_CHECKING:
-    from carfilter.pipeline import Run
+    from carfilter.run.account import Run
 
 _LINE_SECONDS = 5.0  # between two lines where stderr is no terminal
 _BAR_SECONDS = 0.1

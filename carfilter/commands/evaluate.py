@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from carfilter import __version__
-from carfilter.cli import even_size
+from carfilter.commands.options import even_size
 from carfilter.errors import CarfilterError
 
 if TYPE_CHECKING:
-    from carfilter.study import Options, Outcome
+    from carfilter.evaluation.study import Options, Outcome
 
 _EPILOG = """
 Rows are `decode` (nothing done), two of FFmpeg's spp filter, and networks. Columns are the paper's
@@ -145,24 +145,25 @@ def main(clean: tuple[Path, ...], **options: Any) -> None:
 
 def _run(clean: tuple[Path, ...], options: dict[str, Any]) -> bool:
     """Measure, show and write; say whether a clip failed."""
-    from carfilter import display_eval, study
+    from carfilter.commands import evaluate_display as display
+    from carfilter.evaluation import study
 
-    with display_eval.eval_progress() as step:
+    with display.eval_progress() as step:
         outcome = study.run(_study_options(clean, options), step)
     if not any(str(options[key]) == "-" for key in _TEXTS):
-        display_eval.show_tables(outcome.tables)
-        display_eval.show_verdicts(outcome.verdicts)
-    display_eval.show_failures(outcome.evaluation.failures)
+        display.show_tables(outcome.tables)
+        display.show_verdicts(outcome.verdicts)
+    display.show_failures(outcome.evaluation.failures)
     _write(outcome, options)
     return bool(outcome.evaluation.failures)
 
 
 def _study_options(clean: tuple[Path, ...], given: dict[str, Any]) -> "Options":
-    from carfilter.detection import DetectorSettings
-    from carfilter.record import command_line
-    from carfilter.restore import RestoreOptions
-    from carfilter.study import Options
-    from carfilter.variants import Settings as DegradeSettings
+    from carfilter.evaluation.detection import DetectorSettings
+    from carfilter.evaluation.record import command_line
+    from carfilter.evaluation.study import Options
+    from carfilter.pairs.variants import Settings as DegradeSettings
+    from carfilter.restore.restorer import RestoreOptions
 
     pair = tuple(given[side] for side in _SIDES) if given["reference"] else None
     same = (
@@ -188,7 +189,7 @@ def _study_options(clean: tuple[Path, ...], given: dict[str, Any]) -> "Options":
 
 
 def _write(outcome: "Outcome", options: dict[str, Any]) -> None:
-    from carfilter import formats, report
+    from carfilter.evaluation import formats, report
 
     parts = (outcome.tables, outcome.evaluation, outcome.record, outcome.verdicts)
     texts: dict[str, Callable[[], str]] = {

@@ -15,8 +15,8 @@ from rich.progress import (
 )
 from rich.table import Table as RichTable
 
-from carfilter.tables import Table
-from carfilter.verdicts import Verdict
+from carfilter.evaluation.tables import Table
+from carfilter.evaluation.verdicts import Verdict
 
 _MARKS = {True: "[green]met[/]", False: "[bold red]NOT MET[/]", None: "[dim]not tested[/]"}
 

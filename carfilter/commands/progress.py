@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 from carfilter.errors import CarfilterError
 
 if TYPE_CHECKING:
-    from carfilter.pipeline import Run
+    from carfilter.run.account import Run
 
 
 class ProgressWriter:

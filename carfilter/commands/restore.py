@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import re
 import sys
 import threading
 from collections.abc import Callable
@@ -12,168 +11,26 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from carfilter import __version__
+from carfilter.commands.options import (
+    CONTEXT_SETTINGS,
+    LEVELS,
+    SEGMENTING,
+    Seconds,
+    encode_options,
+    filter_options,
+    grouped,
+    loglevel_option,
+    read_options,
+    refuse_two_ends,
+    restore_options,
+)
 from carfilter.errors import CarfilterError, DownstreamClosedError
-from carfilter.process import prepare_process
-from carfilter.segments import FORMATS as SEGMENT_FORMATS
-from carfilter.signals import stop_on_signals
+from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
+from carfilter.process import prepare_process, stop_on_signals
 
 if TYPE_CHECKING:
-    from carfilter.pipeline import FilterOptions, Run
+    from carfilter.run.account import Run
 
-LEVELS = {
-    "quiet": logging.CRITICAL + 1,
-    "error": logging.ERROR,
-    "warning": logging.WARNING,
-    "info": logging.INFO,
-    "verbose": logging.DEBUG,
-    "debug": logging.DEBUG,
-}
-CONTEXT_SETTINGS = {
-    "help_option_names": ["-h", "--help"],
-    "max_content_width": 100,
-    "show_default": True,
-}
-_SEGMENTING = ("segment_time", "strftime", "reset_timestamps")
-_MUXING = ("movflags", *_SEGMENTING)
-_CLOCK = re.compile(r"^(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)(ms|us|s)?$")
-_UNITS = {None: 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
-
-
-class Seconds(click.ParamType[float]):
-    """A time as FFmpeg takes it: 12.5, 1:02.5, 01:00:00, 500ms."""
-
-    name = "time"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        if isinstance(value, float):
-            return value
-        match = _CLOCK.match(value)
-        if not match:
-            self.fail(f"{value!r} is no time; write seconds (12.5) or HH:MM:SS.m", param, ctx)
-        hours, minutes, seconds, unit = match.groups()
-        return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds) * _UNITS[unit]
-
-
-class Pair(click.ParamType[tuple[str, str]]):
-    """KEY=VALUE."""
-
-    name = "key=value"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        key, equals, content = value.partition("=")
-        if not key or not equals:
-            self.fail(f"{value!r} is not of the form key=value", param, ctx)
-        return key, content
-
-
-def even_size(
-    _context: click.Context, _parameter: click.Parameter, text: str | None
-) -> tuple[int, int] | None:
-    """Return width and height of 910x512; None for "source", or where nothing is given."""
-    if text is None or text == "source":
-        return None
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit()) or int(width) % 2 or int(height) % 2:
-        raise click.BadParameter(f"{text!r} is neither 'source' nor an even size such as 910x512")
-    return int(width), int(height)
-
-
-def grouped(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a decorator that gives a command these options, in this order."""
-
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-restore_options = grouped(
-    click.option("--weights", metavar="NAME|FILE", help="Shipped model or checkpoint."),
-    click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N."),
-    click.option("--precision", default="auto", help="auto, int8, fp32, fp16, bf16."),
-    click.option("--batch", type=click.IntRange(1), default=None, help="Frames per batch."),
-    click.option("--tile", type=click.IntRange(64), default=None, help="Tile size in pixels."),
-    click.option(
-        "--strength",
-        type=click.FloatRange(0, 1),
-        default=1.0,
-        help="Blend with the decoded luma; 0 leaves it untouched.",
-    ),
-    click.option(
-        "--qp",
-        type=click.IntRange(0, 51),
-        default=None,
-        help="How coarsely the video was coded, where the decoder does not tell; measured at key"
-        " frames by default, and taken as 26 where they tell nothing.",
-    ),
-    click.option(
-        "--lookahead",
-        type=click.IntRange(0),
-        default=64,
-        help="Frames that a multi-frame model may wait for, and half as many more to average over"
-        " time; 0 uses the past alone.",
-    ),
-    click.option(
-        "--no-reuse", is_flag=True, help="Compute unchanged frames and areas again each time."
-    ),
-)
-encode_options = grouped(
-    click.option("-c:v", "video_codec", metavar="CODEC", help="Video encoder.  [default: libx264]"),
-    click.option("-c:a", "audio_codec", metavar="CODEC", help="Audio encoder.  [default: copy]"),
-    click.option("-c:s", "subtitle_codec", metavar="CODEC", help="Subtitles.  [default: copy]"),
-    click.option("-crf", metavar="N", help="Constant quality.  [default: 18 for libx264/libx265]"),
-    click.option("-preset", metavar="NAME", help="Speed of the encoder.  [default: medium]"),
-    click.option("-tune", metavar="NAME", help="Tuning of the encoder."),
-    click.option("-b:v", "bit_rate", metavar="RATE", help="Bit rate, such as 2M."),
-    click.option("-maxrate", metavar="RATE", help="Highest bit rate (VBV)."),
-    click.option("-bufsize", metavar="SIZE", help="VBV buffer."),
-    click.option("-g", "gop", metavar="N", help="Longest GOP in frames."),
-    click.option("-pix_fmt", metavar="FORMAT", help="Pixel format.  [default: the source's]"),
-    click.option(
-        "--enc-opt", type=Pair(), multiple=True, help="Any other option of the video encoder."
-    ),
-    click.option("-f", "format", metavar="FORMAT", help="Output container."),
-    click.option("-movflags", metavar="FLAGS", help="Flags of the MP4/MOV muxer."),
-    click.option("-metadata", type=Pair(), multiple=True, help="Add a tag."),
-    click.option(
-        "--drop-unsupported", is_flag=True, help="Leave out streams the container cannot hold."
-    ),
-)
-read_options = grouped(
-    click.option("-ss", "start", type=Seconds(), help="Start there."),
-    click.option("-t", "duration", type=Seconds(), help="Take that long."),
-    click.option("-to", "end", type=Seconds(), help="End there."),
-    click.option("-map", "maps", metavar="SPEC", multiple=True, help="Streams, as in FFmpeg."),
-    click.option("-an", "no_audio", is_flag=True, help="No audio."),
-    click.option("-sn", "no_subtitles", is_flag=True, help="No subtitles."),
-    click.option("-dn", "no_data", is_flag=True, help="No data streams."),
-    click.option("--input-format", metavar="FORMAT", help="Input container, for raw streams."),
-    click.option("-framerate", metavar="RATE", help="Frame rate of a raw input."),
-    click.option("-rtsp_transport", metavar="NAME", help="tcp or udp for RTSP input."),
-    click.option("-hwaccel", metavar="NAME", help="Decode on a GPU: cuda, auto; measures the QP."),
-    click.option(
-        "-threads", type=click.IntRange(0), default=0, show_default=False, help="Codec threads."
-    ),
-    click.option(
-        "--max-pixels", type=click.IntRange(1), help="Refuse larger pictures.  [default: 8192x4352]"
-    ),
-    click.option("-xerror", is_flag=True, help="Fail at the first damaged frame."),
-)
-loglevel_option = click.option(
-    "-loglevel",
-    "-v",
-    type=click.Choice(list(LEVELS)),
-    default="info",
-    help="What to print on stderr.",
-)
 _report_options = grouped(
     click.option("-y", "overwrite", is_flag=True, help="Replace an existing output."),
     click.option("-n", "never_overwrite", is_flag=True, help="Never replace one (the default)."),
@@ -212,16 +69,10 @@ def carfilter(source: str, target: str, **given: Any) -> None:
     if given["overwrite"] and given["never_overwrite"]:
         raise click.UsageError("-y and -n exclude each other")
     refuse_two_ends(given)
-    for name in _SEGMENTING:
+    for name in SEGMENTING:
         if given[name] is not None and given["format"] not in SEGMENT_FORMATS:
             raise click.UsageError(f"-{name} needs -f segment")
     sys.exit(_run(source, target, given))
-
-
-def refuse_two_ends(given: dict[str, Any]) -> None:
-    """Refuse -t beside -to."""
-    if given["duration"] is not None and given["end"] is not None:
-        raise click.UsageError("-t and -to exclude each other")
 
 
 def main() -> None:
@@ -230,8 +81,8 @@ def main() -> None:
 
 
 def _run(source: str, target: str, given: dict[str, Any]) -> int:
-    from carfilter.display import RunDisplay, StderrLog, summary
-    from carfilter.progress import ProgressWriter
+    from carfilter.commands.display import RunDisplay, StderrLog, summary
+    from carfilter.commands.progress import ProgressWriter
 
     level = LEVELS[given["loglevel"]]
     display = RunDisplay(quiet=level > logging.INFO, period_seconds=given["stats_period"])
@@ -283,7 +134,7 @@ def _filter_with_signals(
 
     def work() -> None:
         try:
-            from carfilter.pipeline import filter_video
+            from carfilter.run.pipeline import filter_video
 
             _set_ffmpeg_log(given["loglevel"])
             options = filter_options(given)
@@ -308,68 +159,6 @@ def _set_ffmpeg_log(level: str) -> None:
     """Let FFmpeg speak for itself at the chatty levels only; PyAV keeps it silent otherwise."""
     if level not in ("verbose", "debug"):
         return
-    from carfilter.source import log_ffmpeg
+    from carfilter.media.source import log_ffmpeg
 
     log_ffmpeg(everything=level == "debug")
-
-
-def filter_options(given: dict[str, Any]) -> "FilterOptions":
-    from carfilter.opening import MAX_PIXELS
-    from carfilter.pictures import ASSUMED_QP
-    from carfilter.pipeline import FilterOptions
-    from carfilter.restore import RestoreOptions
-    from carfilter.source import SourceOptions
-    from carfilter.target import TargetOptions
-
-    start, end = given["start"], given["end"]
-    if given["duration"] is not None:
-        end = (start or 0.0) + given["duration"]
-    named = {"crf": "crf", "preset": "preset", "tune": "tune", "bit_rate": "b", "gop": "g"}
-    named |= {"maxrate": "maxrate", "bufsize": "bufsize"}
-    encoder = [(name, given[key]) for key, name in named.items() if given[key] is not None]
-    muxer = [(key, str(given[key])) for key in _MUXING if given.get(key) is not None]
-    inputs = [(key, given[key]) for key in ("framerate", "rtsp_transport") if given[key]]
-    return FilterOptions(
-        source=SourceOptions(
-            format=given["input_format"],
-            options=tuple(inputs),
-            start_seconds=start,
-            end_seconds=end,
-            maps=given["maps"],
-            audio=not given["no_audio"],
-            subtitles=not given["no_subtitles"],
-            data=not given["no_data"],
-            threads=given["threads"],
-            stop_on_error=given["xerror"],
-            hwaccel=given["hwaccel"],
-            measures_qp=given["qp"] is None,
-            max_pixels=given["max_pixels"] or MAX_PIXELS,
-        ),
-        target=TargetOptions(
-            format=given["format"],
-            video_codec=given["video_codec"],
-            audio_codec=given["audio_codec"],
-            subtitle_codec=given["subtitle_codec"],
-            pix_fmt=given["pix_fmt"],
-            encoder=(*encoder, *given["enc_opt"]),
-            muxer=tuple(muxer),
-            metadata=given["metadata"],
-            threads=given["threads"],
-            overwrite=given["overwrite"],
-            drop_unsupported=given["drop_unsupported"],
-            verbose_encoder=given["loglevel"] in ("verbose", "debug"),
-        ),
-        restore=RestoreOptions(
-            device=given["device"],
-            precision=given["precision"],
-            batch_size=given["batch"] or 0,
-            tile=(given["tile"] or 0) // 16 * 16,
-            strength=given["strength"],
-            qp=ASSUMED_QP if given["qp"] is None else given["qp"],
-            lookahead=given["lookahead"],
-            reuse=not given["no_reuse"],
-        ),
-        compare=given["compare"],
-        sidecar=given["sidecar"],
-        live=given.get("live", False),
-    )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from carfilter.clips import Clip
+from carfilter.media.clips import Clip
 from carfilter.unfinished import written_whole
 
 

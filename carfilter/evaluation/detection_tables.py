@@ -7,18 +7,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from carfilter.average_precision import (
+from carfilter.evaluation.average_precision import (
     FEWEST_BOXES,
     Precision,
     average_precision,
     difference_interval,
     truth_of,
 )
-from carfilter.detection import Boxes
-from carfilter.evaluate import Evaluation
-from carfilter.measures import unpack_boxes
-from carfilter.prepared import Column
-from carfilter.tables import (
+from carfilter.evaluation.detection import Boxes
+from carfilter.evaluation.evaluate import Evaluation
+from carfilter.evaluation.measures import unpack_boxes
+from carfilter.evaluation.prepared import Column
+from carfilter.evaluation.tables import (
     DECODE,
     Cell,
     Table,

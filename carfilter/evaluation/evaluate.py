@@ -13,14 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from carfilter.cache import cached, clip_digest
-from carfilter.clips import Clip, MeasureQp, read_clip
 from carfilter.errors import CarfilterError, MediaError
-from carfilter.measures import SMALLEST_SIDE, Measure
-from carfilter.methods import Method
-from carfilter.prepared import Column, Prepared, Variant, column_spread, find_columns, prepare
-from carfilter.variants import PAPER_CRFS
-from carfilter.variants import Settings as DegradeSettings
+from carfilter.evaluation.cache import cached, clip_digest
+from carfilter.evaluation.measures import SMALLEST_SIDE, Measure
+from carfilter.evaluation.methods import Method
+from carfilter.evaluation.prepared import (
+    Column,
+    Prepared,
+    Variant,
+    column_spread,
+    find_columns,
+    prepare,
+)
+from carfilter.media.clips import Clip, MeasureQp, read_clip
+from carfilter.pairs.variants import PAPER_CRFS
+from carfilter.pairs.variants import Settings as DegradeSettings
 
 _KEY_FRAME = 1  # of Clip.types
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from carfilter.detection_tables import DetectionScores
-from carfilter.evaluate import Evaluation
-from carfilter.record import Record
-from carfilter.tables import VALUES, Table, column_label, megabits, row_names, value_of
-from carfilter.verdicts import Verdict
+from carfilter.evaluation.detection_tables import DetectionScores
+from carfilter.evaluation.evaluate import Evaluation
+from carfilter.evaluation.record import Record
+from carfilter.evaluation.tables import VALUES, Table, column_label, megabits, row_names, value_of
+from carfilter.evaluation.verdicts import Verdict
 
 _MARKS = {True: "met", False: "**NOT MET**", None: "not tested"}
 

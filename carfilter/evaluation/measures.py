@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from carfilter import baselines, metrics
-from carfilter.clips import Clip, Planes
-from carfilter.detection import Boxes, Detector, bgr_from_yuv
+from carfilter import metrics
+from carfilter.evaluation import baselines
+from carfilter.evaluation.detection import Boxes, Detector, bgr_from_yuv
+from carfilter.media.clips import Clip, Planes
 
 IDENTICAL_PSNR = 100.0
 """dB that stand for identical frames, whose PSNR is infinite and would swallow every mean."""

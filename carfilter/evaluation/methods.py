@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from carfilter import baselines
-from carfilter.clips import Clip
-from carfilter.network import config_of
+from carfilter.evaluation import baselines
+from carfilter.media.clips import Clip
 from carfilter.pictures import Picture
-from carfilter.restore import RestoreOptions, Restorer
-from carfilter.weights import Model
+from carfilter.restore.network import config_of
+from carfilter.restore.restorer import RestoreOptions, Restorer
+from carfilter.restore.weights import Model
 
 _B_FRAME = 3  # of Clip.types
 _TYPICAL_QP = 34.0  # for spp where a decoder exports no QP

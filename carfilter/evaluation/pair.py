@@ -8,14 +8,15 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-from carfilter import methods
-from carfilter.cache import sha256_of
-from carfilter.clips import Clip, read_clip
 from carfilter.errors import MediaError
-from carfilter.evaluate import Evaluation, OnStep, measure_clip
-from carfilter.measures import Measure, psnr_per_frame
-from carfilter.prepared import Prepared, Variant
-from carfilter.source import Decoded, SourceOptions, open_source
+from carfilter.evaluation import methods
+from carfilter.evaluation.cache import sha256_of
+from carfilter.evaluation.evaluate import Evaluation, OnStep, measure_clip
+from carfilter.evaluation.measures import Measure, psnr_per_frame
+from carfilter.evaluation.prepared import Prepared, Variant
+from carfilter.media.clips import Clip, read_clip
+from carfilter.media.options import SourceOptions
+from carfilter.media.source import Decoded, open_source
 
 # Matroska ticks at 1 ms: two files may differ by half a tick each and another in the first frame.
 _TOLERANCE = Fraction(2, 1000)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from carfilter.errors import CarfilterError
-from carfilter.evaluate import ClipResult, Evaluation
-from carfilter.prepared import Column
-from carfilter.tables import (
+from carfilter.evaluation.evaluate import ClipResult, Evaluation
+from carfilter.evaluation.prepared import Column
+from carfilter.evaluation.tables import (
     DECODE,
     VALUES,
     Value,

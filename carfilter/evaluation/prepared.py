@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from carfilter.cache import key_of, sha256_of, write_json
-from carfilter.clips import read_clip
-from carfilter.degrade import degrade
 from carfilter.errors import MediaError
-from carfilter.measures import psnr_per_frame
-from carfilter.variants import Settings
+from carfilter.evaluation.cache import key_of, sha256_of, write_json
+from carfilter.evaluation.measures import psnr_per_frame
+from carfilter.media.clips import read_clip
+from carfilter.pairs.degrade import degrade
+from carfilter.pairs.variants import Settings
 
 _DEGRADE_VERSION = 1  # raise it when what a cached variant means changes
 

@@ -9,10 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from carfilter import __version__
-from carfilter.baselines import ffmpeg_version
 from carfilter.errors import CarfilterError
-from carfilter.methods import Method
-from carfilter.variants import Settings as DegradeSettings
+from carfilter.evaluation.baselines import ffmpeg_version
+from carfilter.evaluation.methods import Method
+from carfilter.pairs.variants import Settings as DegradeSettings
 
 _PACKAGES = ("av", "torch", "numpy", "onnxruntime", "pycocotools")
 _LINE = 60  # characters of the shown command after which the next option starts a new line

@@ -10,17 +10,21 @@ from pathlib import Path
 
 import torch
 
-from carfilter import measures, methods, record, tables, verdicts
-from carfilter.cache import sha256_of
-from carfilter.degrade import find_sources
-from carfilter.detection import DetectorSettings, OnnxDetector
-from carfilter.detection_tables import DetectionScores, detection_tables, score_detections
 from carfilter.errors import CarfilterError
-from carfilter.evaluate import Evaluation, OnStep, Settings, evaluate
-from carfilter.pair import evaluate_pair
-from carfilter.restore import RestoreOptions
-from carfilter.variants import Settings as DegradeSettings
-from carfilter.weights import load_weights, shipped_models
+from carfilter.evaluation import measures, methods, record, tables, verdicts
+from carfilter.evaluation.cache import sha256_of
+from carfilter.evaluation.detection import DetectorSettings, OnnxDetector
+from carfilter.evaluation.detection_tables import (
+    DetectionScores,
+    detection_tables,
+    score_detections,
+)
+from carfilter.evaluation.evaluate import Evaluation, OnStep, Settings, evaluate
+from carfilter.evaluation.pair import evaluate_pair
+from carfilter.pairs.degrade import find_sources
+from carfilter.pairs.variants import Settings as DegradeSettings
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.restore.weights import load_weights, shipped_models
 
 
 @dataclass(frozen=True)

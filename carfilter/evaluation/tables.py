@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from carfilter import metrics
-from carfilter.bd_rate import bd_rate
-from carfilter.evaluate import ClipResult, Evaluation, Result
-from carfilter.prepared import Column
+from carfilter.evaluation.bd_rate import bd_rate
+from carfilter.evaluation.evaluate import ClipResult, Evaluation, Result
+from carfilter.evaluation.prepared import Column
 
 DECODE = "decode"
 

@@ -6,9 +6,9 @@ And the rows that the paper published, to stand beside ours.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from carfilter.detection_tables import DetectionScores
-from carfilter.evaluate import Evaluation
-from carfilter.tables import (
+from carfilter.evaluation.detection_tables import DetectionScores
+from carfilter.evaluation.evaluate import Evaluation
+from carfilter.evaluation.tables import (
     DECODE,
     VALUES,
     Cell,

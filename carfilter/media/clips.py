@@ -16,11 +16,11 @@ import numpy.typing as npt
 from av.video.reformatter import ColorRange
 
 from carfilter.errors import MediaError
-from carfilter.frames import copy_luma, has_luma_plane, luma_view, read_qp
-from carfilter.measured_qp import gauge_of
-from carfilter.opening import open_container
+from carfilter.media.frames import copy_luma, has_luma_plane, luma_view, read_qp
+from carfilter.media.measured_qp import gauge_of
+from carfilter.media.opening import open_container
+from carfilter.media.ticks import as_fraction
 from carfilter.pictures import QpMap
-from carfilter.ticks import as_fraction
 from carfilter.unfinished import part_of
 
 Planes = npt.NDArray[np.uint8]

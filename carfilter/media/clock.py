@@ -14,8 +14,8 @@ from typing import Any
 
 import av
 
-from carfilter.selection import is_picture
-from carfilter.ticks import as_fraction, packet_seconds, shift_packet
+from carfilter.media.selection import is_picture
+from carfilter.media.ticks import as_fraction, packet_seconds, shift_packet
 
 _TS_DISCONT = 0x200  # AVFMT_TS_DISCONT: the format may jump by itself, as MPEG-TS does
 _BACKWARD = Fraction(1, 10)  # seconds; less is jitter, which is repaired frame by frame

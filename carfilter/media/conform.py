@@ -10,7 +10,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-from carfilter.frames import bit_depth, copy_luma, has_luma_plane, replace_luma
+from carfilter.media.frames import bit_depth, copy_luma, has_luma_plane, replace_luma
 from carfilter.pictures import Luma
 
 # Semi-planar formats, and those that hold the same samples in planes of their own.

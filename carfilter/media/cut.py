@@ -9,8 +9,8 @@ from typing import Any
 import av
 import av.error
 
-from carfilter.selection import is_picture
-from carfilter.ticks import as_fraction, packet_seconds
+from carfilter.media.selection import is_picture
+from carfilter.media.ticks import as_fraction, packet_seconds
 
 # Seconds: seeking goes by dts, and those of the first frames lie before the time a file begins at.
 _BEFORE_START = 10

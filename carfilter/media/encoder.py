@@ -6,22 +6,19 @@ import io
 import logging
 import os
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import av
 import av.error
 
-from carfilter.conform import PLANAR, is_full_range
 from carfilter.errors import MediaError
-from carfilter.frames import COLOUR_TAGS, display_matrix, pixel_format
-from carfilter.hardware import usable_encoder
-from carfilter.hdr import hdr_options
-from carfilter.segments import FORMATS as SEGMENT_FORMATS
-from carfilter.source import Source
-from carfilter.streams import check_encoder, copy_tags
-
-if TYPE_CHECKING:
-    from carfilter.target import TargetOptions
+from carfilter.media.conform import PLANAR, is_full_range
+from carfilter.media.frames import COLOUR_TAGS, display_matrix, pixel_format
+from carfilter.media.hardware import usable_encoder
+from carfilter.media.hdr import hdr_options
+from carfilter.media.options import TargetOptions
+from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
+from carfilter.media.source import Source
+from carfilter.media.streams import check_encoder, copy_tags
 
 logger = logging.getLogger("carfilter")
 

@@ -5,7 +5,7 @@ side data inside, and only its luma is exchanged. Nothing here converts a pixel 
 """
 
 import functools
-from typing import Any
+from typing import Any, TypeAlias
 
 import av
 import numpy as np
@@ -13,6 +13,8 @@ from av.sidedata.sidedata import SideDataContainer
 
 from carfilter.errors import MediaError
 from carfilter.pictures import MACROBLOCK, Luma, QpMap
+
+VideoFrame: TypeAlias = av.VideoFrame  # for those who only pass one on
 
 # AVVideoBlockParams: five 32-bit integers, https://ffmpeg.org/doxygen/trunk/video__enc__params_8h.html
 _BLOCK = np.dtype([("x", "i4"), ("y", "i4"), ("w", "i4"), ("h", "i4"), ("delta_qp", "i4")])

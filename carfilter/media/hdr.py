@@ -13,7 +13,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from carfilter.frames import side_data
+from carfilter.media.frames import side_data
 
 logger = logging.getLogger("carfilter")
 

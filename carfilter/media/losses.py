@@ -6,7 +6,7 @@ import logging
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from carfilter.ticks import frame_seconds
+from carfilter.media.ticks import frame_seconds
 
 if TYPE_CHECKING:
     import av

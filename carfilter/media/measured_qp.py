@@ -12,7 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
-from carfilter.frames import bit_depth, copy_luma
+from carfilter.media.frames import bit_depth, copy_luma
 from carfilter.pictures import Luma, QpMap, uniform_qp
 
 _ENCODER = "libx264"

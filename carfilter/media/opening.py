@@ -21,8 +21,8 @@ import av.error
 from av.codec.hwaccel import HWAccel
 
 from carfilter.errors import MediaError
+from carfilter.media.options import MAX_PIXELS
 
-MAX_PIXELS = 8192 * 4352
 """The largest picture of H.264's, HEVC's and AV1's level 6.2, as the default of --max-pixels."""
 
 _LIVE = re.compile(r"^(rtsp|rtsps|rtmp|rtmps|rtp|udp|tcp|srt|http|https|mmsh|mmst)://", re.I)

@@ -20,10 +20,11 @@ from typing import Any
 import av
 
 from carfilter.errors import MediaError
-from carfilter.opening import is_url
-from carfilter.source import Decoded, Event, Source, SourceOptions, open_source
-from carfilter.streams import stream_codec
-from carfilter.ticks import as_fraction, packet_seconds, shift_packet
+from carfilter.media.opening import is_url
+from carfilter.media.options import SourceOptions
+from carfilter.media.source import Decoded, Event, Source, open_source
+from carfilter.media.streams import stream_codec
+from carfilter.media.ticks import as_fraction, packet_seconds, shift_packet
 
 logger = logging.getLogger("carfilter")
 

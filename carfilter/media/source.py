@@ -18,62 +18,28 @@ from typing import Any, TypeAlias
 import av
 import av.error
 
-from carfilter.clock import Clock, FrameTimes
-from carfilter.conform import PLANAR, convert
-from carfilter.cut import Cut
 from carfilter.errors import MediaError
-from carfilter.frames import (
+from carfilter.media.clock import Clock, FrameTimes
+from carfilter.media.conform import PLANAR, convert
+from carfilter.media.cut import Cut
+from carfilter.media.frames import (
     check_pix_fmt,
     clip_samples,
     has_luma_plane,
     pixel_format,
     read_qp,
 )
-from carfilter.hardware import decoding_device
-from carfilter.measured_qp import QpGauge, gauge_of
-from carfilter.opening import (
-    MAX_PIXELS,
-    check_size,
-    decoder_limit,
-    display_name,
-    is_url,
-    open_container,
-)
+from carfilter.media.hardware import decoding_device
+from carfilter.media.measured_qp import QpGauge, gauge_of
+from carfilter.media.opening import check_size, decoder_limit, display_name, is_url, open_container
+from carfilter.media.options import SourceOptions
+from carfilter.media.selection import main_video, select_streams
+from carfilter.media.ticks import as_fraction
 from carfilter.pictures import QpMap
-from carfilter.selection import main_video, select_streams
-from carfilter.ticks import as_fraction
 
 logger = logging.getLogger("carfilter")
 
 _MAX_FAILURES = 200  # consecutive packets that cannot be read or decoded
-
-
-@dataclass(frozen=True)
-class SourceOptions:
-    """How to read a source; times are seconds from the start of the source."""
-
-    format: str | None = None
-    options: tuple[tuple[str, str], ...] = ()  # of the demuxer or protocol
-    start_seconds: float | None = None
-    end_seconds: float | None = None
-    maps: tuple[str, ...] = ()  # FFmpeg's -map specifiers; none takes every stream
-    audio: bool = True
-    subtitles: bool = True
-    data: bool = True
-    threads: int = 0  # of the decoder; 0 takes the cores
-    stop_on_error: bool = False
-    pix_fmt: str | None = None  # to convert to what has no luma plane of its own
-    max_pixels: int = MAX_PIXELS  # of a picture; larger ones are refused
-    hwaccel: str | None = None  # device to decode on; it tells no QP
-    live: bool = False  # give frames as soon as they are there, and notice sooner that none come
-    qp_maps: bool = False  # let the decoder export them; H.264 then decodes without frame threads
-    measures_qp: bool = True  # with qp_maps, at key frames, where the decoder exports none
-
-    @property
-    def dropped_types(self) -> set[str]:
-        """The stream types that -an, -sn and -dn leave out."""
-        kept = {"audio": self.audio, "subtitle": self.subtitles, "data": self.data}
-        return {kind for kind, is_kept in kept.items() if not is_kept}
 
 
 @dataclass

@@ -19,10 +19,10 @@ import av.error
 from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
-from carfilter.adts import ADTS_FORMATS, audio_specific_config, without_adts
 from carfilter.errors import MediaError
-from carfilter.opening import open_container
-from carfilter.selection import is_picture
+from carfilter.media.adts import ADTS_FORMATS, audio_specific_config, without_adts
+from carfilter.media.opening import open_container
+from carfilter.media.selection import is_picture
 
 _G711 = {"pcm_mulaw", "pcm_alaw"}
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}

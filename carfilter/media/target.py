@@ -20,16 +20,17 @@ from typing import Any
 import av
 import av.error
 
-from carfilter.conform import convert, is_full_range, picture_form
-from carfilter.encoder import add_video, open_encoder
 from carfilter.errors import DownstreamClosedError, MediaError
-from carfilter.losses import Losses
-from carfilter.opening import is_url
-from carfilter.segments import FORMATS as SEGMENT_FORMATS
-from carfilter.segments import Segments
-from carfilter.selection import is_picture
-from carfilter.source import Source
-from carfilter.streams import (
+from carfilter.media.conform import convert, is_full_range, picture_form
+from carfilter.media.encoder import add_video, open_encoder
+from carfilter.media.losses import Losses
+from carfilter.media.opening import is_url
+from carfilter.media.options import TargetOptions
+from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
+from carfilter.media.segments import Segments
+from carfilter.media.selection import is_picture
+from carfilter.media.source import Source
+from carfilter.media.streams import (
     Carrier,
     Route,
     add_attachment,
@@ -38,7 +39,7 @@ from carfilter.streams import (
     make_carrier,
     plan_routes,
 )
-from carfilter.ticks import as_fraction, frame_seconds, packet_seconds, rescale
+from carfilter.media.ticks import as_fraction, frame_seconds, packet_seconds, rescale
 from carfilter.unfinished import check_folder_of, part_of, partial_of
 
 logger = logging.getLogger("carfilter")
@@ -48,25 +49,6 @@ _KEY = 1  # AV_PICTURE_TYPE_I
 # Not empty_moov: it would shift the first frame by the priming of AAC.
 _FRAGMENTED = "frag_keyframe+delay_moov+default_base_moof"
 _MUXER_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands"}
-
-
-@dataclass(frozen=True)
-class TargetOptions:
-    """How to write a target; names and values are FFmpeg's."""
-
-    format: str | None = None
-    video_codec: str | None = None
-    audio_codec: str | None = None
-    subtitle_codec: str | None = None
-    pix_fmt: str | None = None
-    encoder: tuple[tuple[str, str], ...] = ()  # options of the video encoder, b for -b:v
-    muxer: tuple[tuple[str, str], ...] = ()
-    metadata: tuple[tuple[str, str], ...] = ()
-    threads: int = 0
-    overwrite: bool = False
-    drop_unsupported: bool = False
-    verbose_encoder: bool = False
-    live: bool = False  # encode without delay, and write each packet at once
 
 
 _PLAIN = TargetOptions()

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from carfilter.clips import Clip, read_clip, read_photo, scale_clip, write_clip
 from carfilter.errors import CarfilterError, MediaError
-from carfilter.packs import NO_QP, Twin, save_clean, save_twin
-from carfilter.photos import pan_and_zoom, still_scene
-from carfilter.variants import Settings, Variant, generator_for, plan_variants
+from carfilter.media.clips import Clip, read_clip, read_photo, scale_clip, write_clip
+from carfilter.pairs.packs import NO_QP, Twin, save_clean, save_twin
+from carfilter.pairs.photos import pan_and_zoom, still_scene
+from carfilter.pairs.variants import Settings, Variant, generator_for, plan_variants
 
 _PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 _MOST_PIECES = 3  # that cross a still view

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from carfilter.window import REFERENCES
+from carfilter.restore.window import REFERENCES
 
 QP_UNKNOWN = -1.0
 """Value of the QP plane where the decoder exported no QP; known ones lie in 0..1 (QP / 51)."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from carfilter.pictures import Picture
-from carfilter.window import KEY, NEAR, Coding, choose
+from carfilter.restore.window import KEY, NEAR, Coding, choose
 
 LOOKAHEAD_BYTES = 512 << 20
 _THUMB = 8  # every so many-th line and sample is compared to tell a cut

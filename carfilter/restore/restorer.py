@@ -17,13 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from carfilter.batches import MEASURED_AT_BATCH, batches, default_batch, fastest_batch
-from carfilter.compiled import COMPILE_AFTER_SECONDS, Compiling
-from carfilter.devices import PRECISIONS, choose_device, choose_precision
 from carfilter.errors import DeviceError
-from carfilter.int8 import Int8Fast, int8_twin, is_available, passes_self_test, torch_is_exact
-from carfilter.int8_rows import RowsTwin, with_rows
-from carfilter.network import Car, Fast
 from carfilter.pictures import (
     ASSUMED_QP,
     MACROBLOCK,
@@ -35,12 +29,24 @@ from carfilter.pictures import (
     with_qp,
 )
 from carfilter.prefetch import Prefetch
-from carfilter.references import with_references
-from carfilter.reuse import Box, Reuse, settle
-from carfilter.samples import add, expand_qp, scaled
-from carfilter.slots import Inputs, Slot
-from carfilter.steady import Noted, keep_unchanged, settle_noting, steadied
-from carfilter.threads import Team, torch_threads
+from carfilter.restore.batches import MEASURED_AT_BATCH, batches, default_batch, fastest_batch
+from carfilter.restore.compiled import COMPILE_AFTER_SECONDS, Compiling
+from carfilter.restore.devices import PRECISIONS, choose_device, choose_precision
+from carfilter.restore.int8.convolutions import (
+    Int8Fast,
+    int8_twin,
+    is_available,
+    passes_self_test,
+    torch_is_exact,
+)
+from carfilter.restore.int8.rows import RowsTwin, with_rows
+from carfilter.restore.network import Car, Fast
+from carfilter.restore.references import with_references
+from carfilter.restore.reuse import Box, Reuse, settle
+from carfilter.restore.samples import add, expand_qp, scaled
+from carfilter.restore.slots import Inputs, Slot
+from carfilter.restore.steady import Noted, keep_unchanged, settle_noting, steadied
+from carfilter.restore.threads import Team, torch_threads
 
 _CPU_LIVE_BYTES = 1 << 30  # above it a frame is cut into tiles, before the system swaps
 _MOST_SIDE_BY_SIDE = 4  # pictures; more cores than that work on each together
@@ -60,12 +66,12 @@ class RestoreOptions:
     strength: float = 1.0
     qp: int | None = ASSUMED_QP  # where a picture has none; None lets the network know that
     lookahead: int = 64  # pictures that a multi-frame network may wait for
-    reuse: bool = True  # keep the result of what did not change, see carfilter.reuse
+    reuse: bool = True  # keep the result of what did not change, see carfilter.restore.reuse
     compile_after: float = COMPILE_AFTER_SECONDS  # of waiting for a network on CUDA; inf for never
 
 
 class LumaNetwork(Protocol):
-    """What the Restorer asks of a network; see carfilter.network."""
+    """What the Restorer asks of a network; see carfilter.restore.network."""
 
     uses_qp: bool
     halo: int
@@ -81,7 +87,7 @@ class Restorer:
     time, plus batching.
 
     Args:
-        network: maps luma in [-1, 1] to the correction that is added, see carfilter.network.
+        network: maps luma in [-1, 1] to the correction that is added; see restore.network.
         size: height and width that the default batch and tile are chosen for.
         int8_ranges: of the network's activations, from its checkpoint; None keeps to fp32 on a CPU.
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from carfilter.network import MAX_QP, QP_UNKNOWN
 from carfilter.pictures import MACROBLOCK
+from carfilter.restore.network import MAX_QP, QP_UNKNOWN
 
 _PIECE_PIXELS = 1 << 18  # a megabyte in float: half of a core's second-level cache
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carfilter.network import QP_UNKNOWN
 from carfilter.pictures import MACROBLOCK, Area, Luma, Picture, cut
+from carfilter.restore.network import QP_UNKNOWN
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from carfilter.pictures import MACROBLOCK, Blocks, Luma, Picture
-from carfilter.reuse import settle
+from carfilter.restore.reuse import settle
 
 # The share of a pixel that goes on to the next picture where nothing changed, and the levels by
 # which the 3x3 pixels around differ, the nearer ones weighing more, where 1/e of that share does.

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from carfilter.checkpoint import DAMAGED, check_file, check_pt, damaged, pickled
 from carfilter.errors import WeightsError
-from carfilter.network import Fast, Network, build_network, config_of
+from carfilter.restore.checkpoint import DAMAGED, check_file, check_pt, damaged, pickled
+from carfilter.restore.network import Fast, Network, build_network, config_of
 from carfilter.unfinished import written_whole
 
 _FORMAT = "carfilter-1"
@@ -33,13 +33,14 @@ class Model:
     sha256: str
     training: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
-    int8_ranges: list[float] | None = None  # of the activations, see carfilter.int8
+    int8_ranges: list[float] | None = None  # of the activations; see carfilter.restore.int8
 
 
 def models_folder() -> Path:
     """Return the folder of the shipped models: in the wheel inside the package, else beside it."""
-    inside = Path(__file__).parent / "models"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "models"
+    package = Path(__file__).parent.parent
+    inside = package / "models"
+    return inside if inside.is_dir() else package.parent / "models"
 
 
 def shipped_models() -> list[str]:

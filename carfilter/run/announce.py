@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from carfilter import __version__
 
 if TYPE_CHECKING:
-    from carfilter.pipeline import Run
-    from carfilter.restore import Restorer
-    from carfilter.source import Source
-    from carfilter.target import Target
-    from carfilter.weights import Model
+    from carfilter.media.source import Source
+    from carfilter.media.target import Target
+    from carfilter.restore.restorer import Restorer
+    from carfilter.restore.weights import Model
+    from carfilter.run.account import Run
 
 logger = logging.getLogger("carfilter")
 

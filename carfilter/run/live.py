@@ -14,10 +14,10 @@ from typing import TypeAlias
 
 import numpy as np
 
+from carfilter.media.source import Decoded, Event
+from carfilter.media.ticks import frame_seconds
 from carfilter.pictures import Luma, Picture, uniform_qp
-from carfilter.restore import Restorer
-from carfilter.source import Decoded, Event
-from carfilter.ticks import frame_seconds
+from carfilter.restore.restorer import Restorer
 
 logger = logging.getLogger("carfilter")
 

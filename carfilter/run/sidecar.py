@@ -12,11 +12,12 @@ import torch
 
 from carfilter import __version__
 from carfilter.errors import CarfilterError
-from carfilter.source import library_versions
-from carfilter.weights import Model
+from carfilter.media.source import library_versions
+from carfilter.restore.weights import Model
 
 if TYPE_CHECKING:
-    from carfilter.pipeline import FilterOptions, Run
+    from carfilter.run.account import Run
+    from carfilter.run.options import FilterOptions
 
 
 def write_sidecar(

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from carfilter.errors import MediaError
-from carfilter.network import QP_UNKNOWN
-from carfilter.packs import NO_QP, Twin, list_packs, load_clean, load_twin
+from carfilter.pairs.packs import NO_QP, Twin, list_packs, load_clean, load_twin
 from carfilter.pictures import Picture
-from carfilter.reuse import settle
-from carfilter.window import PAST_SLOTS, REFERENCES, Coding, choose
+from carfilter.restore.network import QP_UNKNOWN
+from carfilter.restore.reuse import settle
+from carfilter.restore.window import PAST_SLOTS, REFERENCES, Coding, choose
 
 _GRID = 16  # macroblocks; a multiple of the space-to-depth factor and of every transform size
 _LEVELS = 128.0

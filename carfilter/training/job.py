@@ -12,15 +12,15 @@ import numpy as np
 import torch
 import torch.distributed
 
-from carfilter.dataset import Pairs, Sampling, draw_crops, load_pairs
-from carfilter.devices import choose_device
 from carfilter.errors import CarfilterError
-from carfilter.int8 import calibrate
-from carfilter.network import Car, Fast, Network, deepen, grow
-from carfilter.recipe import Budget, Recipe, paper_recipe
-from carfilter.train import Group, Hooks, State, load_state, new_state, train
-from carfilter.validation import Score, by_crf, score_network
-from carfilter.weights import load_weights, save_weights
+from carfilter.restore.devices import choose_device
+from carfilter.restore.int8.convolutions import calibrate
+from carfilter.restore.network import Car, Fast, Network, deepen, grow
+from carfilter.restore.weights import load_weights, save_weights
+from carfilter.training.dataset import Pairs, Sampling, draw_crops, load_pairs
+from carfilter.training.loop import Group, Hooks, State, load_state, new_state, train
+from carfilter.training.recipe import Budget, Recipe, paper_recipe
+from carfilter.training.validation import Score, by_crf, score_network
 
 _CALIBRATION_DRAWS, _CALIBRATION_BATCH = 16, 16  # 256 crops
 
@@ -154,8 +154,8 @@ def packs_of(folder: Path, out: Path, seed: int) -> Path:
     """
     if any(folder.rglob("*.npz")) or "WORLD_SIZE" in os.environ:
         return folder  # torchrun's processes would all make the same files at once
-    from carfilter.degrade import degrade, find_sources
-    from carfilter.variants import Settings
+    from carfilter.pairs.degrade import degrade, find_sources
+    from carfilter.pairs.variants import Settings
 
     pairs = out.with_suffix(".pairs")
     if not (pairs / "manifest.json").exists():

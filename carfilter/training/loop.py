@@ -18,15 +18,15 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from carfilter.checkpoint import DAMAGED
-from carfilter.dataset import Crops, Pairs, Sampling, draw_crops
-from carfilter.devices import bfloat_is_fast
 from carfilter.errors import CarfilterError, WeightsError
-from carfilter.network import Fast, Network, build_network, config_of
-from carfilter.recipe import Budget, Recipe, learning_rate, loss_of
-from carfilter.training_log import TrainingLog
+from carfilter.restore.checkpoint import DAMAGED
+from carfilter.restore.devices import bfloat_is_fast
+from carfilter.restore.network import Fast, Network, build_network, config_of
+from carfilter.restore.weights import read_pt, save_weights
+from carfilter.training.dataset import Crops, Pairs, Sampling, draw_crops
+from carfilter.training.log import TrainingLog
+from carfilter.training.recipe import Budget, Recipe, learning_rate, loss_of
 from carfilter.unfinished import written_whole
-from carfilter.weights import read_pt, save_weights
 
 _STATE = "carfilter-state-1"
 LOG_STEPS = 100

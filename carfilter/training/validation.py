@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carfilter.dataset import Pairs
 from carfilter.metrics import Plane, psnr, ssim
-from carfilter.network import QP_UNKNOWN, Best, Network
 from carfilter.pictures import ASSUMED_QP
-from carfilter.window import PAST_SLOTS
+from carfilter.restore.network import QP_UNKNOWN, Best, Network
+from carfilter.restore.window import PAST_SLOTS
+from carfilter.training.dataset import Pairs
 
 MODES = {
     "qp": "QP known",

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from archives import (
     FIXED,
     batch,
@@ -22,19 +23,19 @@ from archives import (
     processes_of_group,
     run_batch,
 )
-from media import equal_planes, make_clip, read_content, tiny_weights
-
-from carfilter.archive import ArchiveOptions, clean_archive
-from carfilter.archive_events import FAILED, PLANNED, STARTED, Event, Totals
-from carfilter.archive_machine import choose_workers
-from carfilter.archive_state import STATE_NAME, State, locked_folder
-from carfilter.archive_verify import VerificationError, check_result
-from carfilter.display_batch import plan_lines
+from carfilter.archive.clean import ArchiveOptions, clean_archive
+from carfilter.archive.events import FAILED, PLANNED, STARTED, Event, Totals
+from carfilter.archive.machine import choose_workers
+from carfilter.archive.state import STATE_NAME, State, locked_folder
+from carfilter.archive.verify import VerificationError, check_result
+from carfilter.commands.batch_display import plan_lines
 from carfilter.errors import CarfilterError
-from carfilter.pipeline import FilterOptions, Run, filter_video
-from carfilter.restore import RestoreOptions
-from carfilter.source import SourceOptions
-from carfilter.target import TargetOptions
+from carfilter.media.options import SourceOptions, TargetOptions
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.run.account import Run
+from carfilter.run.options import FilterOptions
+from carfilter.run.pipeline import filter_video
+from clips import equal_planes, make_clip, read_content, tiny_weights
 
 COPY = FilterOptions(
     source=SourceOptions(threads=1),
@@ -296,8 +297,8 @@ def test_the_number_of_workers_depends_on_the_machine_and_not_on_the_files() -> 
 
 def test_help_imports_neither_torch_nor_av() -> None:
     script = (
-        "import sys; from click.testing import CliRunner; from carfilter import cli_batch;"
-        "r = CliRunner().invoke(cli_batch.carfilter_batch, ['--help']); assert r.exit_code == 0;"
+        "import sys; from click.testing import CliRunner; from carfilter.commands import batch;"
+        "r = CliRunner().invoke(batch.carfilter_batch, ['--help']); assert r.exit_code == 0;"
         "sys.exit(bool({'torch', 'av', 'rich'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from media import make_clip
 
-from carfilter.archive_plan import (
+from carfilter.archive.plan import (
     Naming,
     check_collisions,
     check_folders,
@@ -14,6 +13,7 @@ from carfilter.archive_plan import (
     scan,
 )
 from carfilter.errors import CarfilterError
+from clips import make_clip
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from carfilter.archive_book import Book, Settings, describe_options
-from carfilter.archive_plan import Found
-from carfilter.archive_state import (
+from carfilter.archive.book import Book, Settings, describe_options
+from carfilter.archive.plan import Found
+from carfilter.archive.state import (
     DONE,
     FAILED,
     PENDING,
@@ -20,11 +20,11 @@ from carfilter.archive_state import (
     is_locked,
     locked_folder,
 )
-from carfilter.archive_worker import Outcome
+from carfilter.archive.worker import Outcome
 from carfilter.errors import CarfilterError
-from carfilter.pipeline import FilterOptions
-from carfilter.restore import RestoreOptions
-from carfilter.target import TargetOptions
+from carfilter.media.options import TargetOptions
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.run.options import FilterOptions
 
 SETTINGS = Settings("weights", "options")
 

@@ -28,10 +28,10 @@ prepare_process()
 
 import torch  # noqa: E402
 
-from carfilter.devices import choose_device  # noqa: E402
-from carfilter.int8_rows import usable_kinds  # noqa: E402
-from carfilter.network import build_network  # noqa: E402
-from carfilter.weights import Model, load_weights, shipped_models  # noqa: E402
+from carfilter.restore.devices import choose_device  # noqa: E402
+from carfilter.restore.int8.rows import usable_kinds  # noqa: E402
+from carfilter.restore.network import build_network  # noqa: E402
+from carfilter.restore.weights import Model, load_weights, shipped_models  # noqa: E402
 
 from . import idle, network, reuse, scaling  # noqa: E402
 from .load import Others  # noqa: E402

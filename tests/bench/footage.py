@@ -48,7 +48,8 @@ def make_quiet(folder: Path, size: tuple[int, int], frames: int, ffmpeg: str) ->
 def decode(clip: Path, *, qp_maps: bool) -> Iterator[Any]:
     """Yield each frame of a clip as a Decoded; without QP maps FFmpeg uses its frame threads."""
     # Here, so that the network alone is measured on machines without PyAV too.
-    from carfilter.source import Decoded, SourceOptions, open_source
+    from carfilter.media.options import SourceOptions
+    from carfilter.media.source import Decoded, open_source
 
     source = open_source(clip, SourceOptions(qp_maps=qp_maps))
     try:
@@ -59,7 +60,7 @@ def decode(clip: Path, *, qp_maps: bool) -> Iterator[Any]:
 
 def pictures(clip: Path, limit: int) -> list[Picture]:
     """Decode the luma, QP maps and frame types of a clip."""
-    from carfilter.frames import copy_luma
+    from carfilter.media.frames import copy_luma
 
     with closing(decode(clip, qp_maps=True)) as decoded:
         return [

@@ -48,11 +48,11 @@ train() { # train NAME MODEL MINUTES LEARNING_RATE OPTIONS...
     [ -e "$out/$name.state.pt" ] && start=(--resume)
     [ -n "$valid" ] && start+=(--valid "$valid" --score-minutes 4)
     # shellcheck disable=SC2086
-    part "$name" "${launcher[@]}" -m carfilter.cli_train "$packs" "$out/$name.pt" --model "$model" \
+    part "$name" "${launcher[@]}" -m carfilter.commands.train "$packs" "$out/$name.pt" --model "$model" \
         --minutes "$minutes" --lr "$rate" --batch "$BATCH" --device "$DEVICE" --save-minutes 1 \
         "$@" "${start[@]}" $EXTRA
     [ -n "$valid" ] && [ -e "$out/$name.pt" ] &&
-        part "$name.score" "$PYTHON" -m carfilter.cli_train "$valid" "$out/$name.pt" --score-only \
+        part "$name.score" "$PYTHON" -m carfilter.commands.train "$valid" "$out/$name.pt" --score-only \
             --every 4 --device "$DEVICE"
 }
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from torch.profiler import ProfilerActivity, profile
 
-from carfilter.batches import MEASURED_AT_BATCH
 from carfilter.pictures import Picture, uniform_qp
-from carfilter.restore import RestoreOptions, Restorer
-from carfilter.weights import Model
+from carfilter.restore.batches import MEASURED_AT_BATCH
+from carfilter.restore.restorer import RestoreOptions, Restorer
+from carfilter.restore.weights import Model
 
 from .rows import Row, bar, size_name
 from .timing import seconds_of

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from carfilter.int8 import int8_twin, torch_is_exact
-from carfilter.int8_rows import RowsTwin
-from carfilter.network import Fast, mac_per_pixel
 from carfilter.pictures import Picture, uniform_qp
-from carfilter.restore import RestoreOptions, Restorer
-from carfilter.weights import Model
+from carfilter.restore.int8.convolutions import int8_twin, torch_is_exact
+from carfilter.restore.int8.rows import RowsTwin
+from carfilter.restore.network import Fast, mac_per_pixel
+from carfilter.restore.restorer import RestoreOptions, Restorer
+from carfilter.restore.weights import Model
 
 from .rows import Row, bar, size_name
 from .timing import median_ms, ratio, take_times

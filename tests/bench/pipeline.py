@@ -26,9 +26,10 @@ from carfilter.process import prepare_process
 prepare_process()
 import torch
 from torch import nn
-from carfilter.pipeline import FilterOptions, filter_video
-from carfilter.target import TargetOptions
-from carfilter.weights import Model
+from carfilter.run.options import FilterOptions
+from carfilter.run.pipeline import filter_video
+from carfilter.media.options import TargetOptions
+from carfilter.restore.weights import Model
 
 class Identity(nn.Module):
     uses_qp, halo, live_bytes = True, 0, 0
@@ -42,7 +43,7 @@ filter_video(sys.argv[1], sys.argv[2], Model(Identity(), "identity", "0" * 64), 
 
 def commands(source: Path, target: Path) -> dict[str, list[str]]:
     """Return what is compared, by name."""
-    carfilter = [sys.executable, "-c", "from carfilter.cli import main; main()"]
+    carfilter = [sys.executable, "-c", "from carfilter.commands.restore import main; main()"]
     return {
         "ffmpeg": ["ffmpeg", "-v", "error", "-y", "-i", str(source), *X264, str(target)],
         "strength 0": [

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-CARFILTER = [sys.executable, "-c", "from carfilter.cli import main; main()"]
+CARFILTER = [sys.executable, "-c", "from carfilter.commands.restore import main; main()"]
 FAST_X264 = ["-c:v", "libx264", "-crf", "18", "-preset", "veryfast"]
 _LAUNCH = Path(__file__).with_name("launch.py")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from carfilter.pictures import Luma, Picture
-from carfilter.restore import RestoreOptions, Restorer
-from carfilter.reuse import settle
-from carfilter.weights import Model
+from carfilter.restore.restorer import RestoreOptions, Restorer
+from carfilter.restore.reuse import settle
+from carfilter.restore.weights import Model
 
 from .footage import changed_tiles, make_quiet, pictures
 from .rows import Row, bar, size_name

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from carfilter.pictures import Picture
-from carfilter.restore import RestoreOptions, Restorer
-from carfilter.weights import Model
+from carfilter.restore.restorer import RestoreOptions, Restorer
+from carfilter.restore.weights import Model
 
 from .footage import make_clip
 from .processes import carfilter, run

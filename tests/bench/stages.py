@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from carfilter.frames import replace_luma
-from carfilter.restore import RestoreOptions, Restorer
-from carfilter.source import SourceOptions, open_source
-from carfilter.target import TargetOptions, open_target
-from carfilter.weights import Model
+from carfilter.media.frames import replace_luma
+from carfilter.media.options import SourceOptions, TargetOptions
+from carfilter.media.source import open_source
+from carfilter.media.target import open_target
+from carfilter.restore.restorer import RestoreOptions, Restorer
+from carfilter.restore.weights import Model
 
 from .footage import decode, pictures
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from archives import (
     FIXED,
     batch,
@@ -19,7 +20,7 @@ from archives import (
     processes_of_group,
     run_batch,
 )
-from media import make_clip, tiny_weights
+from clips import make_clip, tiny_weights
 
 pytestmark = pytest.mark.slow
 

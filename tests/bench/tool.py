@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from carfilter.weights import Model
+from carfilter.restore.weights import Model
 
 from . import stages
 from .footage import make_clip

@@ -13,12 +13,13 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from cameras import COMMAND
 from click.testing import CliRunner, Result
-from media import draw_frame, equal_planes, make_clip, read_content, tiny_weights
 
-from carfilter.cli import Seconds, carfilter
-from carfilter.restore import RestoreOptions
+from cameras import COMMAND
+from carfilter.commands.options import Seconds
+from carfilter.commands.restore import carfilter
+from carfilter.restore.restorer import RestoreOptions
+from clips import draw_frame, equal_planes, make_clip, read_content, tiny_weights
 
 
 def call(*arguments: object) -> Result:
@@ -38,7 +39,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 def test_help_answers_at_once_and_loads_neither_torch_nor_av() -> None:
-    script = "import sys; from carfilter.cli import main\n"
+    script = "import sys; from carfilter.commands.restore import main\n"
     script += "try: main()\nfinally: print([m for m in ('torch', 'av') if m in sys.modules])"
     started = time.perf_counter()
     run = subprocess.run(
@@ -300,7 +301,7 @@ def test_a_reader_that_leaves_ends_any_pipe_quietly_with_one(
 
 def test_a_library_that_prints_cannot_soil_the_video_on_stdout(clip: Path) -> None:
     noisy = (
-        "import os, carfilter.pipeline as p; from carfilter.cli import main\n"
+        "import os, carfilter.run.pipeline as p; from carfilter.commands.restore import main\n"
         "real = p.report_losses\n"
         "def report(*run): os.write(1, b'noise'); print('noise'); real(*run)\n"
         "p.report_losses = report; main()"
@@ -363,8 +364,8 @@ def test_a_file_that_grows_past_its_limit_leaves_nothing(tmp_path: Path) -> None
 _PEAK = """
 import resource, sys
 from carfilter import filter_video
-from carfilter.pipeline import FilterOptions
-from carfilter.target import TargetOptions
+from carfilter.run.options import FilterOptions
+from carfilter.media.options import TargetOptions
 options = FilterOptions(target=TargetOptions(threads=2, encoder=(("preset", "veryfast"),)))
 run = filter_video(sys.argv[1], sys.argv[2], sys.argv[3], options)
 print(run.frames, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from detectors import SIDE, save_detector, yolox_output
 
-from carfilter.average_precision import (
+from carfilter.errors import CarfilterError
+from carfilter.evaluation.average_precision import (
     _matches,
     _weighted_mean,
     average_precision,
     difference_interval,
     truth_of,
 )
-from carfilter.detection import (
+from carfilter.evaluation.detection import (
     Boxes,
     DetectorSettings,
     OnnxDetector,
@@ -24,7 +24,7 @@ from carfilter.detection import (
     overlaps,
     suppress,
 )
-from carfilter.errors import CarfilterError
+from detectors import SIDE, save_detector, yolox_output
 
 AT_FILE_SIZE = DetectorSettings(at_frame_size=False)
 NAMES = {0: "person", 1: "car"}

@@ -20,17 +20,18 @@ import torch
 from click.testing import CliRunner, Result
 from skimage.metrics import structural_similarity
 
-from carfilter import baselines, measures, methods, metrics, tables
-from carfilter.bd_rate import bd_rate
-from carfilter.cli_eval import main
-from carfilter.clips import Clip, read_clip, write_clip
+from carfilter import metrics
+from carfilter.commands.evaluate import main
 from carfilter.errors import MediaError
-from carfilter.evaluate import Evaluation, Settings, evaluate
-from carfilter.network import build_network
-from carfilter.pair import evaluate_pair
-from carfilter.prepared import Column, Prepared, Variant, find_columns, prepare
-from carfilter.variants import Settings as DegradeSettings
-from carfilter.weights import Model, load_weights, save_weights
+from carfilter.evaluation import baselines, measures, methods, tables
+from carfilter.evaluation.bd_rate import bd_rate
+from carfilter.evaluation.evaluate import Evaluation, Settings, evaluate
+from carfilter.evaluation.pair import evaluate_pair
+from carfilter.evaluation.prepared import Column, Prepared, Variant, find_columns, prepare
+from carfilter.media.clips import Clip, read_clip, write_clip
+from carfilter.pairs.variants import Settings as DegradeSettings
+from carfilter.restore.network import build_network
+from carfilter.restore.weights import Model, load_weights, save_weights
 
 FRAMES, HEIGHT, WIDTH = 12, 96, 128
 LOSSLESS = {"qp": "0", "preset": "ultrafast"}
@@ -403,7 +404,7 @@ def run(*arguments: Any) -> Result:
 
 def test_help_imports_neither_torch_nor_av() -> None:
     code = (
-        "import sys\nfrom carfilter.cli_eval import main\n"
+        "import sys\nfrom carfilter.commands.evaluate import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'av'} & set(sys.modules)"
     )

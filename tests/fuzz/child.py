@@ -16,7 +16,7 @@ from pathlib import Path
 
 import av
 
-from carfilter.cli import main
+from carfilter.commands.restore import main
 
 LIMIT_SECONDS = 120.0  # a run takes a second; the rest is for machines with other work
 LIMIT_MEGABYTES = 2500

@@ -25,10 +25,6 @@ from fuzz.child import Outcome, play, run_command
 from fuzz.mutate import mutate
 from fuzz.seeds import make_seeds
 
-import carfilter.display
-import carfilter.pipeline
-import carfilter.progress  # noqa: F401 (loaded here, the children need not)
-
 FINDINGS = ("crash", "hang", "memory", "traceback", "no sentence", "unreadable target", "leftovers")
 _TARGETS = ("out.mp4", "out.mkv", "out.mkv", "out.ts", "out.nut", "out.mov")
 _ERROR = re.compile(r"^carfilter: error: .+$")

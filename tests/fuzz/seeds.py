@@ -5,9 +5,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from media import make_clip, tiny_weights
-
-from carfilter.weights import load_weights, save_weights
+from carfilter.restore.weights import load_weights, save_weights
+from clips import make_clip, tiny_weights
 
 _SVT = {"svtav1-params": "lp=1", "preset": "12"}
 SEEDS: dict[str, dict[str, Any]] = {

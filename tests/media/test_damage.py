@@ -5,15 +5,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media import draw_frame, make_clip, read_content, tiny_weights
 
 from carfilter import filter_video
 from carfilter.errors import MediaError
-from carfilter.frames import clip_samples
-from carfilter.pipeline import FilterOptions
-from carfilter.restore import RestoreOptions
-from carfilter.source import SourceOptions
-from carfilter.target import TargetOptions
+from carfilter.media.frames import clip_samples
+from carfilter.media.options import SourceOptions, TargetOptions
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.run.options import FilterOptions
+from clips import draw_frame, make_clip, read_content, tiny_weights
 
 EXACT = FilterOptions(
     target=TargetOptions(video_codec="ffv1", overwrite=True), restore=RestoreOptions(strength=0)

@@ -9,14 +9,14 @@ import av
 import numpy as np
 import pytest
 import torch
-from media import equal_planes, make_clip, read_content, tiny_weights
 from torch import Tensor, nn
 
 from carfilter import filter_video
-from carfilter.pipeline import FilterOptions
-from carfilter.restore import RestoreOptions
-from carfilter.target import TargetOptions
-from carfilter.weights import Model
+from carfilter.media.options import TargetOptions
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.restore.weights import Model
+from carfilter.run.options import FilterOptions
+from clips import equal_planes, make_clip, read_content, tiny_weights
 
 LOSSLESS = FilterOptions(target=TargetOptions(video_codec="ffv1"))
 B_FRAMES = {"bf": "2"}

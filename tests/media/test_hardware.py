@@ -8,14 +8,13 @@ from pathlib import Path
 import av
 import pytest
 import torch
-from media import equal_planes, make_clip, read_content
 
 from carfilter import filter_video
 from carfilter.errors import MediaError
-from carfilter.pipeline import FilterOptions
-from carfilter.restore import RestoreOptions
-from carfilter.source import SourceOptions
-from carfilter.target import TargetOptions
+from carfilter.media.options import SourceOptions, TargetOptions
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.run.options import FilterOptions
+from clips import equal_planes, make_clip, read_content
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 
@@ -47,7 +46,7 @@ def test_hwaccel_without_a_gpu_decodes_in_software_and_says_so(
 def test_hwaccel_on_a_pipe_loses_nothing_by_the_trial(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "in.mkv")
     given = ["-", tmp_path / "out.mkv", "-hwaccel", "cuda", "--strength", "0", "-c:v", "ffv1"]
-    command = [sys.executable, "-c", "from carfilter.cli import main; main()", *given]
+    command = [sys.executable, "-c", "from carfilter.commands.restore import main; main()", *given]
     with source.open("rb") as stdin:
         run = subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=True)
     assert "decoding in software" in run.stderr

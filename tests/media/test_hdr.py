@@ -9,13 +9,13 @@ from pathlib import Path
 
 import av
 import pytest
-from media import make_clip
 
 from carfilter import filter_video
-from carfilter.hdr import MasteringDisplay, content_light, mastering_display
-from carfilter.pipeline import FilterOptions
-from carfilter.restore import RestoreOptions
-from carfilter.target import TargetOptions
+from carfilter.media.hdr import MasteringDisplay, content_light, mastering_display
+from carfilter.media.options import TargetOptions
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.run.options import FilterOptions
+from clips import make_clip
 
 DISPLAY = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
 PARAMS = f"master-display={DISPLAY}:max-cll=1000,400:log-level=none"
@@ -71,7 +71,7 @@ def test_mastering_display_and_light_level_survive(
 
 def test_the_av1_encoder_prints_nothing_of_its_own(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "in.mp4", size=(128, 96))
-    command = "from carfilter.cli import main; main()"
+    command = "from carfilter.commands.restore import main; main()"
     given = [source, tmp_path / "out.mkv", "-c:v", "libsvtav1", "--strength", "0"]
     run = subprocess.run(
         [sys.executable, "-c", command, *given, "-loglevel", "warning"],

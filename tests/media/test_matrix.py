@@ -7,12 +7,12 @@ from typing import Any
 
 import av
 import pytest
-from media import make_clip
 
 from carfilter import filter_video
-from carfilter.pipeline import FilterOptions
-from carfilter.restore import RestoreOptions
-from carfilter.target import TargetOptions
+from carfilter.media.options import TargetOptions
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.run.options import FilterOptions
+from clips import make_clip
 
 CONTAINERS = {
     "mp4": ("libx264", "libx265", "mpeg4", "libsvtav1", "mjpeg"),

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media import make_clip, tiny_weights
 
 from carfilter import filter_video
-from carfilter.clips import Clip, read_clip, write_clip
-from carfilter.display import summary
-from carfilter.measured_qp import qp_of_bytes
-from carfilter.pipeline import FilterOptions
-from carfilter.restore import RestoreOptions
-from carfilter.source import Decoded, SourceOptions, open_source
-from carfilter.target import TargetOptions
+from carfilter.commands.display import summary
+from carfilter.media.clips import Clip, read_clip, write_clip
+from carfilter.media.measured_qp import qp_of_bytes
+from carfilter.media.options import SourceOptions, TargetOptions
+from carfilter.media.source import Decoded, open_source
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.run.options import FilterOptions
+from clips import make_clip, tiny_weights
 
 THROUGH = FilterOptions(target=TargetOptions(video_codec="ffv1"))
 

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import av
 import pytest
-from cameras import COMMAND
-from media import make_clip, read_content, tiny_weights
 
-from carfilter import filter_video, opening, restored_frames
+from cameras import COMMAND
+from carfilter import filter_video, restored_frames
 from carfilter.errors import DeviceError, MediaError
-from carfilter.pipeline import FilterOptions
-from carfilter.restore import RestoreOptions
-from carfilter.source import SourceOptions
+from carfilter.media import opening
+from carfilter.media.options import SourceOptions
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.run.options import FilterOptions
+from clips import make_clip, read_content, tiny_weights
 
 EXACT = FilterOptions(restore=RestoreOptions(strength=0))
 # What FFmpeg needs to be told to follow every kind of reference.
@@ -279,7 +280,7 @@ def test_pictures_larger_than_max_pixels_are_refused_before_they_take_memory(
 _DECLARED = """
 import resource, sys
 from carfilter.errors import MediaError
-from carfilter.source import open_source
+from carfilter.media.source import open_source
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import av
 import pytest
+
 from cameras import COMMAND
-from media import equal_planes, make_clip, read_content
+from clips import equal_planes, make_clip, read_content
 
 pytestmark = pytest.mark.ffmpeg
 
@@ -155,7 +156,8 @@ def test_an_mp4_on_stdin_with_its_index_at_the_end_is_told_what_to_do(tmp_path: 
 def test_a_library_that_prints_from_its_threads_cannot_soil_any_pipe(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mkv", frames=50)
     noisy = (
-        "import os, carfilter.live, carfilter.target as t; from carfilter.cli import main\n"
+        "import os, carfilter.run.live, carfilter.media.target as t\n"
+        "from carfilter.commands.restore import main\n"
         "real = t.Target.write_frame\n"
         "def write(self, frame):\n"
         "    os.write(1, b'noise'); print('noise', flush=True); real(self, frame)\n"

@@ -9,17 +9,16 @@ import av
 import numpy as np
 import pytest
 import torch
-from media import draw_frame, equal_planes, make_clip, read_content
 from torch import Tensor, nn
 
 from carfilter import filter_video, restored_frames
 from carfilter.errors import MediaError
-from carfilter.frames import bit_depth, copy_luma, replace_luma, side_by_side
-from carfilter.pipeline import FilterOptions
-from carfilter.restore import RestoreOptions
-from carfilter.source import SourceOptions
-from carfilter.target import TargetOptions
-from carfilter.weights import Model
+from carfilter.media.frames import bit_depth, copy_luma, replace_luma, side_by_side
+from carfilter.media.options import SourceOptions, TargetOptions
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.restore.weights import Model
+from carfilter.run.options import FilterOptions
+from clips import draw_frame, equal_planes, make_clip, read_content
 
 PLANAR = [
     *("yuv420p", "yuv422p", "yuv444p", "yuv440p", "yuv411p", "gray", "yuva420p"),

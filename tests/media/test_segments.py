@@ -8,14 +8,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from cameras import COMMAND, carfilter, feed, free_port, stop, wait_for
-from media import make_clip, read_content, tiny_weights
 
+from cameras import COMMAND, carfilter, feed, free_port, stop, wait_for
 from carfilter import filter_video
 from carfilter.errors import MediaError
-from carfilter.pipeline import FilterOptions
-from carfilter.restore import RestoreOptions
-from carfilter.target import TargetOptions
+from carfilter.media.options import TargetOptions
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.run.options import FilterOptions
+from clips import make_clip, read_content, tiny_weights
 
 THROUGH = RestoreOptions(strength=0)
 

@@ -9,14 +9,14 @@ from typing import Any
 import av
 import pytest
 from av.stream import Disposition
-from media import draw_frame, equal_planes, make_clip, read_content
 
 from carfilter import filter_video
 from carfilter.errors import MediaError
-from carfilter.pipeline import FilterOptions, Run
-from carfilter.restore import RestoreOptions
-from carfilter.source import SourceOptions
-from carfilter.target import TargetOptions
+from carfilter.media.options import SourceOptions, TargetOptions
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.run.account import Run
+from carfilter.run.options import FilterOptions
+from clips import draw_frame, equal_planes, make_clip, read_content
 
 
 def through(source: Path, target: Path, reading: SourceOptions | None = None, **kw: Any) -> Run:

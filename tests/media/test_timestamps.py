@@ -7,13 +7,14 @@ from pathlib import Path
 
 import av
 import pytest
-from media import Content, equal_planes, make_clip, read_content
 
 from carfilter import filter_video
-from carfilter.pipeline import FilterOptions, Run
-from carfilter.restore import RestoreOptions
-from carfilter.source import SourceOptions, read_contents
-from carfilter.target import TargetOptions
+from carfilter.media.options import SourceOptions, TargetOptions
+from carfilter.media.source import read_contents
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.run.account import Run
+from carfilter.run.options import FilterOptions
+from clips import Content, equal_planes, make_clip, read_content
 
 THROUGH = FilterOptions(
     target=TargetOptions(video_codec="ffv1"), restore=RestoreOptions(strength=0)

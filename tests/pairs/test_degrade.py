@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from carfilter.cli_train import degrade_main
-from carfilter.clips import Clip, read_clip, read_photo, scale_clip, write_clip
-from carfilter.degrade import degrade, find_sources
+from carfilter.commands.degrade import main as degrade_main
 from carfilter.errors import MediaError
-from carfilter.frames import replace_luma
-from carfilter.packs import Twin, list_packs, load_clean, load_twin, save_clean, save_twin
-from carfilter.photos import pan_and_zoom
-from carfilter.variants import Settings, plan_variants
+from carfilter.media.clips import Clip, read_clip, read_photo, scale_clip, write_clip
+from carfilter.media.frames import replace_luma
+from carfilter.pairs.degrade import degrade, find_sources
+from carfilter.pairs.packs import Twin, list_packs, load_clean, load_twin, save_clean, save_twin
+from carfilter.pairs.photos import pan_and_zoom
+from carfilter.pairs.variants import Settings, plan_variants
 
 
 def moving_texture(

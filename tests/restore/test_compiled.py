@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from carfilter.batches import fastest_batch
-from carfilter.compiled import Compiling, Ledger
-from carfilter.network import Network, build_network
 from carfilter.pictures import Picture
-from carfilter.restore import RestoreOptions, Restorer
+from carfilter.restore.batches import fastest_batch
+from carfilter.restore.compiled import Compiling, Ledger
+from carfilter.restore.network import Network, build_network
+from carfilter.restore.restorer import RestoreOptions, Restorer
 
 
 @pytest.fixture(autouse=True)

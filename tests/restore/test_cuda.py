@@ -5,14 +5,14 @@ import logging
 import numpy as np
 import pytest
 import torch
-from bench import idle
 
-from carfilter.batches import MEASURED_AT_BATCH
-from carfilter.compiled import Compiling
-from carfilter.network import build_network
+from bench import idle
 from carfilter.pictures import Picture
-from carfilter.restore import RestoreOptions, Restorer
-from carfilter.weights import load_weights
+from carfilter.restore.batches import MEASURED_AT_BATCH
+from carfilter.restore.compiled import Compiling
+from carfilter.restore.network import build_network
+from carfilter.restore.restorer import RestoreOptions, Restorer
+from carfilter.restore.weights import load_weights
 
 # The compiler warns about much that is not ours.
 pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("default")]

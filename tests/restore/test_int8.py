@@ -9,9 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from carfilter.devices import bfloat_is_fast
 from carfilter.errors import DeviceError, WeightsError
-from carfilter.int8 import (
+from carfilter.pictures import Picture
+from carfilter.restore.devices import bfloat_is_fast
+from carfilter.restore.int8.convolutions import (
     Int8Fast,
     _cells,
     _planes,
@@ -22,11 +23,10 @@ from carfilter.int8 import (
     qp_codes,
     torch_is_exact,
 )
-from carfilter.network import Car, Fast, FastConfig
-from carfilter.pictures import Picture
-from carfilter.restore import RestoreOptions, Restorer
-from carfilter.slots import Inputs
-from carfilter.weights import load_weights, save_weights
+from carfilter.restore.network import Car, Fast, FastConfig
+from carfilter.restore.restorer import RestoreOptions, Restorer
+from carfilter.restore.slots import Inputs
+from carfilter.restore.weights import load_weights, save_weights
 
 pytestmark = pytest.mark.skipif(
     not is_available() or not torch_is_exact(), reason="this CPU or torch has no int8 kernels"

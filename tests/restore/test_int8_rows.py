@@ -11,23 +11,23 @@ import numpy as np
 import pytest
 import torch
 
-from carfilter import int8_rows
-from carfilter.int8 import Int8Fast, int8_twin, torch_is_exact
-from carfilter.int8_rows import KINDS, Kind, RowsTwin, usable_kinds, with_rows
-from carfilter.network import Fast
 from carfilter.pictures import Picture, uniform_qp
-from carfilter.restore import RestoreOptions, Restorer
-from carfilter.slots import Inputs
-from carfilter.weights import load_weights
+from carfilter.restore.int8 import rows
+from carfilter.restore.int8.convolutions import Int8Fast, int8_twin, torch_is_exact
+from carfilter.restore.int8.rows import KINDS, Kind, RowsTwin, usable_kinds, with_rows
+from carfilter.restore.network import Fast
+from carfilter.restore.restorer import RestoreOptions, Restorer
+from carfilter.restore.slots import Inputs
+from carfilter.restore.weights import load_weights
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 COMPILER = shutil.which(os.environ.get("CC", "cc"))
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> Kind:
-    """Each kind of CPU that int8_rows.c was compiled for."""
+    """Each kind of CPU that rows.c was compiled for."""
     if request.param not in usable_kinds():
         pytest.skip(f"this CPU has no {request.param.label}")
     return request.param
@@ -74,7 +74,7 @@ def ways(inputs: Inputs) -> list[Inputs]:
 
 
 def through(kind: Kind, twin: Int8Fast) -> RowsTwin:
-    library = int8_rows._library(kind)
+    library = rows._library(kind)
     assert library is not None, f"not compiled for {kind.label}"
     return RowsTwin(twin, kind, library)
 
@@ -127,14 +127,14 @@ ON_A_LESSER_CPU = """
 import sys
 from pathlib import Path
 import numpy as np
-from carfilter import int8_rows
+from carfilter.restore.int8 import rows
 from carfilter.pictures import Picture, uniform_qp
-from carfilter.restore import RestoreOptions, Restorer
-from carfilter.weights import load_weights
+from carfilter.restore.restorer import RestoreOptions, Restorer
+from carfilter.restore.weights import load_weights
 
 model, luma = load_weights("best"), np.load(sys.argv[1])
 if len(sys.argv) > 3:
-    int8_rows._FOLDER = Path(sys.argv[3])  # where nothing was compiled
+    rows._FOLDER = Path(sys.argv[3])  # where nothing was compiled
 restorer = Restorer(model.network, RestoreOptions("cpu"), luma.shape, model.int8_ranges)
 np.save(sys.argv[2], next(restorer.restore([Picture(luma, qp=uniform_qp(luma.shape, 38))])))
 print(restorer.describe())
@@ -206,7 +206,7 @@ def test_without_what_is_compiled_torch_computes(
     luma = rng.integers(0, 256, (64, 64), dtype=np.uint8)
 
     def run() -> tuple[str, np.ndarray]:
-        int8_rows._library.cache_clear()
+        rows._library.cache_clear()
         options = RestoreOptions("cpu", "int8")
         restorer = Restorer(model.network, options, (64, 64), model.int8_ranges)
         return restorer.describe(), next(restorer.restore([Picture(luma)]))
@@ -214,7 +214,7 @@ def test_without_what_is_compiled_torch_computes(
     said, with_it = run()
     best = next(iter(usable_kinds()), None)
     assert best is None or COMPILER is None or f", int8 on {best.label}, batch" in said
-    monkeypatch.setattr(int8_rows, "_FOLDER", tmp_path)
+    monkeypatch.setattr(rows, "_FOLDER", tmp_path)
     for content in (None, b"built for another system"):
         for each in KINDS if content is not None else ():
             (tmp_path / f"int8_{each.name}.so").write_bytes(content)
@@ -222,7 +222,7 @@ def test_without_what_is_compiled_torch_computes(
         assert ", int8, batch" in said
         assert np.array_equal(with_it, without)
     monkeypatch.undo()
-    int8_rows._library.cache_clear()
+    rows._library.cache_clear()
 
 
 @pytest.mark.parametrize("compiler", ["cc", "no-such-compiler", "false"])
@@ -233,11 +233,9 @@ def test_the_wheel_can_be_built_with_and_without_a_compiler(tmp_path: Path, comp
     for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, tmp_path)
     (tmp_path / "models").mkdir()
-    (tmp_path / "carfilter").mkdir()
-    for path in (REPOSITORY / "carfilter").glob("*.[pch]*"):
-        if path.is_file():
-            shutil.copy(path, tmp_path / "carfilter")
-    (tmp_path / "carfilter" / "int8_avx2.so").write_bytes(b"of an older source")
+    sources = shutil.ignore_patterns("__pycache__", "*.so")
+    shutil.copytree(REPOSITORY / "carfilter", tmp_path / "carfilter", ignore=sources)
+    (tmp_path / "carfilter/restore/int8/avx2.so").write_bytes(b"of an older source")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", "made"],
         cwd=tmp_path, env={**os.environ, "CC": compiler}, check=True, capture_output=True,
@@ -247,5 +245,5 @@ def test_the_wheel_can_be_built_with_and_without_a_compiler(tmp_path: Path, comp
         [sys.executable, "-m", "zipfile", "-l", str(wheel)], capture_output=True, text=True
     ).stdout
     compiled = compiler == "cc" and os.uname().machine == "x86_64"
-    assert all((f"int8_{each.name}.so" in inside) == compiled for each in KINDS)
+    assert all((f"int8/{each.name}.so" in inside) == compiled for each in KINDS)
     assert wheel.name.endswith("py3-none-linux_x86_64.whl" if compiled else "py3-none-any.whl")

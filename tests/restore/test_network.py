@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from carfilter.network import (
+from carfilter.restore.network import (
     Car,
     CarConfig,
     Fast,

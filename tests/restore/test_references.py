@@ -8,17 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from media import make_clip
 
-from carfilter.int8 import calibrate, is_available
-from carfilter.network import Best, BestConfig, Fast, FastConfig, grow, mac_per_pixel
+from carfilter.media.options import TargetOptions
 from carfilter.pictures import Picture
-from carfilter.pipeline import FilterOptions, filter_video, restored_frames
-from carfilter.references import with_references
-from carfilter.restore import RestoreOptions, Restorer
-from carfilter.target import TargetOptions
-from carfilter.weights import save_weights
-from carfilter.window import Coding, choose
+from carfilter.restore.int8.convolutions import calibrate, is_available
+from carfilter.restore.network import Best, BestConfig, Fast, FastConfig, grow, mac_per_pixel
+from carfilter.restore.references import with_references
+from carfilter.restore.restorer import RestoreOptions, Restorer
+from carfilter.restore.weights import save_weights
+from carfilter.restore.window import Coding, choose
+from carfilter.run.options import FilterOptions
+from carfilter.run.pipeline import filter_video, restored_frames
+from clips import make_clip
 
 TYPES = {"I": 1, "P": 2, "B": 3, "?": 0}
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from carfilter.clips import read_clip
-from carfilter.devices import bfloat_is_fast
 from carfilter.errors import DeviceError
-from carfilter.network import Network, build_network
+from carfilter.media.clips import read_clip
 from carfilter.pictures import Picture
-from carfilter.restore import RestoreOptions, Restorer
-from carfilter.weights import load_weights
+from carfilter.restore.devices import bfloat_is_fast
+from carfilter.restore.network import Network, build_network
+from carfilter.restore.restorer import RestoreOptions, Restorer
+from carfilter.restore.weights import load_weights
 
 HAS_AMX = bfloat_is_fast(torch.device("cpu"))
 
@@ -151,7 +151,7 @@ def test_bfloat16_on_a_cpu_equals_fp32_within_a_grey_level(
 
 
 def _footage() -> list[Picture]:
-    clip = read_clip(Path(__file__).parent.parent / "samples" / "plaza.mp4", 3)
+    clip = read_clip(Path(__file__).parents[2] / "samples" / "plaza.mp4", 3)
     assert clip.qp is not None
     return [Picture(luma, qp=qp) for luma, qp in zip(clip.luma, clip.qp, strict=True)]
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from carfilter.network import Fast
 from carfilter.pictures import Luma, Picture
-from carfilter.restore import RestoreOptions, Restorer
-from carfilter.reuse import Box, Reuse, changed_blocks, settle
-from carfilter.weights import load_weights
+from carfilter.restore.network import Fast
+from carfilter.restore.restorer import RestoreOptions, Restorer
+from carfilter.restore.reuse import Box, Reuse, changed_blocks, settle
+from carfilter.restore.weights import load_weights
 
 SIZE = (256, 640)
 

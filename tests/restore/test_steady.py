@@ -10,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import carfilter.steady
-from carfilter.frames import copy_luma
+import carfilter.restore.steady
+from carfilter.media.frames import copy_luma
 from carfilter.metrics import psnr
-from carfilter.pipeline import FilterOptions, restored_frames
-from carfilter.restore import RestoreOptions
-from carfilter.steady import Restored, steadied
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.restore.steady import Restored, steadied
+from carfilter.run.options import FilterOptions
+from carfilter.run.pipeline import restored_frames
 
-PLAZA = Path(__file__).parent.parent / "samples" / "plaza.mp4"
+PLAZA = Path(__file__).parents[2] / "samples" / "plaza.mp4"
 Planes = npt.NDArray[np.uint8]
 FIXED, MOVING = 0.8, 0.05  # shares of macroblocks that keep still
 POOR, GOOD = 32.0, 18.0  # mean QPs
@@ -125,7 +126,7 @@ def test_black_and_white_by_turns_stay_black_and_white(depth: int, kind: Any) ->
 
 
 def test_large_pictures_wait_for_fewer_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carfilter.steady, "_MOST_BYTES", 40 * 56 * 5 * 6)
+    monkeypatch.setattr(carfilter.restore.steady, "_MOST_BYTES", 40 * 56 * 5 * 6)
     pictures = iter(seen(breathing(20)))
     next(steadied(pictures, 64))
     assert len(list(pictures)) == 20 - 1 - 6

@@ -8,13 +8,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from carfilter.cli_train import degrade_main
-from carfilter.clips import read_clip
-from carfilter.dataset import Sampling, draw_crops, load_pairs
-from carfilter.weights import load_weights
-from carfilter.window import REFERENCES
+from carfilter.commands.degrade import main as degrade_main
+from carfilter.media.clips import read_clip
+from carfilter.restore.weights import load_weights
+from carfilter.restore.window import REFERENCES
+from carfilter.training.dataset import Sampling, draw_crops, load_pairs
 
-SAMPLE = next((Path(__file__).parent.parent / "samples").glob("*.mp4"))
+SAMPLE = next((Path(__file__).parents[2] / "samples").glob("*.mp4"))
 SIZE = 96
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from carfilter.errors import WeightsError
-from carfilter.network import Fast, FastConfig, build_network
-from carfilter.recipe import Recipe
-from carfilter.train import load_state, new_state, save_state
-from carfilter.weights import find_weights, load_weights, save_weights, shipped_models
+from carfilter.restore.network import Fast, FastConfig, build_network
+from carfilter.restore.weights import find_weights, load_weights, save_weights, shipped_models
+from carfilter.training.loop import load_state, new_state, save_state
+from carfilter.training.recipe import Recipe
 
 
 class Bomb:
@@ -266,6 +266,6 @@ def test_a_file_in_the_way_wins_over_a_shipped_name(
 
 def test_loading_a_model_does_not_load_torchs_compiler() -> None:
     """It takes seconds, at every start."""
-    script = "import sys; from carfilter.weights import load_weights; load_weights()\n"
+    script = "import sys; from carfilter.restore.weights import load_weights; load_weights()\n"
     script += "sys.exit('torch._dynamo' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

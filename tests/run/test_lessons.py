@@ -10,44 +10,44 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from cameras import COMMAND
-from media import equal_planes, make_clip, read_content, tiny_weights
 
+from cameras import COMMAND
 from carfilter import filter_video
-from carfilter.display import RunDisplay, summary
-from carfilter.pipeline import FilterOptions, Run
-from carfilter.progress import eta_seconds
-from carfilter.restore import RestoreOptions
-from carfilter.source import SourceOptions
-from carfilter.target import TargetOptions
+from carfilter.commands.display import RunDisplay, summary
+from carfilter.commands.progress import eta_seconds
+from carfilter.media.options import SourceOptions, TargetOptions
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.run.account import Run
+from carfilter.run.options import FilterOptions
+from clips import equal_planes, make_clip, read_content, tiny_weights
 
 # The rule, and where it is held: "module::test", or a test of this module by its name alone.
 LESSONS: dict[int, tuple[str, tuple[str, ...]]] = {
     1: (
         "the decoder is drained: frames written are frames decoded",
         (
-            "test_pipeline::test_strength_zero_through_ffv1_changes_nothing",
-            "test_matrix::test_frames_out_are_the_frames_the_decoder_gives",
+            "run/test_pipeline::test_strength_zero_through_ffv1_changes_nothing",
+            "media/test_matrix::test_frames_out_are_the_frames_the_decoder_gives",
         ),
     ),
     2: (
         "no file is split among workers; batches come back in order",
         (
-            "test_restore::test_what_comes_out_does_not_depend_on_the_batch",
-            "test_archive::test_a_result_is_what_the_filter_alone_gives_and_its_sidecar_names_it",
+            "restore/test_restorer::test_what_comes_out_does_not_depend_on_the_batch",
+            "archive/test_clean::test_a_result_is_what_the_filter_alone_gives_and_its_sidecar_names_it",
         ),
     ),
     3: (
         "sound and picture stay together: times travel in ticks, an offset is kept",
         (
-            "test_matrix::test_every_target_holds_every_frame_at_its_time",
-            "test_timestamps::"
+            "media/test_matrix::test_every_target_holds_every_frame_at_its_time",
+            "media/test_timestamps::"
             "test_a_clock_that_jumps_goes_on_without_a_gap_and_sound_stays_with_the_picture",
         ),
     ),
     4: (
         "a variable frame rate stays as it is",
-        ("test_pipeline::test_strength_zero_through_ffv1_changes_nothing",),
+        ("run/test_pipeline::test_strength_zero_through_ffv1_changes_nothing",),
     ),
     5: (
         "totals are estimates; an unknown length is no error",
@@ -56,65 +56,65 @@ LESSONS: dict[int, tuple[str, tuple[str, ...]]] = {
     6: (
         "colours never pass through RGB: chroma stays bit by bit",
         (
-            "test_pipeline::test_the_network_touches_luma_and_nothing_else",
-            "test_pixel_formats::test_rgb_is_refused_with_the_remedy_and_converted_on_request",
+            "run/test_pipeline::test_the_network_touches_luma_and_nothing_else",
+            "media/test_pixel_formats::test_rgb_is_refused_with_the_remedy_and_converted_on_request",
         ),
     ),
     7: (
         "full range stays full range",
         (
             "test_full_range_keeps_its_tag_and_its_ends",
-            "test_restore::test_every_value_of_every_depth_survives_a_zero_correction",
+            "restore/test_restorer::test_every_value_of_every_depth_survives_a_zero_correction",
         ),
     ),
     8: (
         "colour tags are kept, unset ones too, through pipes as well; y4m's losses are told",
         (
-            "test_pipeline::test_tags_chapters_dispositions_and_rotation_stay",
-            "test_pipeline::test_unset_colour_tags_stay_unset",
-            "test_pipes::test_frames_times_colours_and_audio_go_through_a_pipe",
+            "run/test_pipeline::test_tags_chapters_dispositions_and_rotation_stay",
+            "run/test_pipeline::test_unset_colour_tags_stay_unset",
+            "media/test_pipes::test_frames_times_colours_and_audio_go_through_a_pipe",
         ),
     ),
     9: (
         "10 bits stay 10 bits, HDR10 reaches the encoder",
         (
-            "test_pixel_formats::test_luma_moves_at_its_own_depth_and_everything_else_stays",
-            "test_hdr::test_mastering_display_and_light_level_survive",
+            "media/test_pixel_formats::test_luma_moves_at_its_own_depth_and_everything_else_stays",
+            "media/test_hdr::test_mastering_display_and_light_level_survive",
         ),
     ),
     10: (
         "a stream that the target cannot hold is named before any work",
         (
-            "test_pipeline::test_a_stream_the_container_cannot_hold_stops_the_run_before_any_work",
-            "test_streams::test_bitmap_subtitles_that_the_target_cannot_hold_are_named",
+            "run/test_pipeline::test_a_stream_the_container_cannot_hold_stops_the_run_before_any_work",
+            "media/test_streams::test_bitmap_subtitles_that_the_target_cannot_hold_are_named",
         ),
     ),
     11: (
         "audio is copied packet by packet, and the map of streams is printed",
         (
-            "test_cli::test_a_run_says_what_it_does_and_what_it_did",
-            "test_streams::test_three_audio_tracks_keep_order_language_and_packets",
+            "commands/test_restore::test_a_run_says_what_it_does_and_what_it_did",
+            "media/test_streams::test_three_audio_tracks_keep_order_language_and_packets",
         ),
     ),
     12: (
         "no temporary frames; a full disk has a sentence of its own",
         (
             "test_a_run_writes_one_file_and_no_other",
-            "test_cli::test_every_mistake_gets_one_sentence_exit_one_and_leaves_nothing",
+            "commands/test_restore::test_every_mistake_gets_one_sentence_exit_one_and_leaves_nothing",
         ),
     ),
     13: (
         "memory does not grow with the length",
         (
-            "test_cli::test_memory_does_not_grow_with_length",
-            "test_references::test_what_waits_is_bounded_in_bytes",
+            "commands/test_restore::test_memory_does_not_grow_with_length",
+            "restore/test_references::test_what_waits_is_bounded_in_bytes",
         ),
     ),
     14: (
         "the stages overlap, and the summary tells how busy each was",
         (
             "test_the_summary_tells_how_busy_each_stage_was",
-            "test_cuda::test_both_slots_in_flight_keep_the_order",
+            "restore/test_cuda::test_both_slots_in_flight_keep_the_order",
         ),
     ),
     15: (
@@ -124,52 +124,52 @@ LESSONS: dict[int, tuple[str, tuple[str, ...]]] = {
     16: (
         "out of memory means smaller batches, then tiles, and never a lost frame",
         (
-            "test_restore::test_out_of_memory_takes_smaller_batches_then_tiles_and_loses_no_frame",
-            "test_restore::test_tiled_equals_untiled",
-            "test_cuda::test_a_full_card_ends_in_smaller_batches_or_tiles_and_not_in_a_lost_frame",
+            "restore/test_restorer::test_out_of_memory_takes_smaller_batches_then_tiles_and_loses_no_frame",
+            "restore/test_restorer::test_tiled_equals_untiled",
+            "restore/test_cuda::test_a_full_card_ends_in_smaller_batches_or_tiles_and_not_in_a_lost_frame",
         ),
     ),
     17: (
         "a precision that the device lacks is not tried",
         (
-            "test_restore::test_a_device_or_precision_that_is_not_there_is_refused",
-            "test_int8::test_auto_takes_int8_where_it_is_calibrated_and_floats_elsewhere",
+            "restore/test_restorer::test_a_device_or_precision_that_is_not_there_is_refused",
+            "restore/test_int8::test_auto_takes_int8_where_it_is_calibrated_and_floats_elsewhere",
         ),
     ),
     18: (
         "a library that prints cannot soil the video on stdout",
-        ("test_cli::test_a_library_that_prints_cannot_soil_the_video_on_stdout",),
+        ("commands/test_restore::test_a_library_that_prints_cannot_soil_the_video_on_stdout",),
     ),
     19: (
         "a reader that goes ends the run quietly and as a failure",
-        ("test_cli::test_a_reader_that_leaves_ends_any_pipe_quietly_with_one",),
+        ("commands/test_restore::test_a_reader_that_leaves_ends_any_pipe_quietly_with_one",),
     ),
     20: (
         "a power cut costs the file in work, not the archive",
         (
-            "test_archive::test_a_killed_driver_takes_its_workers_along_and_the_next_run_finishes",
-            "test_archive::test_only_what_is_missing_or_changed_is_done_again",
+            "archive/test_clean::test_a_killed_driver_takes_its_workers_along_and_the_next_run_finishes",
+            "archive/test_clean::test_only_what_is_missing_or_changed_is_done_again",
         ),
     ),
     21: (
         "a file under the target's name is a finished file",
         (
-            "test_cli::test_a_signal_never_leaves_a_file_under_the_targets_name",
-            "test_pipeline::test_an_interrupted_run_keeps_a_playable_part_under_another_name",
+            "commands/test_restore::test_a_signal_never_leaves_a_file_under_the_targets_name",
+            "run/test_pipeline::test_an_interrupted_run_keeps_a_playable_part_under_another_name",
         ),
     ),
     22: (
         "the source is never touched",
         (
             "test_the_source_is_not_touched_whatever_becomes_of_the_run",
-            "test_archive::test_a_result_that_lacks_frames_time_or_a_stream_is_found_out",
+            "archive/test_clean::test_a_result_that_lacks_frames_time_or_a_stream_is_found_out",
         ),
     ),
     23: (
         "clocks that jump are carried on with a warning; a bad file stops no other",
         (
-            "test_timestamps::test_a_jump_reaches_every_container_with_sound_copied_or_encoded",
-            "test_archive::"
+            "media/test_timestamps::test_a_jump_reaches_every_container_with_sound_copied_or_encoded",
+            "archive/test_clean::"
             "test_an_archive_is_mirrored_and_each_bad_file_fails_alone_with_its_reason",
         ),
     ),
@@ -177,7 +177,7 @@ LESSONS: dict[int, tuple[str, tuple[str, ...]]] = {
         "no edge adds or loses a frame",
         (
             "test_two_halves_hold_each_frame_once",
-            "test_segments::test_segments_are_cut_at_the_second_and_hold_every_frame_and_packet",
+            "media/test_segments::test_segments_are_cut_at_the_second_and_hold_every_frame_and_packet",
         ),
     ),
     25: (
@@ -185,7 +185,7 @@ LESSONS: dict[int, tuple[str, tuple[str, ...]]] = {
         (
             "test_no_library_is_loaded_that_clashes_with_pyav",
             "test_every_log_level_ends",
-            "test_archive::test_a_worker_that_hangs_is_ended_and_its_file_fails_alone",
+            "archive/test_clean::test_a_worker_that_hangs_is_ended_and_its_file_fails_alone",
         ),
     ),
 }
@@ -198,6 +198,11 @@ def test_there_are_twenty_five_rules() -> None:
     assert sorted(LESSONS) == list(range(1, 26))
 
 
+def _file_of(module: str) -> Path:
+    (path,) = Path(__file__).parents[1].glob(f"{module}.py")
+    return path
+
+
 @pytest.mark.parametrize("number", sorted(LESSONS))
 def test_every_rule_is_held_by_tests_that_exist(number: int) -> None:
     rule, tests = LESSONS[number]
@@ -205,7 +210,7 @@ def test_every_rule_is_held_by_tests_that_exist(number: int) -> None:
     assert tests
     for test in tests:
         module, _, name = test.rpartition("::")
-        path = Path(__file__).parent / f"{module or Path(__file__).stem}.py"
+        path = _file_of(module) if module else Path(__file__)
         functions = [n.name for n in ast.parse(path.read_text()).body if hasattr(n, "name")]
         assert name in functions, test
 

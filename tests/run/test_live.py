@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cameras import Process, carfilter, feed, free_port, rtsp_camera, stop, wait_for
-from media import make_clip, read_content, tiny_weights
 from torch import Tensor, nn
 
+from cameras import Process, carfilter, feed, free_port, rtsp_camera, stop, wait_for
 from carfilter import filter_video
 from carfilter.errors import MediaError
-from carfilter.pipeline import FilterOptions, Run
-from carfilter.restore import RestoreOptions
-from carfilter.source import SourceOptions
-from carfilter.target import TargetOptions
-from carfilter.weights import Model
+from carfilter.media.options import SourceOptions, TargetOptions
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.restore.weights import Model
+from carfilter.run.account import Run
+from carfilter.run.options import FilterOptions
+from clips import make_clip, read_content, tiny_weights
 
 FRAME = 1 / 25
 SLOW_TCP, SLOW_UDP = (pytest.param(name, marks=pytest.mark.slow) for name in ("tcp", "udp"))

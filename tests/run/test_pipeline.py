@@ -12,16 +12,15 @@ import av
 import numpy as np
 import pytest
 import torch
-from media import draw_frame, equal_planes, make_clip, read_content, tiny_weights
 from torch import Tensor, nn
 
 from carfilter import filter_video, restored_frames
 from carfilter.errors import MediaError
-from carfilter.pipeline import FilterOptions
-from carfilter.restore import RestoreOptions
-from carfilter.source import SourceOptions
-from carfilter.target import TargetOptions
-from carfilter.weights import Model, load_weights
+from carfilter.media.options import SourceOptions, TargetOptions
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.restore.weights import Model, load_weights
+from carfilter.run.options import FilterOptions
+from clips import draw_frame, equal_planes, make_clip, read_content, tiny_weights
 
 LOSSLESS = TargetOptions(video_codec="ffv1")
 EXACT = FilterOptions(target=LOSSLESS, restore=RestoreOptions(strength=0))

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import psutil
 import pytest
+
 from cameras import Process, carfilter, feed, free_port, stop, wait_for
 
 FRAME = 1 / 25

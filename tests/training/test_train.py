@@ -18,11 +18,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from carfilter.cli_train import degrade_main, train_main
-from carfilter.clips import Clip, write_clip
-from carfilter.dataset import Pairs, Sampling, draw_crops, load_pairs
+from carfilter.commands.degrade import main as degrade_main
+from carfilter.commands.train import main as train_main
 from carfilter.errors import MediaError, WeightsError
-from carfilter.network import (
+from carfilter.media.clips import Clip, write_clip
+from carfilter.pairs.packs import load_clean, load_twin
+from carfilter.restore.network import (
     QP_UNKNOWN,
     Car,
     build_network,
@@ -30,11 +31,11 @@ from carfilter.network import (
     deepen,
     mac_per_pixel,
 )
-from carfilter.packs import load_clean, load_twin
-from carfilter.recipe import Budget, Recipe, learning_rate, loss_of, paper_recipe
-from carfilter.train import Hooks, load_state, new_state, train
-from carfilter.validation import frame_of, score_network
-from carfilter.weights import load_weights, save_weights
+from carfilter.restore.weights import load_weights, save_weights
+from carfilter.training.dataset import Pairs, Sampling, draw_crops, load_pairs
+from carfilter.training.loop import Hooks, load_state, new_state, train
+from carfilter.training.recipe import Budget, Recipe, learning_rate, loss_of, paper_recipe
+from carfilter.training.validation import frame_of, score_network
 
 SMALL = Recipe(batch=4, crop=32, late_crop=48, lr=2e-3, warmup=5, tail_first=5)
 CPU = torch.device("cpu")
@@ -368,7 +369,7 @@ def test_a_finished_run_keeps_its_validation_scores_in_the_model(
 
 def test_interrupted_training_saves_and_exits_with_130(packs: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.pt"
-    code = "from carfilter.cli_train import train_main; train_main()"
+    code = "from carfilter.commands.train import main; main()"
     options = ("--steps", "1000000", "--batch", "2", "--crop", "16", "--threads", "1")
     command = [sys.executable, "-c", code, str(packs), str(out), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -383,11 +384,11 @@ def test_interrupted_training_saves_and_exits_with_130(packs: Path, tmp_path: Pa
     assert (tmp_path / "a.state.pt").exists()
 
 
-@pytest.mark.parametrize("command", ["degrade_main", "train_main"])
+@pytest.mark.parametrize("command", ["degrade", "train"])
 def test_help_starts_without_torch_and_av(command: str) -> None:
     code = (
-        f"import sys; from carfilter.cli_train import {command}\n"
-        f"try: {command}(['--help'])\n"
+        f"import sys; from carfilter.commands.{command} import main\n"
+        f"try: main(['--help'])\n"
         "finally: print('loaded', {'torch', 'av'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -399,7 +400,7 @@ def test_help_starts_without_torch_and_av(command: str) -> None:
 def test_two_processes_train_one_model(packs: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.pt"
     code = tmp_path / "run.py"
-    code.write_text("from carfilter.cli_train import train_main\ntrain_main()\n")
+    code.write_text("from carfilter.commands.train import main\nmain()\n")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     options = ("--steps", "110", "--batch", "4", "--crop", "16", "--late-crop", "0")
     command = [sys.executable, *launcher, str(code), str(packs), str(out), *options]
@@ -412,7 +413,7 @@ def test_two_processes_train_one_model(packs: Path, tmp_path: Path) -> None:
 
 
 def test_the_model_table_names_the_committed_files() -> None:
-    models = Path(__file__).parent.parent / "models"
+    models = Path(__file__).parents[2] / "models"
     table = (models / "README.md").read_text()
     for path in models.glob("*.pt"):
         row = next(line for line in table.splitlines() if line.startswith(f"| `{path.name}`"))

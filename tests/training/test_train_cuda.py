@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from carfilter.dataset import Pairs, Sampling, draw_crops, load_pairs
-from carfilter.packs import Twin, save_clean, save_twin
-from carfilter.recipe import Budget, Recipe
-from carfilter.train import load_state, new_state, train
-from carfilter.weights import load_weights
+from carfilter.pairs.packs import Twin, save_clean, save_twin
+from carfilter.restore.weights import load_weights
+from carfilter.training.dataset import Pairs, Sampling, draw_crops, load_pairs
+from carfilter.training.loop import load_state, new_state, train
+from carfilter.training.recipe import Budget, Recipe
 
 # The compiler warns about much that is not ours.
 pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("default")]

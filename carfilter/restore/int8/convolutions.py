@@ -1,6 +1,6 @@
 """`fast` and `best` in int8 on CPUs, through torch's own oneDNN convolutions: five times as fast.
 
-carfilter.int8_rows computes the same, and faster, where it was built.
+carfilter.restore.int8.rows computes the same, and faster, where it was built.
 
 uint8 luma goes straight in, ReLU layers stay uint8, the last layer returns to fp32 and is added to
 the picture. Weights have a scale per output channel; activations one per layer, from calibration.
@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from carfilter.devices import has_amx
-from carfilter.network import MAX_QP, Best, Fast
 from carfilter.pictures import MACROBLOCK
-from carfilter.samples import add, expand_qp, scaled
-from carfilter.slots import Inputs
+from carfilter.restore.devices import has_amx
+from carfilter.restore.network import MAX_QP, Best, Fast
+from carfilter.restore.samples import add, expand_qp, scaled
+from carfilter.restore.slots import Inputs
 
 # Both inputs share one code: (code - 128) / 128 is the value that the network was trained on.
 _INPUT_SCALE, _INPUT_ZERO = 1 / 128, 128

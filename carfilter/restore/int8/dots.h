@@ -1,9 +1,9 @@
-/* Convolutions of int8_rows.c by dot products, on CPUs without matrix units.
+/* Convolutions of rows.c by dot products, on CPUs without matrix units.
  *
  * A vector holds the sums of several outputs; the inputs of a position are spread over it. Three
  * neighbouring positions are one run of bytes, so that a row of a kernel is one long dot product.
  */
-#include "int8_lanes.h"
+#include "lanes.h"
 
 enum {
     CELL = CHANNELS, /* bytes of a position */
@@ -75,7 +75,7 @@ static void finish(
 }
 
 #ifdef WORDS
-#include "int8_winograd.h"
+#include "winograd.h"
 #endif
 
 /* Convolve a row of `width` positions to 48 channels.

@@ -1,4 +1,4 @@
-/* Vectors for int8_dots.h: AVX-512 VNNI, AVX-VNNI, or AVX2 alone.
+/* Vectors for dots.h: AVX-512 VNNI, AVX-VNNI, or AVX2 alone.
  *
  * LANES: sums in a vector. POSITIONS: as many have their sums of 48 outputs in registers. STEP:
  * bytes that the weights of four inputs take for each output. dot() is exact in all three.

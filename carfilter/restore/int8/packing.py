@@ -1,4 +1,4 @@
-"""Weights of the int8 networks in the order in which int8_rows.c takes them.
+"""Weights of the int8 networks in the order in which rows.c takes them.
 
 All take int8 [out, in, 3, 3] and return flat bytes. A kernel's row is one run of bytes there: the
 inputs of three neighbouring positions.
@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHANNELS = 48  # of the networks that int8_rows.c computes
+CHANNELS = 48  # of the networks that rows.c computes
 _TAIL = 12  # outputs: three columns of its kernel x four samples of a cell
 
 
 class Dots:
-    """For int8_dots.h: groups of four inputs, an output after another."""
+    """For dots.h: groups of four inputs, an output after another."""
 
     def head(self, weight: Tensor, inputs: int) -> Tensor:
         """Of a layer whose positions take `inputs` bytes."""
@@ -36,7 +36,7 @@ class Dots:
 class Pairs(Dots):
     """For CPUs on which products of bytes saturate: two numbers of 16 bits in place of four bytes.
 
-    Layers from 48 channels to 48 are those of int8_winograd.h.
+    Layers from 48 channels to 48 are those of winograd.h.
     """
 
     _POINTS = ((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))  # 24 x G
@@ -54,9 +54,9 @@ class Pairs(Dots):
 
 
 class Tiles:
-    """For int8_tiles.h: 64 inputs of 16 outputs in 1,024 bytes, in which four inputs lie together.
+    """For tiles.h: 64 inputs of 16 outputs in 1,024 bytes, in which four inputs lie together.
 
-    A position of 48 channels takes 64 bytes, in the order that the packs of int8_tiles.h leave:
+    A position of 48 channels takes 64 bytes, in the order that the packs of tiles.h leave:
     quarters of four channels of each group of 16, then four zeros.
     """
 

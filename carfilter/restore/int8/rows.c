@@ -1,5 +1,5 @@
 /* `fast` and `best` in int8 on CPUs: all layers over a few rows at a time, so that nothing between
- * them leaves the core's cache. carfilter/int8_rows.py packs the weights and calls it;
+ * them leaves the core's cache. carfilter/restore/int8/rows.py packs the weights and calls it;
  * carfilter/int8.py computes the same with torch's convolutions.
  *
  * hatch_build.py compiles it once for each kind of CPU; one of two headers has the convolutions.
@@ -71,9 +71,9 @@ static const int8_t *weights_of(const Network *network, int layer) {
 }
 
 #if defined __AMX_INT8__ || defined __AMXINT8__ /* GCC, Clang 14 */
-#include "int8_tiles.h"
+#include "tiles.h"
 #else
-#include "int8_dots.h"
+#include "dots.h"
 #endif
 
 INLINE int clamped(int value) {

@@ -1,8 +1,8 @@
 """`fast` and `best` in int8 on CPUs of x86-64: up to two and a half times as fast as by torch.
 
-int8_rows.c is compiled for several kinds of CPU when carfilter is installed, where there is a
+rows.c is compiled for several kinds of CPU when carfilter is installed, where there is a
 compiler. It runs all layers over a few rows at a time, which then never leave the core's cache.
-Without it, or on another CPU, carfilter.int8 computes the same.
+Without it, or on another CPU, carfilter.restore.int8.convolutions computes the same.
 """
 
 import ctypes
@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from carfilter.int8 import Int8Fast, drawn_inputs, padded, qp_codes
-from carfilter.int8_packing import CHANNELS, Dots, Pairs, Tiles
 from carfilter.pictures import MACROBLOCK
-from carfilter.slots import Inputs
+from carfilter.restore.int8.convolutions import Int8Fast, drawn_inputs, padded, qp_codes
+from carfilter.restore.int8.packing import CHANNELS, Dots, Pairs, Tiles
+from carfilter.restore.slots import Inputs
 
 _FOLDER = Path(__file__).parent
 _CPU = Path("/proc/cpuinfo")
@@ -51,7 +51,7 @@ class _Picture(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of CPU that int8_rows.c is compiled for, see hatch_build.py.
+    """A kind of CPU that rows.c is compiled for, see hatch_build.py.
 
     Attributes:
         needs: the flags of such CPUs, as Linux names them.
@@ -98,7 +98,7 @@ def usable_kinds() -> tuple[Kind, ...]:
 def _library(kind: Kind) -> ctypes.CDLL | None:
     """Load what was compiled for a kind of CPU, once; None where it is not to be had."""
     try:
-        library = ctypes.CDLL(str(_FOLDER / f"int8_{kind.name}.so"))
+        library = ctypes.CDLL(str(_FOLDER / f"{kind.name}.so"))
     except OSError:  # not built, or for another system
         return None
     library.carfilter_rows_restore.argtypes = (
@@ -108,7 +108,7 @@ def _library(kind: Kind) -> ctypes.CDLL | None:
 
 
 def with_rows(twin: Int8Fast) -> "Int8Fast | RowsTwin":
-    """Return the twin through int8_rows.c, or as it is where that is not to be had or not right."""
+    """Return the twin through rows.c, or as it is where that is not to be had or not right."""
     if not _fits(twin):
         return twin
     for kind in usable_kinds():

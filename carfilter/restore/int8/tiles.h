@@ -1,4 +1,4 @@
-/* Convolutions of int8_rows.c on Intel's matrix units (AMX).
+/* Convolutions of rows.c on Intel's matrix units (AMX).
  *
  * Instructions: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBUSD.
  */

@@ -1,8 +1,8 @@
-/* Winograd's minimal filtering for int8_dots.h, where a product of bytes takes as long as one of 16
+/* Winograd's minimal filtering for dots.h, where a product of bytes takes as long as one of 16
  * bits: half the products, in whole numbers, so that every sum is the exact one.
  *
  * F(4, 3) along a row: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR
- * 2016, https://arxiv.org/abs/1509.09308, section 4.3. carfilter/int8_packing.py has 24 times its
+ * 2016, https://arxiv.org/abs/1509.09308, section 4.3. carfilter/restore/int8/packing.py has 24 times its
  * matrix G; numbers stay below 2^12 before the products, and what overflows in sums of them
  * cancels.
  */
@@ -71,7 +71,7 @@ static void gather(const int32_t *points, int32_t sums[OUTPUTS][CHANNELS]) {
     }
 }
 
-/* Convolve a row of positions of 48 channels; see convolve() in int8_dots.h. */
+/* Convolve a row of positions of 48 channels; see convolve() in dots.h. */
 static void convolve_by_tiles(
     const Network *network, int layer, const uint8_t *const in[3], uint8_t *out,
     const uint8_t *skip, int width

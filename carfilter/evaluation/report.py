@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from carfilter.detection_tables import DetectionScores
 from carfilter.errors import CarfilterError
-from carfilter.evaluate import ClipResult, Evaluation, Result
-from carfilter.measures import busiest_square, shown_frame, unpack_boxes
-from carfilter.plots import quality_over_rate, quality_over_time
-from carfilter.record import Record
-from carfilter.tables import DECODE, Table, column_label, find_result, row_names
-from carfilter.verdicts import Verdict
+from carfilter.evaluation.detection_tables import DetectionScores
+from carfilter.evaluation.evaluate import ClipResult, Evaluation, Result
+from carfilter.evaluation.measures import busiest_square, shown_frame, unpack_boxes
+from carfilter.evaluation.plots import quality_over_rate, quality_over_time
+from carfilter.evaluation.record import Record
+from carfilter.evaluation.tables import DECODE, Table, column_label, find_result, row_names
+from carfilter.evaluation.verdicts import Verdict
 
 CLEAN = "clean"
 _BOX_SCORE = 0.25  # doubtful boxes would hide the picture

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from carfilter import __version__
-from carfilter.archive_book import Book
-from carfilter.archive_events import Totals, size_text
-from carfilter.archive_plan import Found
-from carfilter.archive_pool import Pool
-from carfilter.archive_schedule import run_jobs
-from carfilter.archive_state import DONE, Row
-from carfilter.archive_worker import THUMBNAILS, Job
+from carfilter.archive.book import Book
+from carfilter.archive.events import Totals, size_text
+from carfilter.archive.plan import Found
+from carfilter.archive.pool import Pool
+from carfilter.archive.schedule import run_jobs
+from carfilter.archive.state import DONE, Row
+from carfilter.archive.worker import THUMBNAILS, Job
 from carfilter.errors import CarfilterError
 from carfilter.unfinished import written_whole
 

@@ -1,0 +1,52 @@
+"""What a user may say of a source and of a target; names and values are FFmpeg's."""
+
+from dataclasses import dataclass
+
+MAX_PIXELS = 8192 * 4352  # of a picture
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How to read a source; times are seconds from the start of the source."""
+
+    format: str | None = None
+    options: tuple[tuple[str, str], ...] = ()  # of the demuxer or protocol
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+    maps: tuple[str, ...] = ()  # FFmpeg's -map specifiers; none takes every stream
+    audio: bool = True
+    subtitles: bool = True
+    data: bool = True
+    threads: int = 0  # of the decoder; 0 takes the cores
+    stop_on_error: bool = False
+    pix_fmt: str | None = None  # to convert to what has no luma plane of its own
+    max_pixels: int = MAX_PIXELS  # larger pictures are refused
+    hwaccel: str | None = None  # device to decode on; it tells no QP
+    live: bool = False  # give frames as soon as they are there, and notice sooner that none come
+    qp_maps: bool = False  # let the decoder export them; H.264 then decodes without frame threads
+    measures_qp: bool = True  # with qp_maps, at key frames, where the decoder exports none
+
+    @property
+    def dropped_types(self) -> set[str]:
+        """The stream types that -an, -sn and -dn leave out."""
+        kept = {"audio": self.audio, "subtitle": self.subtitles, "data": self.data}
+        return {kind for kind, is_kept in kept.items() if not is_kept}
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """How to write a target."""
+
+    format: str | None = None
+    video_codec: str | None = None
+    audio_codec: str | None = None
+    subtitle_codec: str | None = None
+    pix_fmt: str | None = None
+    encoder: tuple[tuple[str, str], ...] = ()  # options of the video encoder, b for -b:v
+    muxer: tuple[tuple[str, str], ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+    threads: int = 0
+    overwrite: bool = False
+    drop_unsupported: bool = False
+    verbose_encoder: bool = False
+    live: bool = False  # encode without delay, and write each packet at once
