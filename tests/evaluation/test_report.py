@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from test_evaluate import draw_clip, save_clip, save_model
 
 from carfilter.commands.evaluate import main
 from carfilter.evaluation import measures, report
@@ -19,6 +18,7 @@ from carfilter.evaluation.measures import shown_frame
 from carfilter.evaluation.record import command_line
 from carfilter.media.clips import Clip
 from detectors import save_detector, yolox_output
+from scenes import draw_clip, save_clip, save_model
 
 # A car over the middle of the picture, in the coarsest grid; a sure one and one in doubt.
 BOXES = yolox_output({80: [0.5, 0.5, 0, 0, 0.9, 0, 1, 0], 3: [0, 0, 0, 0, 0.1, 1, 0, 0]})
