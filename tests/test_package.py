@@ -37,6 +37,12 @@ def test_the_wheel_holds_the_models_the_types_and_the_licence(unpacked: Path) ->
     assert not list(unpacked.glob("tests*"))
 
 
+def test_the_wheel_holds_the_manual_of_each_wing(unpacked: Path) -> None:
+    manuals = {path.relative_to(REPOSITORY) for path in REPOSITORY.glob("carfilter/*/README.md")}
+    assert manuals
+    assert manuals <= {path.relative_to(unpacked) for path in unpacked.rglob("README.md")}
+
+
 @pytest.mark.skipif(not shipped_models(), reason="no model is shipped")
 def test_the_wheel_restores_the_sample_without_the_repository(
     unpacked: Path, tmp_path: Path
