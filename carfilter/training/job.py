@@ -14,7 +14,7 @@ import torch.distributed
 
 from carfilter.errors import CarfilterError
 from carfilter.restore.devices import choose_device
-from carfilter.restore.int8.convolutions import calibrate
+from carfilter.restore.int8.calibration import calibrate
 from carfilter.restore.network import Car, Fast, Network, deepen, grow
 from carfilter.restore.weights import load_weights, save_weights
 from carfilter.training.dataset import Pairs, Sampling, draw_crops, load_pairs

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from carfilter.errors import DeviceError, WeightsError
 from carfilter.pictures import Picture
 from carfilter.restore.devices import bfloat_is_fast
+from carfilter.restore.int8.calibration import calibrate
 from carfilter.restore.int8.convolutions import (
     Int8Fast,
     _cells,
     _planes,
-    calibrate,
     int8_twin,
     is_available,
     passes_self_test,

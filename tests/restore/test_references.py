@@ -11,7 +11,8 @@ import torch
 
 from carfilter.media.options import TargetOptions
 from carfilter.pictures import Picture
-from carfilter.restore.int8.convolutions import calibrate, is_available
+from carfilter.restore.int8.calibration import calibrate
+from carfilter.restore.int8.convolutions import is_available
 from carfilter.restore.network import Best, BestConfig, Fast, FastConfig, grow, mac_per_pixel
 from carfilter.restore.references import with_references
 from carfilter.restore.restorer import RestoreOptions, Restorer

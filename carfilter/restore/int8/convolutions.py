@@ -7,14 +7,13 @@ the picture. Weights have a scale per output channel; activations one per layer,
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from carfilter.pictures import MACROBLOCK
 from carfilter.restore.devices import has_amx
@@ -29,7 +28,6 @@ _SIZE = 64  # sides of the pictures that torch packs weights for; it takes other
 _STRIP = 176  # cells at most are convolved side by side on a CPU with AMX
 _ROWS = 32  # of cells are put together at a time
 _NO_DIFFERENCE = 128  # the code of a reference's sample that equals the frame's
-_PERCENTILE = 0.9999
 _SELF_TEST_LEVELS = 0.5  # mean difference to fp32, in grey levels, that passes
 _ONE, _NO_SCALARS = [1, 1], []  # type: ignore[var-annotated]
 
@@ -39,44 +37,6 @@ def is_available() -> bool:
     ops = ("qconv_prepack", "qconv2d_pointwise")
     capability = torch.backends.cpu.get_cpu_capability()
     return capability.startswith("AVX") and all(hasattr(torch.ops.onednn, op) for op in ops)
-
-
-@torch.no_grad()
-def calibrate(network: Fast, batches: Iterable[tuple[Tensor | None, ...]]) -> list[float]:
-    """Return the range of each ReLU layer, head first, over batches of inputs as in training.
-
-    The 99.99th percentile, the largest over the batches: a rarer value is clipped, which costs less
-    than the coarser steps that its range would need.
-    """
-    ranges = [0.0] * (len(network.body) + 1)
-    for inputs in batches:
-        for i, activations in enumerate(_activations(network, inputs)):
-            # quantile() takes 16 million values at most.
-            values = activations.flatten()
-            values = values[:: max(1, values.numel() // 4_000_000)]
-            ranges[i] = max(ranges[i], float(torch.quantile(values, _PERCENTILE)))
-    return ranges
-
-
-def _activations(network: Fast, inputs: tuple[Tensor | None, ...]) -> list[Tensor]:
-    seen: list[Tensor] = []
-    layers = [network.head, *network.body]
-    head: list[Tensor] = []
-    ceiling = network.config.ceiling
-
-    def keep(layer: nn.Module, _: Any, output: Tensor) -> None:
-        if layer is network.head:
-            head.append(output.clamp(0, ceiling))
-        total = output + head[0] if layer is network.body[-1] else output
-        seen.append(total.clamp(0, ceiling))
-
-    handles = [layer.register_forward_hook(keep) for layer in layers]
-    try:
-        network(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
 
 
 class Convolution:
