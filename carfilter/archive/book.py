@@ -53,6 +53,21 @@ def describe_options(options: FilterOptions) -> str:
     return json.dumps(values, sort_keys=True)
 
 
+def _same_options(noted: str, now: str) -> bool:
+    """Compare what describe_options() gave, now and perhaps in an earlier version.
+
+    An option that the earlier one did not have was at its default.
+    """
+    return noted == now or _completed(noted) == _completed(now)
+
+
+def _completed(text: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(describe_options(FilterOptions()))
+    for name, value in json.loads(text).items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
+    return values
+
+
 class Book:
     """The rows of the database and the only place where they change."""
 
@@ -164,8 +179,9 @@ class Book:
     def _is_same(self, row: Row, found: Found) -> bool:
         now = Row(path=row.path)
         self._describe(now, found)
-        names = ("target", "size", "mtime_ns", "weights_sha256", "options")
-        return all(getattr(row, name) == getattr(now, name) for name in names)
+        names = ("target", "size", "mtime_ns", "weights_sha256")
+        same_file = all(getattr(row, name) == getattr(now, name) for name in names)
+        return same_file and _same_options(row.options, now.options)
 
     def _check_target(self, found: Found, row: Row) -> None:
         """Make the target's folder, and see that neither it nor the name is somebody else's."""

@@ -26,7 +26,7 @@ from carfilter.media.options import TargetOptions
 from carfilter.restore.restorer import RestoreOptions
 from carfilter.run.options import FilterOptions
 
-SETTINGS = Settings("weights", "options")
+SETTINGS = Settings("weights", "{}")
 
 
 OPENED: list[State] = []
@@ -116,7 +116,7 @@ def test_a_finished_file_is_finished_until_something_changes(tmp_path: Path) -> 
     assert not book.is_finished(replace(found, size=99), retry_failed=False)
     assert not book.is_finished(replace(found, mtime_ns=99), retry_failed=False)
     assert not book.is_finished(replace(found, target=tmp_path / "a.mkv"), retry_failed=False)
-    for settings in (Settings("others", "options"), Settings("weights", "others")):
+    for settings in (Settings("others", "{}"), Settings("weights", '{"live": true}')):
         assert not open_book(tmp_path, settings).is_finished(found, retry_failed=False)
     found.target.unlink()
     assert not book.is_finished(found, retry_failed=False)

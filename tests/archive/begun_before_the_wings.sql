@@ -1,0 +1,10 @@
+PRAGMA foreign_keys=OFF;
+BEGIN TRANSACTION;
+CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+INSERT INTO about VALUES('version','1');
+CREATE TABLE files (
+  path TEXT PRIMARY KEY, target, size, mtime_ns, video_seconds, content_sha256, weights_sha256, options, status, attempts, interrupted, verdict, error, frames, damaged, seconds, part, target_size, finished_at
+) WITHOUT ROWID;
+INSERT INTO files VALUES('a.mp4','a.mp4',84132,1767225600000000000,9.0,'51d26363f90b79493d61628b73b602f3a3b6f4a256b5da17c60b39eea2c54609','','{"compare": false, "live": false, "restore": {"compile_after": 60.0, "device": "auto", "lookahead": 64, "precision": "auto", "qp": 26, "strength": 0.0}, "source": {"audio": true, "data": true, "end_seconds": null, "format": null, "hwaccel": null, "live": false, "maps": [], "max_pixels": 35651584, "measures_qp": true, "options": [], "pix_fmt": null, "qp_maps": false, "start_seconds": null, "stop_on_error": false, "subtitles": true, "threads": 0}, "target": {"audio_codec": null, "drop_unsupported": false, "encoder": [["preset", "ultrafast"]], "format": null, "live": false, "metadata": [], "muxer": [], "pix_fmt": null, "subtitle_codec": null, "threads": 0, "video_codec": null}}','done',1,0,'restored','',90,0,0.74389444000007642898,'',525533,1795924238.0148410797);
+INSERT INTO files VALUES('b.mp4','b.mp4',84132,1767225600000000000,9.0,'','','{"compare": false, "live": false, "restore": {"compile_after": 60.0, "device": "auto", "lookahead": 64, "precision": "auto", "qp": 26, "strength": 0.0}, "source": {"audio": true, "data": true, "end_seconds": null, "format": null, "hwaccel": null, "live": false, "maps": [], "max_pixels": 35651584, "measures_qp": true, "options": [], "pix_fmt": null, "qp_maps": false, "start_seconds": null, "stop_on_error": false, "subtitles": true, "threads": 0}, "target": {"audio_codec": null, "drop_unsupported": false, "encoder": [["preset", "ultrafast"]], "format": null, "live": false, "metadata": [], "muxer": [], "pix_fmt": null, "subtitle_codec": null, "threads": 0, "video_codec": null}}','running',1,0,'','',0,0,0.0,'.carfilter-98e76b34beea2c99.mp4',NULL,NULL);
+COMMIT;
