@@ -12,7 +12,7 @@ FLOORS = (
     {"commands"},
     {"archive", "evaluation", "training"},
     {"run", "pairs"},
-    {"media", "restore"},
+    {"media", "restore", "detection"},
     {""},
 )
 FLOOR = {wing: -number for number, floor in enumerate(FLOORS) for wing in floor}
