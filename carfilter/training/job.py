@@ -46,6 +46,8 @@ def recipe_from(options: dict[str, Any]) -> Recipe:
         given["late_crop"] = None
     if options["init"]:
         given["tail_first"] = 0  # trained weights already have features worth reading
+    if options["feature_weight"] and not options["feature_loss"]:
+        raise CarfilterError("--feature-weight weighs what a detector sees: give --feature-loss")
     if options["feature_loss"]:
         given = {**_FEATURE_DEFAULTS, **given}
     recipe = replace(recipe, **given)
