@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "carfilter"
 FLOORS = (
     {"commands"},
     {"archive", "evaluation", "training"},
-    {"run", "pairs"},
-    {"media", "restore", "detection"},
+    {"run", "pairs", "inspection"},
+    {"media", "restore", "pages"},
     {""},
 )
 FLOOR = {wing: -number for number, floor in enumerate(FLOORS) for wing in floor}

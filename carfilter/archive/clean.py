@@ -20,7 +20,6 @@ from carfilter.archive.events import (
     Event,
     Plan,
     Totals,
-    size_text,
 )
 from carfilter.archive.machine import choose_workers, cores, wants_gpu
 from carfilter.archive.plan import (
@@ -40,6 +39,7 @@ from carfilter.archive.state import FAILED, STATE_NAME, State, locked_folder
 from carfilter.archive.watch import Watch
 from carfilter.archive.worker import RESTORE, Job
 from carfilter.errors import CarfilterError
+from carfilter.pages.numbers import size_text
 from carfilter.restore.weights import load_weights
 from carfilter.run.options import FilterOptions
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from carfilter import __version__
 from carfilter.archive.book import Book
-from carfilter.archive.events import Totals, size_text
+from carfilter.archive.events import Totals
 from carfilter.archive.plan import Found
 from carfilter.archive.pool import Pool
 from carfilter.archive.schedule import run_jobs
 from carfilter.archive.state import DONE, Row
 from carfilter.archive.worker import THUMBNAILS, Job
 from carfilter.errors import CarfilterError
+from carfilter.pages.numbers import size_text
 from carfilter.unfinished import written_whole
 
 _STYLE = """

@@ -10,8 +10,9 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from carfilter.archive import events
-from carfilter.archive.events import size_text as size
 from carfilter.commands.display import passing_bar
+from carfilter.pages.numbers import duration_text
+from carfilter.pages.numbers import size_text as size
 
 if TYPE_CHECKING:
     from carfilter.archive.state import Row
@@ -160,7 +161,7 @@ class _Work:
         parts += [f"{self._failed} failed"] if self._failed else []
         if speed > 0:
             left = max(self.total_seconds - self.seconds(), 0.0) / speed
-            parts += [f"{speed:.2f}x", f"{clock(left)} left"]
+            parts += [f"{speed:.2f}x", f"{duration_text(left)} left"]
         return ", ".join(parts)
 
 
@@ -169,14 +170,14 @@ def plan_lines(plan: events.Plan) -> list[str]:
     unknown = f" and {plan.unknown_lengths} of unknown length" if plan.unknown_lengths else ""
     workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
     lines = [
-        f"to do: {plan.pending} files, {clock(plan.pending_seconds)} of video{unknown},"
+        f"to do: {plan.pending} files, {duration_text(plan.pending_seconds)} of video{unknown},"
         f" {size(plan.pending_bytes)}, on {workers}"
         f" ({plan.finished} files are finished already)"
     ]
     expected = plan.estimate
     if expected.work_seconds is not None and expected.growth is not None:
         lines.append(
-            f"estimate from {expected.sampled} samples: {clock(expected.work_seconds)},"
+            f"estimate from {expected.sampled} samples: {duration_text(expected.work_seconds)},"
             f" results {expected.growth:.1f} times as large as the sources"
             f" ({size(expected.new_bytes or 0)}; {size(plan.free_bytes)} are free)"
             + (f"; {expected.engine}" if expected.engine else "")
@@ -192,8 +193,8 @@ def total_lines(totals: events.Totals) -> list[str]:
     lines = [
         f"{verb}: {totals.done} restored ({totals.damaged} with concealed damage),"
         f" {totals.failed} failed, {totals.finished_before} finished before;"
-        f" {totals.frames} frames, {clock(totals.video_seconds)} of video in"
-        f" {clock(totals.elapsed_seconds)} ({speed:.2f}x);"
+        f" {totals.frames} frames, {duration_text(totals.video_seconds)} of video in"
+        f" {duration_text(totals.elapsed_seconds)} ({speed:.2f}x);"
         f" {size(totals.source_bytes)} became {size(totals.target_bytes)}"
     ]
     if totals.stopped:
@@ -244,13 +245,3 @@ def _table(title: str, rows: list[tuple[str, str]]) -> Table:
     if len(rows) > _LISTED:
         table.add_row("...", f"and {len(rows) - _LISTED} more; --report lists all")
     return table
-
-
-def clock(seconds: float) -> str:
-    """Return a time as 12 s, 3:04 min or 5:06 h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"

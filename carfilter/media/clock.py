@@ -27,11 +27,23 @@ _KEPT = 8  # epochs that a late packet, or one behind a single wild timestamp, m
 
 @dataclass
 class _Place:
-    """Where a stream stands, in corrected seconds."""
+    """Where a stream stands: in ticks as they were read, since fractions take their time."""
 
-    offset: Fraction  # of its epoch
-    last: Fraction
-    next: Fraction
+    offset: Fraction  # of its epoch, in seconds
+    base: Fraction  # seconds of a tick
+    ticks: int  # dts of the last packet
+    duration: int  # of it
+    calm: int  # ticks after it within which the next one cannot have jumped
+
+    @property
+    def last(self) -> Fraction:
+        """Corrected seconds of the last packet."""
+        return self.ticks * self.base + self.offset
+
+    @property
+    def next(self) -> Fraction:
+        """Corrected seconds of its end."""
+        return (self.ticks + self.duration) * self.base + self.offset
 
 
 class Clock:
@@ -49,6 +61,11 @@ class Clock:
 
     def correct(self, packet: av.Packet[Any]) -> None:
         """Shift a packet's timestamps by the offset of the epoch it belongs to."""
+        place = self._places.get(packet.stream_index)
+        if place is not None and self._goes_on(place, packet):
+            if place.offset:
+                shift_packet(packet, round(place.offset / place.base))
+            return
         seconds, stream = packet_seconds(packet), packet.stream
         if seconds is None:
             return
@@ -56,24 +73,34 @@ class Clock:
         if stream.type not in ("video", "audio") or is_picture(stream):
             offset = self._nearest(seconds)
         elif packet.dts is None:
-            place = self._places.get(stream.index)
             offset = place.offset if place else self._nearest(seconds)
         else:
-            offset = self._follow(stream.index, seconds, (packet.duration or 0) * base)
+            offset = self._follow(stream.index, seconds)
+            self._places[stream.index] = _Place(
+                offset, base, packet.dts, packet.duration or 0, int(self.forward / base)
+            )
         if offset:
             shift_packet(packet, round(offset / base))
 
-    def _follow(self, index: int, seconds: Fraction, duration: Fraction) -> Fraction:
+    @staticmethod
+    def _goes_on(place: _Place, packet: av.Packet[Any]) -> bool:
+        """Say whether a packet follows the last one closely, and note it then.
+
+        As nearly every packet does: the rest of this class would take longer than its demuxing.
+        """
+        dts = packet.dts
+        if dts is None or not 0 <= dts - place.ticks <= place.calm:
+            return False
+        place.ticks, place.duration = dts, packet.duration or 0
+        return True
+
+    def _follow(self, index: int, seconds: Fraction) -> Fraction:
         place = self._places.get(index)
         if place is None:
-            offset = self._nearest(seconds)
-        elif self._fits(place, seconds + place.offset, _BACKWARD):
-            offset = place.offset
-        else:
-            offset = self._other_epoch(place, seconds)
-        at = seconds + offset
-        self._places[index] = _Place(offset, at, at + duration)
-        return offset
+            return self._nearest(seconds)
+        if self._fits(place, seconds + place.offset, _BACKWARD):
+            return place.offset
+        return self._other_epoch(place, seconds)
 
     def _fits(self, place: _Place, at: Fraction, backward: Fraction) -> bool:
         # A pause of one stream while another goes on is a pause and no jump.

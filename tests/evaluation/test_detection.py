@@ -7,15 +7,6 @@ import numpy as np
 import onnx
 import pytest
 
-from carfilter.detection.detector import (
-    Boxes,
-    DetectorSettings,
-    OnnxDetector,
-    bgr_from_yuv,
-    dynamic_shape,
-    overlaps,
-    suppress,
-)
 from carfilter.errors import CarfilterError
 from carfilter.evaluation.average_precision import (
     _matches,
@@ -23,6 +14,15 @@ from carfilter.evaluation.average_precision import (
     average_precision,
     difference_interval,
     truth_of,
+)
+from carfilter.evaluation.detection import (
+    Boxes,
+    DetectorSettings,
+    OnnxDetector,
+    bgr_from_yuv,
+    dynamic_shape,
+    overlaps,
+    suppress,
 )
 from detectors import SIDE, save_detector, yolox_output
 

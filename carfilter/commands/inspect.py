@@ -1,0 +1,164 @@
+"""The command `carfilter-inspect`: options, one call, exit code; torch loads after --help."""
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from carfilter import __version__
+from carfilter.commands.options import CONTEXT_SETTINGS, grouped
+from carfilter.errors import CarfilterError
+from carfilter.process import prepare_process
+
+if TYPE_CHECKING:
+    from carfilter.inspection.inspect import InspectOptions
+
+_FILE = click.Path(path_type=Path)
+_options = grouped(
+    click.option("--json", "json_file", metavar="FILE", help='Write all of it; "-" is stdout.'),
+    click.option("--csv", "csv_file", metavar="FILE", help='Write the table; "-" is stdout.'),
+    click.option("--full", is_flag=True, help="Decode every picture, and not a sample."),
+    click.option("--weights", metavar="NAME|FILE", help="Shipped model or checkpoint."),
+    click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N."),
+    click.option("--precision", default="auto", help="auto, int8, fp32, fp16, bf16."),
+)
+
+
+@click.command(context_settings=CONTEXT_SETTINGS)
+@click.argument("inputs", metavar="INPUT...", type=_FILE, nargs=-1, required=True)
+@_options
+@click.version_option(__version__, "-version", "--version")
+def carfilter_inspect(inputs: tuple[Path, ...], **given: Any) -> None:
+    """Look at files before they are restored: what the camera did, what the filter would do.
+
+    It takes seconds a file and writes nothing but what you ask for. Of several files, or a folder,
+    it prints a table, a line a file, those first of which most would change.
+
+    Example: carfilter-inspect camera.mp4
+    """
+    sys.exit(_run(inputs, given))
+
+
+def main() -> None:
+    """Run the command; the one place where errors become exit codes."""
+    carfilter_inspect()
+
+
+def _run(inputs: Sequence[Path], given: dict[str, Any]) -> int:
+    from carfilter.commands.inspect_display import InspectDisplay
+
+    display = InspectDisplay(quiet="-" in (given["json_file"], given["csv_file"]))
+    prepare_process()
+    try:
+        for path in _written(given):
+            _check_target(path, inputs)
+        files = _files_of(inputs)
+        if len(files) == 1 and not inputs[0].is_dir():
+            return _show_one(files[0], given, display)
+        return _show_many(files, given, display)
+    except CarfilterError as error:
+        click.echo(f"carfilter: error: {error}", err=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _written(given: dict[str, Any]) -> list[Path]:
+    names = (given["json_file"], given["csv_file"])
+    return [Path(name) for name in names if name and str(name) != "-"]
+
+
+def _check_target(path: Path, inputs: Sequence[Path]) -> None:
+    if any(path.exists() and one.exists() and path.samefile(one) for one in inputs):
+        raise CarfilterError(f"{path}: is the input; give another name to write to")
+
+
+def _files_of(inputs: Sequence[Path]) -> list[Path]:
+    """Return the files, and the videos of the folders."""
+    from carfilter.archive.plan import Naming, scan
+
+    files = []
+    for path in inputs:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = [video.source for video in scan(path, path, Naming()).videos]
+        if not found:
+            raise CarfilterError(f"{path}: holds no video; check the folder")
+        files += found
+    return files
+
+
+def _show_one(path: Path, given: dict[str, Any], display: Any) -> int:
+    from carfilter.inspection.inspect import look_at
+
+    look = look_at(path, _options_of(given))
+    display.show(look.inspection)
+    _write_json(given["json_file"], look.inspection.as_dict())
+    if given["csv_file"]:
+        _write_csv(given["csv_file"], [(path, look.inspection)])
+    return 0
+
+
+def _show_many(files: Sequence[Path], given: dict[str, Any], display: Any) -> int:
+    from carfilter.inspection.inspect import inspect
+
+    seen, failed = [], []
+    with display.passing(len(files)) as advance:
+        for path in files:
+            try:
+                seen.append((path, inspect(path, _options_of(given))))
+            except CarfilterError as error:
+                failed.append((path, str(error).removeprefix(f"{path}: ")))
+            advance(path)
+    seen.sort(key=lambda one: -one[1].gain)
+    display.show_table(seen, failed)
+    _write_json(given["json_file"], [one.as_dict() for _, one in seen])
+    if given["csv_file"]:
+        _write_csv(given["csv_file"], seen)
+    return 1 if failed else 0
+
+
+def _options_of(given: dict[str, Any]) -> "InspectOptions":
+    from carfilter.inspection.inspect import InspectOptions
+
+    names = ("full", "weights", "device", "precision")
+    return InspectOptions(**{name: given[name] for name in names})
+
+
+def _write_json(name: str | None, content: Any) -> None:
+    if name is not None:
+        _write(name, json.dumps(content, indent=2) + "\n")
+
+
+def _write_csv(name: str, seen: Sequence[Any]) -> None:
+    import io
+
+    from carfilter.inspection.summary import CSV_COLUMNS, values_of
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    writer.writerows(values_of(one, str(path)) for path, one in seen)
+    _write(name, text.getvalue())
+
+
+def _write(name: str, text: str) -> None:
+    if name == "-":
+        click.echo(text, nl=False)
+        return
+    from carfilter.unfinished import written_whole
+
+    try:
+        with written_whole(Path(name)) as part:
+            part.write_text(text, "utf-8", "backslashreplace")
+    except OSError as error:
+        raise CarfilterError(f"{name}: cannot be written ({error.strerror})") from error
+
+
+if __name__ == "__main__":
+    main()

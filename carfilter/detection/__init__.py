@@ -1,1 +1,0 @@
-"""What object detectors see: boxes of ONNX models, and their features as a loss."""

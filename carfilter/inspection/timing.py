@@ -1,0 +1,100 @@
+"""Times and rates of a video, from its packets alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from carfilter.inspection.inspection import Coding, Times
+from carfilter.media.survey.reading import StreamSurvey, Survey, VideoPackets
+
+RATE_STEPS = 120  # of the bit rate over time; fewer where a step would hold less than a picture
+_GAP_SECONDS, _GAP_PICTURES = 1.0, 4.0  # an interval longer than both is a hole
+_MOST_GAPS = 1000
+_ODD_SHARE = 0.01  # of intervals that differ, from which a rate is variable
+_ODD = 0.1  # by which share of the usual one; besides the rounding of clocks of milliseconds
+_ROUNDING = 0.00101
+
+_Floats = npt.NDArray[np.float64]
+
+
+def times_of(survey: Survey, video: StreamSurvey) -> Times:
+    """Return when the pictures come."""
+    packets = survey.video
+    given = packets.seconds
+    seconds = np.sort(given[~np.isnan(given)])
+    intervals = np.diff(seconds)
+    usual = float(np.median(intervals)) if len(intervals) else 0.0
+    span = float(seconds[-1] - seconds[0]) + _last_duration(packets, usual) if len(seconds) else 0.0
+    declared = video.average_rate or video.base_rate
+    gaps = np.flatnonzero(intervals > max(_GAP_SECONDS, _GAP_PICTURES * usual))[:_MOST_GAPS]
+    return Times(
+        seconds=span,
+        seconds_by_frames=float(len(packets) / declared) if declared else None,
+        rate=len(packets) / span if span > 0 else None,
+        is_variable=_is_variable(intervals, usual, float(video.time_base)),
+        shortest=float(intervals.min()) if len(intervals) else 0.0,
+        longest=float(intervals.max()) if len(intervals) else 0.0,
+        gaps=tuple((float(seconds[at]), float(intervals[at])) for at in gaps),
+        jumps=survey.jumps,
+        first_jump=survey.first_jump,
+        missing=int(np.isnan(given).sum()),
+    )
+
+
+def _last_duration(packets: VideoPackets, usual: float) -> float:
+    last = packets.durations[-1] if len(packets) else 0.0
+    return last if last > 0 else usual
+
+
+def _is_variable(intervals: _Floats, usual: float, tick: float) -> bool:
+    """A clock of milliseconds rounds: 33 and 34 are one rate."""
+    if len(intervals) < 2 or usual <= 0:
+        return False
+    tolerance = max(_ODD * usual, _ROUNDING, 1.01 * tick)
+    odd = np.abs(intervals - usual) > tolerance
+    # A hole or two in a recording do not make its rate a variable one.
+    return bool(odd.mean() > _ODD_SHARE and odd.sum() > 2)
+
+
+def coding_of(packets: VideoPackets, times: Times) -> Coding:
+    """Return what the packets tell of the coding."""
+    sizes = np.array(packets.sizes, np.float64)
+    kinds = np.array(packets.types)
+    keys = np.flatnonzero(np.frombuffer(bytes(packets.keys), np.uint8))
+    at = packets.seconds[keys]
+    apart = np.diff(at[~np.isnan(at)])
+    steps = np.diff(keys)
+    return Coding(
+        pictures=len(packets),
+        types=dict(Counter(packets.types)),
+        key_frames=len(keys),
+        key_seconds=_spread(apart),
+        key_pictures=None
+        if not len(steps)
+        else (int(steps.min()), float(steps.mean()), int(steps.max())),
+        bit_rate=float(8 * sizes.sum() / times.seconds) if times.seconds > 0 else 0.0,
+        rates=_rates(packets.seconds, sizes, times.seconds),
+        type_bytes={
+            kind: float(sizes[kinds == kind].mean()) for kind in sorted(set(packets.types))
+        },
+    )
+
+
+def _spread(values: Any) -> tuple[float, float, float] | None:
+    if not len(values):
+        return None
+    return float(values.min()), float(values.mean()), float(values.max())
+
+
+def _rates(seconds: _Floats, sizes: _Floats, span: float) -> tuple[float, ...]:
+    known = ~np.isnan(seconds)
+    if span <= 0 or known.sum() < 2:
+        return ()
+    steps = min(RATE_STEPS, int(known.sum()) // 2)
+    place = (seconds[known] - seconds[known].min()) / span * steps
+    bits = np.bincount(np.minimum(place.astype(int), steps - 1), 8 * sizes[known], steps)
+    return tuple(float(rate) for rate in bits / (span / steps))

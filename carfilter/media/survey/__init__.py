@@ -1,0 +1,1 @@
+"""What an inspection reads of a file: every packet, and a sample of its pictures."""

@@ -1,0 +1,328 @@
+"""Read every packet of a file once: what its streams hold, and a sample of its pictures, decoded.
+
+Nothing is sought, so that it is the same for every container: the decoder gets the packets of some
+runs, each from a key frame on, while all of them pass by and are counted and hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from carfilter.media.clock import Clock, FrameTimes
+from carfilter.media.frames import side_data
+from carfilter.media.options import SourceOptions
+from carfilter.media.source import Decoded, Source, open_source
+from carfilter.media.survey.picture_types import reader_of
+from carfilter.media.ticks import as_fraction
+
+_PLACES = 12  # runs of the sample, spread evenly over the bytes of the file
+_SAMPLED_PIXELS = 200 << 20  # about a hundred pictures of 1080p, a second or less of two cores
+_FEWEST, _MOST = 4, 60  # packets of a run
+_TIMED = 24  # packets of which decoding is timed
+_NAN = float("nan")
+
+
+@dataclass
+class StreamSurvey:
+    """What one stream says of itself, and what its packets hold."""
+
+    index: int
+    kind: str  # video, audio, subtitle, data, attachment
+    codec: str  # FFmpeg's name; "unknown" where it has none
+    profile: str
+    language: str
+    time_base: Fraction
+    start_seconds: float | None
+    declared_seconds: float | None
+    width: int = 0
+    height: int = 0
+    pix_fmt: str = ""
+    average_rate: Fraction | None = None
+    base_rate: Fraction | None = None  # ffprobe's r_frame_rate
+    sample_rate: int = 0
+    channels: int = 0
+    is_main: bool = False  # the video that is restored
+    packets: int = 0
+    bytes: int = 0
+    sha256: str = ""  # of the packets' bytes, as `ffmpeg -map 0 -c copy -f streamhash` has it
+
+
+@dataclass
+class VideoPackets:
+    """The packets of the main video in the order of the file; times are corrected seconds."""
+
+    pts: array[float] = field(default_factory=lambda: array("d"))  # nan where there is none
+    dts: array[float] = field(default_factory=lambda: array("d"))
+    durations: array[float] = field(default_factory=lambda: array("d"))
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+    keys: bytearray = field(default_factory=bytearray)  # 1 where a packet is a key frame
+    types: list[str] = field(default_factory=list)  # I, P, B, S, or "" where it is not told
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def seconds(self) -> npt.NDArray[np.float64]:
+        """Time of each packet: its pts, else its dts, else nan."""
+        pts, dts = np.array(self.pts), np.array(self.dts)
+        return np.where(np.isnan(pts), dts, pts)
+
+    def note(self, packet: av.Packet[Any], kind: str) -> None:
+        """Add a packet whose picture is of that type."""
+        base = float(as_fraction(packet.time_base)) if packet.time_base else 0.0
+        self.pts.append(_NAN if packet.pts is None else packet.pts * base)
+        self.dts.append(_NAN if packet.dts is None else packet.dts * base)
+        self.durations.append((packet.duration or 0) * base)
+        self.sizes.append(packet.size)
+        self.keys.append(packet.is_keyframe)
+        self.types.append(kind)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A decoded picture of the sample."""
+
+    decoded: Decoded
+    run: int  # pictures of one run follow each other
+    packet: int  # number of the packet that the run begins with
+    seconds: float | None
+
+
+@dataclass
+class Survey:
+    """One reading of a file: iterate pictures() to its end, look at the rest, then close()."""
+
+    source: Source
+    full: bool
+    size: int  # bytes of the file
+    streams: list[StreamSurvey]
+    video: VideoPackets = field(default_factory=VideoPackets)
+    corrupt: int = 0  # packets that their container or demuxer marks as damaged
+    jumps: int = 0  # of the clock
+    first_jump: tuple[float, float] | None = None  # where and by how much, in seconds
+    decoded_all: bool = False  # the sample is every picture
+    tried: list[av.Packet[Any]] = field(default_factory=list)  # the first packets of the last run
+
+    def pictures(self) -> Iterator[Sampled]:
+        """Read the file to its end and yield the pictures of the sample.
+
+        Raises:
+            MediaError: more errors follow each other than a damaged file has.
+        """
+        source, every = self.source, list(self.source.container.streams)
+        types, clock = reader_of(source.video), Clock(source.container, source.video)
+        hashes = [hashlib.sha256() for _ in self.streams]
+        runs, length = _Runs(source), self._run_length()
+        self.decoded_all = not length
+        seen = place = 0
+        for packet in source.packets(every):
+            if packet.stream_index >= len(every):
+                continue  # a stream that came up on the way, which the filter leaves out as well
+            clock.correct(packet)
+            self._count(packet, hashes)
+            if packet.stream_index != source.video.index or not packet.size:
+                continue
+            if packet.is_keyframe and length and seen * _PLACES >= place * self.size:
+                yield from runs.end()
+                runs.begin(len(self.video), length)
+                place = seen * _PLACES // self.size + 1
+            elif not length and not len(self.video):
+                runs.begin(0, None)
+            self.video.note(packet, types.read(packet))
+            yield from runs.give(packet)
+            seen = sum(stream.bytes for stream in self.streams)
+        yield from runs.end()
+        self.jumps, self.first_jump = clock.jumps, clock.first_jump
+        self.tried = runs.packets
+        for stream, digest in zip(self.streams, hashes, strict=True):
+            stream.sha256 = digest.hexdigest()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.source.close()
+
+    def _run_length(self) -> int:
+        """Return the packets of a run, or 0 where all pictures are decoded."""
+        source, context = self.source, self.source.video.codec_context
+        frames = source.video.frames or round((source.seconds or 0) * float(source.rate or 25))
+        affordable = _SAMPLED_PIXELS // (context.width * context.height)
+        if self.full or 0 < frames <= affordable:
+            return 0
+        return min(max(affordable // _PLACES, _FEWEST), _MOST)
+
+    def _count(self, packet: av.Packet[Any], hashes: Sequence[Any]) -> None:
+        stream = self.streams[packet.stream_index]
+        if packet.size:
+            stream.packets += 1
+            stream.bytes += packet.size
+            hashes[packet.stream_index].update(packet)
+            self.corrupt += packet.is_corrupt
+
+
+class _Runs:
+    """The decoder of a source, given packets in runs that each begin with a key frame."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._base = float(source.time_base)
+        step = 1 / ((source.rate or Fraction(25)) * source.time_base)
+        self._times = FrameTimes(source.time_base, max(round(step), 1))
+        self._left: int | None = 0
+        self._run, self._packet, self._first = -1, 0, False
+        self.packets: list[av.Packet[Any]] = []  # the first ones of the run
+        self._from: int | None = None  # pts of the key frame that a run in mid-file began with
+
+    def begin(self, packet: int, length: int | None) -> None:
+        """Take the next `length` packets, or all, the first of which has that number."""
+        self._left, self._packet, self._run, self._first = length, packet, self._run + 1, True
+        self.packets = []
+        self._source.gauge_anew()
+
+    def give(self, packet: av.Packet[Any]) -> Iterator[Sampled]:
+        """Decode a packet, if it belongs to a run."""
+        if self._left == 0:
+            return
+        if self._first:
+            self._from = packet.pts if self._packet else None
+            self._first = False
+        if len(self.packets) < _TIMED:
+            self.packets.append(packet)
+        yield from self._decode(packet)
+        if self._left is not None:
+            self._left -= 1
+            if self._left == 0:
+                yield from self._drain()
+
+    def end(self) -> Iterator[Sampled]:
+        """Give what the decoder still holds of the run."""
+        if self._left != 0 and self._run >= 0:
+            yield from self._drain()
+        self._left = 0
+
+    def _drain(self) -> Iterator[Sampled]:
+        yield from self._decode(None)
+        self._source.video.codec_context.flush_buffers()
+
+    def _decode(self, packet: av.Packet[Any] | None) -> Iterator[Sampled]:
+        report = self._source.report
+        damaged = report.damaged
+        for decoded in self._source.decode(packet):
+            pts = self._times.best_effort(decoded.frame)
+            if self._from is not None and pts is not None and pts < self._from:
+                report.damaged = damaged  # it lacks the pictures before the run, not the file
+                continue
+            yield Sampled(
+                decoded, self._run, self._packet, None if pts is None else pts * self._base
+            )
+
+
+def open_survey(path: Path, options: SourceOptions | None = None, *, full: bool = False) -> Survey:
+    """Open a file for one reading.
+
+    Args:
+        full: decode every picture, and not a sample.
+
+    Raises:
+        MediaError: the filter would refuse it, for the same reason.
+    """
+    source = open_source(path, options or SourceOptions(qp_maps=True))
+    streams = [_described(stream) for stream in source.container.streams]
+    streams[source.video.index].is_main = True
+    return Survey(source, full, path.stat().st_size, streams)
+
+
+def _described(stream: av.stream.Stream) -> StreamSurvey:
+    base = as_fraction(stream.time_base) if stream.time_base else Fraction(0)
+    context = stream.codec_context
+    survey = StreamSurvey(
+        index=stream.index,
+        kind=stream.type,
+        codec=context.codec.canonical_name if context else "unknown",
+        profile=(context.profile or "") if context else "",
+        language=stream.metadata.get("language", ""),
+        time_base=base,
+        start_seconds=None if stream.start_time is None else float(stream.start_time * base),
+        declared_seconds=None if not stream.duration else float(stream.duration * base),
+    )
+    if isinstance(stream, av.VideoStream) and context:
+        survey.width, survey.height = stream.width, stream.height
+        survey.pix_fmt = stream.codec_context.pix_fmt or ""
+        survey.average_rate = _rate(stream.average_rate)
+        survey.base_rate = _rate(stream.base_rate)
+    elif isinstance(stream, av.AudioStream) and context:
+        survey.sample_rate, survey.channels = stream.sample_rate, stream.channels
+    return survey
+
+
+def _rate(rate: Any) -> Fraction | None:
+    return as_fraction(rate) if rate else None
+
+
+@dataclass(frozen=True)
+class Around:
+    """A run of packets to decode: from a key frame to the last one wanted."""
+
+    first: int
+    last: int
+
+
+def read_runs(path: Path, runs: Sequence[Around], *, vectors: bool = False) -> Iterator[Sampled]:
+    """Decode some runs of packets of the main video, numbered as in VideoPackets.
+
+    Args:
+        runs: in order, none touching another; each begins with a key frame.
+        vectors: let the decoder export motion vectors as well, see motion_of().
+
+    Raises:
+        MediaError: the file cannot be opened any more.
+    """
+    source = open_source(path, SourceOptions(qp_maps=True))
+    context = source.video.codec_context
+    if vectors and source.exports_qp:
+        context.options = {**context.options, "export_side_data": "venc_params+mvs"}
+    clock, decoder, wanted, number = (
+        Clock(source.container, source.video),
+        _Runs(source),
+        [*runs],
+        0,
+    )
+    try:
+        for packet in source.packets(list(source.container.streams)):
+            if packet.stream_index >= len(source.container.streams):
+                continue
+            clock.correct(packet)
+            if packet.stream_index != source.video.index or not packet.size:
+                continue
+            if wanted and number == wanted[0].first:
+                run = wanted.pop(0)
+                decoder.begin(number, run.last - run.first + 1)
+            yield from decoder.give(packet)
+            number += 1
+            if not wanted and number > runs[-1].last:
+                break
+        yield from decoder.end()
+    finally:
+        source.close()
+
+
+Vectors = npt.NDArray[Any]
+"""FFmpeg's: source (-1, +1), w, h, dst_x, dst_y, motion_x, motion_y, motion_scale of each block."""
+
+
+def motion_of(frame: av.VideoFrame) -> Vectors | None:
+    """Return a copy of the motion vectors of a picture; None where the decoder exports none.
+
+    Of intra blocks there are none. Call it before the frame is made writable.
+    """
+    data = side_data(frame, "MOTION_VECTORS")
+    return None if data is None else data.to_ndarray().copy()

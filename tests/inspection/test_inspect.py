@@ -1,0 +1,184 @@
+"""A look at a file: what it says is true, of files of many kinds, and it changes nothing."""
+
+import csv
+import json
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from carfilter.commands.inspect import carfilter_inspect
+from carfilter.errors import MediaError
+from carfilter.inspection.inspect import InspectOptions, inspect
+from clips import make_clip, tiny_weights
+
+FACTS = InspectOptions(tries=False)
+
+
+def decoded_types(path: Path) -> dict[str, int]:
+    """Count the types of all pictures as the decoder tells them."""
+    counts: dict[str, int] = {}
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            kind = {1: "I", 2: "P", 3: "B"}[int(frame.pict_type)]
+            counts[kind] = counts.get(kind, 0) + 1
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.mp4", "libx264", {"bf": "2", "g": "8"}),
+        ("a.ts", "libx264", {"bf": "2", "g": "8"}),
+        ("a.mkv", "libx265", {"x265-params": "log-level=none:keyint=8:bframes=2:slices=2"}),
+        ("a.mp4", "libx265", {"x265-params": "log-level=none:keyint=8:bframes=2"}),
+        ("a.avi", "mpeg4", {"bf": "2", "g": "8"}),
+        ("a.ts", "mpeg2video", {"bf": "2", "g": "8"}),
+        ("a.avi", "mjpeg", {}),
+    ],
+)
+def test_types_of_pictures_are_those_of_the_decoder(
+    tmp_path: Path, name: str, codec: str, options: dict[str, str]
+) -> None:
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    clip = make_clip(tmp_path / name, frames=20, codec=codec, options=options, pix_fmt=pix_fmt)
+    seen = inspect(clip, FACTS)
+    assert seen.coding.types == decoded_types(clip)
+    assert seen.coding.pictures == 20
+
+
+def test_length_rate_and_key_frames_are_the_clips(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "a.mp4", frames=25, options={"g": "10", "sc_threshold": "0"})
+    seen = inspect(clip, FACTS)
+    assert seen.times.seconds == pytest.approx(1.0)
+    assert not seen.times.is_variable
+    assert seen.coding.key_pictures == (10, 10.0, 10)
+    assert seen.coding.key_seconds == pytest.approx((0.4, 0.4, 0.4))
+
+
+def test_a_variable_rate_and_a_gap_are_seen(tmp_path: Path) -> None:
+    uneven = [0, 40, 120, 140, 260, 300, 420, 440, 500, 640, 700, 900]
+    clip = make_clip(tmp_path / "a.mkv", pts=uneven, time_base=Fraction(1, 1000))
+    assert inspect(clip, FACTS).times.is_variable
+    with_hole = [*range(0, 240, 40), *range(9000, 9240, 40)]
+    clip = make_clip(tmp_path / "b.mkv", pts=with_hole, time_base=Fraction(1, 1000))
+    times = inspect(clip, FACTS).times
+    assert not times.is_variable
+    assert times.gaps == ((pytest.approx(0.2), pytest.approx(8.8)),)
+
+
+def test_checksums_are_those_of_ffmpeg_and_of_the_file(tmp_path: Path) -> None:
+    import hashlib
+    import shutil
+
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("needs the ffmpeg program")
+    clip = make_clip(tmp_path / "a.mkv", audio="aac")
+    told = subprocess.run(
+        ["ffmpeg", "-i", clip, "-map", "0", "-c", "copy", "-copyinkf", "-f", "streamhash", "-"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    seen = inspect(clip, FACTS)
+    assert [s.sha256 for s in seen.streams] == [
+        line.split("=")[1].lower() for line in told.splitlines()
+    ]
+    assert seen.sha256 == hashlib.sha256(clip.read_bytes()).hexdigest()
+
+
+def test_a_coarse_clip_promises_a_gain_and_a_fine_one_none(tmp_path: Path) -> None:
+    coarse = inspect(make_clip(tmp_path / "a.mp4", options={"qp": "40"}), FACTS)
+    fine = inspect(make_clip(tmp_path / "b.mp4", options={"qp": "14"}), FACTS)
+    assert coarse.qp is not None
+    assert fine.qp is not None
+    assert coarse.qp.source == "read"
+    assert coarse.qp.mean > 34 > 22 > fine.qp.mean
+    assert "will help visibly" in coarse.findings[0].text
+    assert "leave it alone" in fine.findings[0].text
+
+
+def test_raw_video_wants_a_qp(tmp_path: Path) -> None:
+    seen = inspect(make_clip(tmp_path / "a.nut", codec="rawvideo", options={}), FACTS)
+    assert seen.qp is None
+    assert "give --qp" in seen.findings[0].text
+
+
+def test_an_earlier_encode_is_noticed(tmp_path: Path) -> None:
+    from skimage import data
+
+    photo = np.ascontiguousarray(data.astronaut()[:288, :384])
+
+    def encode(path: Path, rgb: np.ndarray, qp: int) -> np.ndarray:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=25, options={"qp": str(qp)})
+            stream.width, stream.height, stream.pix_fmt = 384, 288, "yuv420p"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+            container.mux(stream.encode(None))
+        with av.open(str(path)) as container:
+            return next(container.decode(video=0)).to_ndarray(format="rgb24")
+
+    encode(tmp_path / "once.mp4", photo, 26)
+    encode(tmp_path / "twice.mp4", encode(tmp_path / "coarse.mp4", photo, 36), 26)
+    assert inspect(tmp_path / "once.mp4", FACTS).looks.coarser_than_coded is False
+    assert inspect(tmp_path / "twice.mp4", FACTS).looks.coarser_than_coded is True
+
+
+def test_only_a_sample_of_a_long_file_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from carfilter.media.survey import reading
+
+    clip = make_clip(tmp_path / "a.ts", frames=200, options={"g": "10"})
+    monkeypatch.setattr(reading, "_SAMPLED_PIXELS", 64 * 48 * 60)
+    seen = inspect(clip, FACTS)
+    assert not seen.looks.of_all
+    assert 40 <= seen.looks.pictures <= 70
+    assert seen.coding.pictures == 200
+    assert seen.looks.damaged == 0
+    times = [seconds for seconds, _ in seen.looks.change_over_time]
+    assert times[0] < 1 < 7 < times[-1]
+    assert inspect(clip, InspectOptions(tries=False, full=True)).looks.pictures == 200
+
+
+def test_what_the_filter_refuses_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.m3u8").write_text("#EXTM3U\n/etc/passwd\n")
+    with pytest.raises(MediaError, match="names other files"):
+        inspect(tmp_path / "list.m3u8", FACTS)
+    with pytest.raises(MediaError, match="only a file"):
+        inspect("rtsp://camera/stream", FACTS)
+
+
+def test_the_command_writes_nothing_unasked_and_all_that_is_asked(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "a.mp4", options={"qp": "38"})
+    before, weights = clip.stat(), str(tiny_weights(tmp_path / "tiny.pt"))
+    result = CliRunner().invoke(carfilter_inspect, [str(clip), "--weights", weights])
+    assert result.exit_code == 0, result.output
+    assert "will help visibly" in result.stdout
+    assert "whole file" in result.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "tiny.pt"}
+    assert clip.stat().st_mtime_ns == before.st_mtime_ns
+    result = CliRunner().invoke(carfilter_inspect, [str(clip), "--json", "-", "--weights", weights])
+    told = json.loads(result.stdout)
+    assert told["filter"]["model"] == "tiny"
+    assert told["streams"][0]["codec"] == "h264"
+
+
+def test_a_folder_gives_a_table_sorted_by_what_would_change(tmp_path: Path) -> None:
+    folder, weights = tmp_path / "clips", str(tiny_weights(tmp_path / "tiny.pt"))
+    folder.mkdir()
+    for name, qp in (("fine", 12), ("coarse", 42), ("middle", 30)):
+        make_clip(folder / f"{name}.mp4", options={"qp": str(qp)})
+    (folder / "bad.mp4").write_bytes(b"no video")
+    target = tmp_path / "table.csv"
+    given = [str(folder), "--csv", str(target), "--weights", weights]
+    result = CliRunner().invoke(carfilter_inspect, given)
+    assert result.exit_code == 1
+    assert "bad.mp4: not a video file" in result.stderr
+    rows = list(csv.DictReader(target.read_text().splitlines()))
+    assert [Path(row["file"]).stem for row in rows] == ["coarse", "middle", "fine"]
+    assert float(rows[0]["change"]) > float(rows[1]["change"])
