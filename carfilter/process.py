@@ -10,6 +10,10 @@ import threading
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc takes no larger one
 _KEPT_BYTES = 1 << 30
+# A terminal that closes sends SIGHUP; Windows has none.
+STOPPING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
 def prepare_process() -> None:
@@ -41,7 +45,9 @@ def keep_freed_memory() -> None:
 
 
 def stop_on_signals() -> tuple[threading.Event, list[int]]:
-    """Set the event on the first SIGINT or SIGTERM, and end the process at once on the second.
+    """Set the event on the first of these signals, and end the process at once on the second.
+
+    A SIGHUP that was ignored when the process began, as by nohup(1), stays so.
 
     Returns the event, and the list into which the number of the first signal goes.
     """
@@ -54,6 +60,7 @@ def stop_on_signals() -> tuple[threading.Event, list[int]]:
         received.append(number)
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
+    for number in STOPPING:
+        if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, on_signal)
     return stop, received

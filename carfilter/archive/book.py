@@ -22,12 +22,17 @@ from typing import Any
 
 from carfilter.archive.plan import Found, text_of
 from carfilter.archive.state import DONE, FAILED, PENDING, RUNNING, VERIFIED, Row, State
-from carfilter.archive.worker import Outcome, sidecar_of
+from carfilter.archive.worker import Outcome
 from carfilter.errors import CarfilterError
 from carfilter.run.options import FilterOptions
+from carfilter.run.sidecar import sidecar_of
+from carfilter.unfinished import check_name, place
 
 # Our temporary names, and those that filter_video() makes of them; nothing else is swept.
-_TEMPORARY = re.compile(r"^\.{1,2}carfilter-[0-9a-f]{16}(\.part|\.partial)?\.\w{1,16}(\.json)?$")
+_TEMPORARY = re.compile(
+    r"^\.{1,2}carfilter-[0-9a-f]{16}(\.[0-9a-f]{8})?(\.part|\.partial)?\.\w{1,16}(\.json)?"
+    r"(\.[0-9a-f]{8}\.part)?$"
+)
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,8 @@ class Book:
     def accept(self, found: Found, part: Path, outcome: Outcome) -> Row:
         """Note a verified result, give it its name, and note that, in this order."""
         row = self.row(found)
+        # Looked at again: hours have passed since begin().
+        overwrite = self._check_target(found, row)
         row.status, row.target_size = VERIFIED, outcome.target_size
         row.content_sha256, row.frames, row.damaged = (
             outcome.content_sha256,
@@ -136,7 +143,7 @@ class Book:
         row.video_seconds = row.video_seconds or outcome.seconds
         row.seconds, row.verdict = outcome.work_seconds, _verdict(outcome)
         self.state.save(row)
-        place(part, found.target)
+        _place(part, found.target, overwrite=overwrite)
         row.status, row.part, row.finished_at = DONE, "", time.time()
         self.state.save(row)
         return row
@@ -183,24 +190,32 @@ class Book:
         same_file = all(getattr(row, name) == getattr(now, name) for name in names)
         return same_file and _same_options(row.options, now.options)
 
-    def _check_target(self, found: Found, row: Row) -> None:
-        """Make the target's folder, and see that neither it nor the name is somebody else's."""
+    def _check_target(self, found: Found, row: Row) -> bool:
+        """Make the target's folder, and see that neither it nor the name is somebody else's.
+
+        Returns whether a file of that name may be replaced.
+        """
         found.target.parent.mkdir(parents=True, exist_ok=True)
         inside = found.target.parent.resolve()
         if inside != self.out_dir and self.out_dir not in inside.parents:
             raise CarfilterError(f"{found.target.parent}: a link leads out of OUT_DIR; remove it")
+        check_name(found.target)
+        if found.target.is_symlink():
+            raise CarfilterError(f"{found.target}: is a link; remove it, or give another OUT_DIR")
         size = self._size(found.target)
-        if size is not None and size != row.target_size and not self.overwrite:
+        is_ours = size is not None and size == row.target_size
+        if size is not None and not is_ours and not self.overwrite:
             raise CarfilterError(
                 f"{found.target}: exists already and was not made here; give -y to replace it"
             )
+        return is_ours or self.overwrite
 
     def _is_placed(self, row: Row) -> bool:
         """Finish what a cut between "verified" and "done" has left; False if nothing is there."""
         target = self.out_dir / row.target
         part = target.with_name(row.part)
         if self._size(part) == row.target_size:
-            place(part, target)
+            _place(part, target, overwrite=True)
         return self._size(target) == row.target_size
 
     @staticmethod
@@ -211,16 +226,20 @@ class Book:
             return None
 
 
-def place(part: Path, target: Path) -> None:
+def _place(part: Path, target: Path, *, overwrite: bool) -> None:
     """Give a finished file its name; the folder goes to the disk, since a name lives there."""
     if sidecar_of(part).exists():
         sidecar_of(part).replace(sidecar_of(target))
-    part.replace(target)
+    placed = place(part, target, overwrite=overwrite)
     descriptor = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    if placed != target:
+        raise CarfilterError(
+            f"{target}: came to exist during the work; its result is complete and lies in {placed}"
+        )
 
 
 def _temporary_files(folder: Path) -> Iterator[Path]:

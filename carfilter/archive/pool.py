@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from carfilter.archive.worker import RESTORE, Job, Outcome, Setup, perform
+from carfilter.process import STOPPING
 
 _REPORT_SECONDS = 0.2  # between two messages of a worker
 _START_SECONDS = 120.0  # for a worker to load its libraries
@@ -215,8 +216,9 @@ def _work(connection: Connection, setup: Setup, driver: int, stderr: int) -> Non
     """Be a worker: take jobs from the pipe until it closes or None comes."""
     _end_with(driver)
     _redirect_stderr(driver, stderr)
-    # Ctrl-C and a service manager's SIGTERM reach every process of the group; the driver decides.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # Ctrl-C, a terminal that closes and a service manager reach all of the group; the driver
+    # decides.
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     next_at = 0.0
 

@@ -174,6 +174,9 @@ class Restoring:
     def _accept(self, found: Found, part: Path, outcome: Outcome, slot: int) -> None:
         try:
             row = self.book.accept(found, part, outcome)
+        except CarfilterError as error:
+            self.refuse(found, str(error))
+            return
         except OSError as error:
             self._blame(found, f"cannot get its name ({error.strerror})", again=True)
             return

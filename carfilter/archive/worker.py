@@ -29,6 +29,8 @@ from carfilter.restore.weights import Model, load_weights
 from carfilter.run.account import Run
 from carfilter.run.options import FilterOptions
 from carfilter.run.pipeline import filter_video
+from carfilter.run.sidecar import sidecar_of
+from carfilter.unfinished import check_name
 
 PROBE, SAMPLE, RESTORE, THUMBNAILS = "probe", "sample", "restore", "thumbnails"
 _HASH_BYTES = 8 << 20
@@ -143,6 +145,8 @@ def _sample(job: Job, setup: Setup, report: Report) -> Outcome:
 
 def _restore(job: Job, setup: Setup, report: Report) -> Outcome:
     assert job.part is not None
+    if job.options.sidecar and job.target is not None:
+        check_name(sidecar_of(job.target))
     before = job.source.stat()
     # FFmpeg reads through its own eyes, so the hash is a second read. Taken just before the
     # decoder's it is the one that touches the disk; the decoder then finds the page cache warm.
@@ -244,11 +248,6 @@ def _sha256(path: Path, report: Report) -> str:
             digest.update(block)
             report(0, 0.0)
     return digest.hexdigest()
-
-
-def sidecar_of(path: Path) -> Path:
-    """Return where filter_video() writes the provenance of `path`."""
-    return path.with_name(f"{path.name}.json")
 
 
 def _name_in_sidecar(job: Job) -> None:

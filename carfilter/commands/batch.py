@@ -21,6 +21,7 @@ from carfilter.commands.options import (
     refuse_two_ends,
     restore_options,
 )
+from carfilter.commands.stdio import outlive_stderr
 from carfilter.errors import CarfilterError
 from carfilter.process import stop_on_signals
 
@@ -59,7 +60,7 @@ _archive_options = grouped(
     ),
     click.option("--state", type=_FOLDER, help="Database.  [default: in OUT_DIR]"),
     click.option("--append-ext", is_flag=True, help="a.avi becomes a.avi.mkv, not a.mkv."),
-    click.option("--dry-run", is_flag=True, help="Plan and estimate only."),
+    click.option("--dry-run", "--plan", is_flag=True, help="Plan and estimate only."),
     click.option(
         "--samples",
         type=click.IntRange(0),
@@ -123,6 +124,7 @@ def carfilter_batch(in_dir: Path | None, out_dir: Path | None, **given: Any) -> 
 
 def main() -> None:
     """Run the command; the one place where errors become exit codes."""
+    outlive_stderr()
     carfilter_batch()
 
 

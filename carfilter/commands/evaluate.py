@@ -10,6 +10,7 @@ import click
 
 from carfilter import __version__
 from carfilter.commands.options import even_size
+from carfilter.commands.stdio import outlive_stderr
 from carfilter.errors import CarfilterError
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ def main(clean: tuple[Path, ...], **options: Any) -> None:
         raise click.UsageError(
             "give clean clips, or all of --reference, --distorted and --restored"
         )
+    outlive_stderr()
     try:
         failed = _run(clean, options)
     except CarfilterError as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from carfilter.commands.stdio import outlive_stderr
 from carfilter.errors import CarfilterError
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ loglevel_option = click.option(
 
 def guarded(command: str, work: Callable[[], None]) -> None:
     """Run the work; one sentence and exit code 1 for our errors, 130 after Ctrl-C."""
+    outlive_stderr()
     try:
         work()
     except CarfilterError as error:

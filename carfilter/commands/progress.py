@@ -1,15 +1,21 @@
 """Progress for programs: FFmpeg's key=value blocks, and the keys that are ours."""
 
+import contextlib
+import logging
 import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from carfilter.commands.stdio import drop_stdout
 from carfilter.errors import CarfilterError
 
 if TYPE_CHECKING:
     from carfilter.run.account import Run
+
+
+logger = logging.getLogger("carfilter")
 
 
 class ProgressWriter:
@@ -28,7 +34,8 @@ class ProgressWriter:
             raise CarfilterError(
                 f"-progress {where}: stdout carries the video; use pipe:2 or a file"
             )
-        self._file = _open(where)
+        self._where = where
+        self._file: TextIO | None = _open(where)
         self._period = period_seconds
         self._next = 0.0
 
@@ -41,8 +48,7 @@ class ProgressWriter:
     def close(self, run: "Run") -> None:
         """Write the last block and let go of the file."""
         self._write(run, "end")
-        if self._file not in (sys.stdout, sys.stderr):
-            self._file.close()
+        self._let_go()
 
     def _write(self, run: "Run", state: str) -> None:
         seconds = max(run.video_seconds, 0.0)
@@ -68,11 +74,30 @@ class ProgressWriter:
             "eta_s": "N/A" if (left := eta_seconds(run)) is None else f"{left:.0f}",
             "progress": state,
         }
+        if self._file is None:
+            return
         try:
             self._file.write("".join(f"{key}={value}\n" for key, value in pairs.items()))
             self._file.flush()
-        except (OSError, ValueError):
-            self._next = float("inf")  # its reader has gone; the video matters more
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            logger.warning(
+                "-progress %s: cannot be written any more (%s); the work goes on",
+                self._where,
+                reason,
+            )
+            self._let_go()
+
+    def _let_go(self) -> None:
+        file, self._file = self._file, None
+        if file is sys.stdout:
+            with contextlib.suppress(OSError, ValueError):
+                file.flush()
+                return
+            drop_stdout()
+        elif file is not None and file is not sys.stderr:
+            with contextlib.suppress(OSError, ValueError):
+                file.close()
 
 
 def eta_seconds(run: "Run") -> float | None:
@@ -84,13 +109,19 @@ def eta_seconds(run: "Run") -> float | None:
 
 
 def _open(where: str) -> TextIO:
-    if where in ("-", "pipe:1", "pipe:"):
-        return sys.stdout
-    if where == "pipe:2":
-        return sys.stderr
     try:
+        if where in ("-", "pipe:1", "pipe:"):
+            return _as_opened(sys.stdout)
+        if where == "pipe:2":
+            return _as_opened(sys.stderr)
         if where.startswith("pipe:"):
             return os.fdopen(int(where[5:]), "w")
         return Path(where.removeprefix("file:")).open("w")
     except (OSError, ValueError) as error:
         raise CarfilterError(f"-progress {where}: cannot be written ({error})") from error
+
+
+def _as_opened(stream: TextIO | None) -> TextIO:
+    if stream is None:
+        raise ValueError("it is closed")
+    return stream

@@ -1,8 +1,6 @@
 """The command `carfilter`: options, one call, exit code. Torch and PyAV load after --help."""
 
-import contextlib
 import logging
-import os
 import sys
 import threading
 from collections.abc import Callable
@@ -24,9 +22,11 @@ from carfilter.commands.options import (
     refuse_two_ends,
     restore_options,
 )
+from carfilter.commands.stdio import drop_stdout, outlive_stderr
 from carfilter.errors import CarfilterError, DownstreamClosedError
 from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
 from carfilter.process import prepare_process, stop_on_signals
+from carfilter.unfinished import is_stdout
 
 if TYPE_CHECKING:
     from carfilter.run.account import Run
@@ -77,6 +77,7 @@ def carfilter(source: str, target: str, **given: Any) -> None:
 
 def main() -> None:
     """Run the command; the one place where errors become exit codes."""
+    outlive_stderr()
     carfilter()
 
 
@@ -94,7 +95,7 @@ def _run(source: str, target: str, given: dict[str, Any]) -> int:
         writer = None
         if given["progress"]:
             writer = ProgressWriter(
-                given["progress"], given["stats_period"] or 0.5, media_on_stdout=target == "-"
+                given["progress"], given["stats_period"] or 0.5, media_on_stdout=is_stdout(target)
             )
 
         def report(run: "Run") -> None:
@@ -108,7 +109,7 @@ def _run(source: str, target: str, given: dict[str, Any]) -> int:
             writer.close(run)
         logger.info("%s", summary(run))
     except DownstreamClosedError:
-        _quiet_exit()
+        drop_stdout()
         return 1
     except CarfilterError as error:
         logger.error("%s", error)
@@ -116,12 +117,6 @@ def _run(source: str, target: str, given: dict[str, Any]) -> int:
     finally:
         logger.removeHandler(handler)
     return 128 + received[0] if run.interrupted and received else 0
-
-
-def _quiet_exit() -> None:
-    """Stop the interpreter from complaining about the closed pipe when it flushes stdout."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _filter_with_signals(

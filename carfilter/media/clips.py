@@ -21,7 +21,7 @@ from carfilter.media.measured_qp import gauge_of
 from carfilter.media.opening import open_container
 from carfilter.media.ticks import as_fraction
 from carfilter.pictures import QpMap
-from carfilter.unfinished import part_of
+from carfilter.unfinished import begin, place
 
 Planes = npt.NDArray[np.uint8]
 
@@ -199,7 +199,7 @@ def write_clip(path: Path, clip: Clip, options: Mapping[str, str], threads: int 
     Raises:
         MediaError: an option is refused, or the file cannot be written.
     """
-    part = part_of(path)
+    part = begin(path)
     height, width = clip.luma.shape[1:]
     try:
         with av.open(str(part), "w") as container:
@@ -216,7 +216,7 @@ def write_clip(path: Path, clip: Clip, options: Mapping[str, str], threads: int 
     except (av.FFmpegError, OSError, ValueError) as error:
         part.unlink(missing_ok=True)
         raise MediaError(f"{path}: cannot be encoded ({error}); check the options") from error
-    part.replace(path)
+    place(part, path, overwrite=True)
 
 
 def read_photo(path: Path) -> Planes:

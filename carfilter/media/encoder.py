@@ -24,6 +24,7 @@ logger = logging.getLogger("carfilter")
 
 _RATE_CONTROL = {"crf", "qp", "b", "maxrate", "minrate", "bufsize", "cq", "rc", "global_quality"}
 _PARAMS = ("x264-params", "x264opts", "x265-params")
+_Y4M_FORMATS = ("yuv411p", "yuv420p", "yuvj420p", "yuv422p", "yuv444p", "gray")
 _MPEG4_TICKS = 60_000  # a second; below its 2^16, and whole at 24, 25, 29.97, 30, 50 and 60 fps
 _CODE_FIELDS = ("libx264", "mpeg2video", "mpeg4", "prores_ks")
 _BOTTOM_FIRST = (3, 5)  # AV_FIELD_BB, AV_FIELD_BT
@@ -72,6 +73,11 @@ def add_video(
     assert isinstance(stream, av.VideoStream)
     context = stream.codec_context
     context.pix_fmt = _written_format(holder, codec, asked, was_asked=bool(options.pix_fmt))
+    if container.format.name == "yuv4mpegpipe" and (context.pix_fmt or "") not in _Y4M_FORMATS:
+        logger.warning(
+            "Y4M with %s is an extension of FFmpeg's (its -strict -1): not every program reads it",
+            context.pix_fmt,
+        )
     context.width, context.height = size or (decoder.width, decoder.height)
     context.thread_count = options.threads
     # As FFmpeg has it. PyAV's own choice, SLICE, makes x264 cut each picture into slices: less of

@@ -12,6 +12,7 @@ import os
 import re
 import select
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,8 @@ def _open(
 def _descriptor(source: str | Path) -> Iterator[int]:
     """Yield an open descriptor of a path or of stdin from which the first bytes have come."""
     if str(source) == "-":
+        if sys.stdin is None:
+            raise MediaError("stdin: is closed; pipe a video into it, or name a file")
         _wait_for_data(0)
         yield 0
         return
@@ -153,7 +156,11 @@ def _wait_for_data(number: int) -> None:
 
 
 def _check_file(path: Path) -> None:
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except OSError as error:  # a name that no file system would have, or a link to itself
+        raise MediaError(f"{path}: cannot be opened ({error.strerror}); check the path") from error
+    if not exists:
         raise MediaError(f"{path}: no such file; check the path")
     if path.is_dir():
         raise MediaError(f"{path}: is a folder; give one file (carfilter takes one at a time)")

@@ -10,10 +10,13 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from carfilter.errors import MediaError
-from carfilter.unfinished import check_folder_of, part_of, partial_of
+from carfilter.unfinished import begin, check_folder_of, partial_of, place
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 FORMATS = ("segment", "stream_segment", "ssegment")
 _CUTTING = ("segment_time", "strftime", "reset_timestamps", "flush_packets")
@@ -38,21 +41,33 @@ class Segments:
     def __init__(self, pattern: Path, options: dict[str, str], *, overwrite: bool) -> None:
         self.pattern, self.overwrite = pattern, overwrite
         self.seconds = _as_seconds(options.get("segment_time"))
+        self.failure: OSError | None = None  # of the first file that could not be written
         self.interrupted = False  # what is open then ends as NAME.partial.EXT
         self.partial: Path | None = None
         self._cut_off = pattern  # what `partial` would be called if it were complete
+        self._growing: dict[Path, Path] = {}  # hidden files by the names they will have
         self._by_time = options.get("strftime", "0") not in ("0", "false")
         self._check()
 
     def open(self, url: str, flags: int, options: dict[str, str]) -> BinaryIO:  # noqa: ARG002
-        """Open a file for the muxer, which closes it when it is complete (PyAV's io_open)."""
+        """Open a file for the muxer, which closes it when it is complete (PyAV's io_open).
+
+        It never fails, and neither do these files, since PyAV would print a traceback: see
+        `failure`.
+        """
         path = Path(url)
         if not flags & _WRITE:  # MP4's faststart moves what it has written
-            return part_of(path).open("rb")
-        if self.partial is not None:  # another one follows, so it was complete
-            self.partial.replace(self._free(self._cut_off))
-            self.partial = None
-        return _Segment(path, self)
+            return self._growing[path].open("rb")
+        try:
+            if self.partial is not None:  # another one follows, so it was complete
+                place(self.partial, self._cut_off, overwrite=self.overwrite)
+                self.partial = None
+            part = begin(path)
+        except OSError as error:
+            self.failure = self.failure or error
+            part = Path(os.devnull)
+        self._growing[path] = part
+        return _Segment(part, path, self)
 
     def muxer_options(self, given: dict[str, str]) -> dict[str, str]:
         """Share options out between the muxer that cuts and that of the files."""
@@ -72,20 +87,20 @@ class Segments:
         return int(seconds / self.seconds) > int(last_seconds / self.seconds)
 
     def store(self, part: Path, path: Path) -> None:
-        """Give a closed file its name: that of a complete segment, or of one that was cut off."""
-        if self.interrupted:
-            self.partial = self._free(partial_of(path))
-            self._cut_off = path
-        part.replace(self.partial or self._free(path))
+        """Give a closed file its name: that of a complete segment, or of one that was cut off.
 
-    def _free(self, path: Path) -> Path:
-        if self.overwrite:
-            return path
-        number, free = 2, path  # the hour that summer time repeats must not cost a recording
-        while free.exists():
-            free = path.with_name(f"{path.stem}-{number}{path.suffix}")
-            number += 1
-        return free
+        A name that is taken gets a number: the hour that summer time repeats must not cost a
+        recording. Of a file that could not be written nothing stays.
+        """
+        self._growing.pop(path, None)
+        if self.failure is not None:
+            if part != Path(os.devnull):
+                part.unlink(missing_ok=True)
+            return
+        wanted = partial_of(path) if self.interrupted else path
+        placed = place(part, wanted, overwrite=self.overwrite)
+        if self.interrupted:
+            self.partial, self._cut_off = placed, path
 
     def _check(self) -> None:
         path = self.pattern
@@ -126,17 +141,39 @@ class Segments:
 class _Segment(io.BufferedWriter):
     """A file of its own name from the moment it is closed."""
 
-    def __init__(self, path: Path, segments: Segments) -> None:
-        self._path, self._segments, self._part = path, segments, part_of(path)
-        super().__init__(self._part.open("wb", buffering=0), 1 << 16)
+    def __init__(self, part: Path, path: Path, segments: Segments) -> None:
+        self._path, self._segments, self._part = path, segments, part
+        super().__init__(_Storage(part, segments), 1 << 16)
 
     def close(self) -> None:
         if self.closed:
             return
         self.flush()
-        os.fsync(self.fileno())
-        super().close()
-        self._segments.store(self._part, self._path)
+        try:
+            os.fsync(self.fileno())
+            super().close()
+        except OSError as error:
+            self._segments.failure = self._segments.failure or error
+        try:
+            self._segments.store(self._part, self._path)
+        except OSError as error:
+            self._segments.failure = self._segments.failure or error
+
+
+class _Storage(io.FileIO):
+    """A file that keeps its first error for later, and takes what follows it for nothing."""
+
+    def __init__(self, path: Path, segments: Segments) -> None:
+        self._segments = segments
+        super().__init__(path, "wb")
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        if self._segments.failure is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self._segments.failure = error
+        return memoryview(data).nbytes
 
 
 def _as_seconds(text: str | None) -> float:

@@ -7,10 +7,7 @@ complete and counted. One thread owns a Target.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
-import os
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,12 +19,10 @@ import av.error
 
 from carfilter.errors import DownstreamClosedError, MediaError
 from carfilter.media.conform import convert, is_full_range, picture_form
+from carfilter.media.destination import Destination, choose_destination
 from carfilter.media.encoder import add_video, open_encoder
 from carfilter.media.losses import Losses
-from carfilter.media.opening import is_url
 from carfilter.media.options import TargetOptions
-from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
-from carfilter.media.segments import Segments
 from carfilter.media.selection import is_picture
 from carfilter.media.source import Source
 from carfilter.media.streams import (
@@ -40,18 +35,13 @@ from carfilter.media.streams import (
     plan_routes,
 )
 from carfilter.media.ticks import as_fraction, frame_seconds, packet_seconds, rescale
-from carfilter.unfinished import check_folder_of, part_of, partial_of
+from carfilter.unfinished import is_stdout
 
 logger = logging.getLogger("carfilter")
 
 _HELD_BYTES = 64 << 20  # of copied packets that wait for the video
 _KEY = 1  # AV_PICTURE_TYPE_I
-# Not empty_moov: it would shift the first frame by the priming of AAC.
-_FRAGMENTED = "frag_keyframe+delay_moov+default_base_moof"
 _MUXER_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands"}
-
-
-_PLAIN = TargetOptions()
 
 
 # No repr of the fields: that of a PyAV stream crashes once its container is closed.
@@ -59,16 +49,14 @@ _PLAIN = TargetOptions()
 class Target:
     """An output that is being written; end it with finish(), keep_partial() or abandon()."""
 
-    path: str | Path
+    destination: Destination
     container: av.container.OutputContainer
     stream: av.VideoStream
     source: Source
     options: TargetOptions
     routes: list[Route]
     carriers: dict[int, Carrier]
-    part: Path | None  # where the file grows; None for pipes, URLs, devices and segments
     losses: Losses
-    segments: Segments | None = None
     frames: int = 0  # packets the video encoder gave, one a frame
     changed: int = 0  # frames that came in another size, format or range than the first
     bytes: int = 0
@@ -139,39 +127,39 @@ class Target:
         if self.frames != frames:
             self.abandon()
             raise MediaError(
-                f"{self.path}: {frames} frames were decoded but {self.frames} written;"
+                f"{self.destination.path}: {frames} frames were decoded but {self.frames} written;"
                 " nothing was kept, please report it"
             )
-        if self.part is not None:
-            _sync(self.part)
-            self.part.replace(self.path)
+        with self._mapped_errors():
+            self.destination.finish()
 
     def keep_partial(self) -> Path | None:
         """End an interrupted run: a playable NAME.partial.EXT, the target's name left alone."""
         if not self.stream.codec_context.is_open:
             self.abandon()
             return None
-        if self.segments is not None:
-            self.segments.interrupted = True
+        self._interrupt()
         self._drain()
-        if self.part is None:
-            return None if self.segments is None else self.segments.partial
-        return self.part.replace(partial_of(Path(self.path)))
+        with self._mapped_errors():
+            return self.destination.keep_partial()
 
     def abandon(self) -> None:
         """End a failed run: nothing remains but what went into a pipe, and segments."""
-        if self.segments is not None:
-            self.segments.interrupted = True
+        self._interrupt()
         with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):
             self.container.close()
-        if self.part is not None:
-            self.part.unlink(missing_ok=True)
+        self.destination.discard()
+
+    def _interrupt(self) -> None:
+        if self.destination.segments is not None:
+            self.destination.segments.interrupted = True
 
     def _begins_segment(self, frame: av.VideoFrame) -> bool:
-        if self.segments is None or (at := frame_seconds(frame)) is None:
+        segments = self.destination.segments
+        if segments is None or (at := frame_seconds(frame)) is None:
             return False
         last, self._frame_seconds = self._frame_seconds, float(at)
-        return self.segments.begins_at(self._frame_seconds, last)
+        return segments.begins_at(self._frame_seconds, last)
 
     def _drain(self) -> None:
         with self._mapped_errors():
@@ -182,6 +170,7 @@ class Target:
                 self._hold(carrier.drain())
             self._release()
             self.container.close()
+            self.destination.check()
 
     def _mux_video(self, packets: Iterable[av.Packet[Any]]) -> None:
         for packet in packets:
@@ -226,6 +215,7 @@ class Target:
                 packet.pts, packet.dts = max(pts, lowest), lowest
             self._last_dts[index] = max(dts, lowest)
         self.container.mux_one(packet)
+        self.destination.check()
 
     @contextlib.contextmanager
     def _mapped_errors(self) -> Iterator[None]:
@@ -234,7 +224,8 @@ class Target:
         except BrokenPipeError as error:
             raise DownstreamClosedError("the reader of the output has gone") from error
         except (av.error.FFmpegError, OSError) as error:
-            raise MediaError(_why_not_written(self.path, error)) from error
+            name = self.container.format.name
+            raise MediaError(self.destination.why_not_written(error, name)) from error
 
 
 def open_target(
@@ -250,15 +241,26 @@ def open_target(
         MediaError: the target exists, is the source, cannot be written, or its container or
             encoder cannot hold what it is to hold.
     """
-    segments = part = None
-    if options.format in SEGMENT_FORMATS:
-        segments = Segments(Path(path), dict(options.muxer), overwrite=options.overwrite)
-    else:
-        part = _part_file(path, source, overwrite=options.overwrite)
-    container = _open_container(path, part, segments, options)
-    holder = container if segments is None else _open_container(Path(path).name, None, None, _PLAIN)
+    destination = choose_destination(path, source.name, options)
     try:
-        stream = add_video(container, holder, source, options, size, is_pipe=str(path) == "-")
+        return _open_target(destination, source, options, size)
+    except BaseException:
+        destination.discard()
+        raise
+
+
+def _open_target(
+    destination: Destination,
+    source: Source,
+    options: TargetOptions,
+    size: tuple[int, int] | None,
+) -> Target:
+    container = destination.open(options)
+    holder = container if destination.segments is None else destination.open(options, trial=True)
+    try:
+        stream = add_video(
+            container, holder, source, options, size, is_pipe=is_stdout(destination.path)
+        )
         routes = plan_routes(
             sorted(source.copied, key=_is_attachment),
             holder.format.name,
@@ -279,14 +281,12 @@ def open_target(
         _copy_container_tags(container, source, options)
     except (av.error.FFmpegError, ValueError) as error:
         container.close()
-        raise MediaError(_why_not_written(path, error)) from error
+        raise MediaError(destination.why_not_written(error, holder.format.name)) from error
     except BaseException:
         container.close()
         raise
     losses = Losses(holder.format.name, stream.codec_context.name, source.rate)
-    return Target(
-        path, container, stream, source, options, routes, carriers, part, losses, segments
-    )
+    return Target(destination, container, stream, source, options, routes, carriers, losses)
 
 
 def _is_attachment(stream: av.stream.Stream) -> bool:
@@ -301,60 +301,6 @@ def _add_covers(
         return set()
     pictures = [route.stream for route in routes if is_picture(route.stream)]
     return {s.index for s in pictures if add_cover(container, s, source.name) is not None}
-
-
-def _part_file(path: str | Path, source: Source, *, overwrite: bool) -> Path | None:
-    if str(path) == "-" or is_url(path):
-        return None
-    path = Path(path)
-    if path.is_dir():
-        raise MediaError(f"{path}: is a folder; name a file in it")
-    if path.exists() and not path.is_file():
-        return None  # a device or a named pipe
-    if path.exists() and Path(source.name).exists() and path.samefile(source.name):
-        raise MediaError(f"{path}: is the source itself; write to another file")
-    if path.exists() and not overwrite:
-        raise MediaError(f"{path}: exists already; give -y to replace it, or another name")
-    check_folder_of(path)
-    return part_of(path)
-
-
-def _open_container(
-    path: str | Path, part: Path | None, segments: Segments | None, options: TargetOptions
-) -> av.container.OutputContainer:
-    muxer = dict(options.muxer)
-    if options.live:
-        muxer.setdefault("flush_packets", "1")
-    if str(path) == "-":
-        name, form = f"pipe:{_own_stdout()}", options.format or "nut"
-        if form in ("mp4", "mov"):  # a plain one needs to seek back
-            muxer.setdefault("movflags", _FRAGMENTED)
-    else:
-        name, form = (str(path) if part is None else f"file:{part}"), options.format or ""
-    if form in ("matroska", "webm") or name.endswith((".mkv", ".mka", ".webm")):
-        # Its first cluster can hold the negative timestamps of AAC priming; by default the muxer
-        # shifts every stream by them instead.
-        muxer.setdefault("avoid_negative_ts", "disabled")
-    open_file: Any = None
-    if segments is not None:
-        muxer, open_file = segments.muxer_options(muxer), segments.open
-    try:
-        return av.open(name, "w", format=form or None, container_options=muxer, io_open=open_file)
-    except (av.error.FFmpegError, ValueError) as error:
-        hint = (
-            f"there is no output format {form!r}"
-            if form
-            else "its name does not say which container"
-        )
-        raise MediaError(f"{path}: {hint}; use .mkv, .mp4, .mov, .nut, .ts, .avi or -f") from error
-
-
-def _own_stdout() -> int:
-    """Take stdout for the media alone: whatever else prints goes to stderr from now on."""
-    sys.stdout.flush()
-    media = os.dup(1)
-    os.dup2(2, 1)
-    return media
 
 
 def _copy_container_tags(
@@ -381,28 +327,10 @@ def add_provenance(target: Target, text: str) -> None:
     MP4 and MOV keep known keys only, so there it follows what stands in the comment.
     """
     tags = target.container.metadata
-    suffixes = {Path(target.path).suffix.lower()[1:]} if target.segments else set[str]()
+    destination = target.destination
+    suffix = Path(destination.path).suffix.lower()[1:]
+    suffixes = {suffix} if destination.segments else set[str]()
     if {"mp4", "mov"} & {*suffixes, *target.container.format.name.split(",")}:
         tags["comment"] = f"{tags['comment']}\n{text}" if tags.get("comment") else text
     else:
         tags["carfilter"] = text
-
-
-def _sync(path: Path) -> None:
-    """Put the file on the disk before it gets its name: a power cut must not leave half a file."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _why_not_written(path: str | Path, error: Exception) -> str:
-    name = "stdout" if str(path) == "-" else str(path)
-    number = getattr(error, "errno", None)
-    if number == errno.ENOSPC:
-        return f"{name}: the disk is full; make room or write to another disk"
-    if number == errno.EFBIG:
-        return f"{name}: the file would be larger than allowed here; write to another disk"
-    reason = getattr(error, "strerror", None) or str(error)
-    return f"{name}: cannot be written ({reason}); check the disk, the container and the settings"

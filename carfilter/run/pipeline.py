@@ -25,8 +25,9 @@ from carfilter.run.account import Run
 from carfilter.run.announce import announce, provenance, report_losses
 from carfilter.run.live import warm_up
 from carfilter.run.options import FilterOptions
-from carfilter.run.sidecar import write_sidecar
+from carfilter.run.sidecar import check_sidecar, write_sidecar
 from carfilter.run.stages import Stages
+from carfilter.unfinished import is_stdout
 
 if TYPE_CHECKING:
     from carfilter.media.frames import VideoFrame
@@ -58,7 +59,9 @@ def filter_video(
     options, stop = _settled(options), stop or threading.Event()
     if options.sidecar and options.target.format in SEGMENT_FORMATS:
         raise MediaError("--sidecar describes one file; leave it out with -f segment")
-    run = Run(display_name(source), "stdout" if str(target) == "-" else str(target))
+    if options.sidecar and not is_stdout(target):
+        check_sidecar(Path(target), overwrite=options.target.overwrite)
+    run = Run(display_name(source), "stdout" if is_stdout(target) else str(target))
     # The model first: a wrong name must not cost the opening of a live source.
     model = None if options.restore.strength == 0 else _as_model(weights)
     opened = _open(source, options, model, stop)
@@ -77,7 +80,7 @@ def filter_video(
         sink.abandon()
         raise
     report_losses(run, opened)
-    if options.sidecar and sink.part is not None and not run.interrupted:
+    if options.sidecar and sink.destination.part is not None and not run.interrupted:
         write_sidecar(run, Path(source), Path(target), model, options)
     return run
 

@@ -11,13 +11,31 @@ from typing import TYPE_CHECKING
 import torch
 
 from carfilter import __version__
-from carfilter.errors import CarfilterError
+from carfilter.errors import CarfilterError, MediaError
 from carfilter.media.source import library_versions
 from carfilter.restore.weights import Model
+from carfilter.unfinished import check_name, written_whole
 
 if TYPE_CHECKING:
     from carfilter.run.account import Run
     from carfilter.run.options import FilterOptions
+
+
+def sidecar_of(target: Path) -> Path:
+    """Return where the sidecar of a target lies."""
+    return target.with_name(f"{target.name}.json")
+
+
+def check_sidecar(target: Path, *, overwrite: bool) -> None:
+    """Refuse before the work what would fail after it.
+
+    Raises:
+        MediaError: a file of that name exists, or the name is too long.
+    """
+    path = sidecar_of(target)
+    check_name(path)
+    if path.exists() and not overwrite:
+        raise MediaError(f"{path}: exists already; give -y to replace it, or leave out --sidecar")
 
 
 def write_sidecar(
@@ -43,11 +61,14 @@ def write_sidecar(
         "qp_measured": run.qp_measured,
         "options": asdict(options),
     }
-    path = target.with_name(f"{target.name}.json")
+    path = sidecar_of(target)
     try:
-        path.write_text(json.dumps(record, indent=2) + "\n")
+        with written_whole(path) as part:
+            part.write_text(json.dumps(record, indent=2) + "\n")
     except OSError as error:
-        raise CarfilterError(f"{path}: cannot be written ({error.strerror})") from error
+        raise CarfilterError(
+            f"{path}: cannot be written ({error.strerror}); {target.name} is complete"
+        ) from error
 
 
 def _sha256(path: Path) -> str:
