@@ -29,7 +29,7 @@ from carfilter.unfinished import (
 
 # Not empty_moov: it would shift the first frame by the priming of AAC.
 _FRAGMENTED = "frag_keyframe+delay_moov+default_base_moof"
-_OF_THE_DISK = {errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ESTALE}
+_OF_THE_DISK = {errno.EIO, errno.EROFS, errno.EACCES, errno.ENOENT, errno.ESTALE}
 
 
 @dataclass

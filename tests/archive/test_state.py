@@ -175,8 +175,9 @@ def test_a_verified_result_that_is_gone_is_done_again(tmp_path: Path) -> None:
 
 
 def test_the_sweep_takes_our_temporary_files_and_no_others(tmp_path: Path) -> None:
-    ours = (".carfilter-0123456789abcdef.mkv", "..carfilter-0123456789abcdef.part.mkv")
-    ours += (".carfilter-0123456789abcdef.mkv.json",)
+    ours = (".carfilter-0123456789abcdef.mkv", "..carfilter-0123456789abcdef.0a1b2c3d.part.mkv")
+    ours += ("..carfilter-0123456789abcdef.part.mkv", ".carfilter-0123456789abcdef.mkv.json")
+    ours += ("..carfilter-0123456789abcdef.mkv.json.0a1b2c3d.part",)
     others = ("a.mp4", ".b.part.mp4", ".carfilter-short.mkv", "carfilter-0123456789abcdef.mkv")
     (tmp_path / "deep").mkdir()
     for name in (*ours, *others):

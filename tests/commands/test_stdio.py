@@ -1,0 +1,93 @@
+"""Commands whose stdout, stderr or terminal goes away, or was never there."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cameras import COMMAND
+from clips import make_clip, read_content
+
+BATCH = [sys.executable, "-c", "from carfilter.commands.batch import main; main()"]
+THROUGH = ["--strength", "0", "-preset", "ultrafast"]
+
+
+@pytest.mark.parametrize("command", [COMMAND, BATCH], ids=["carfilter", "carfilter-batch"])
+def test_the_work_goes_on_when_nobody_reads_stderr(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    clip, out = make_clip(tmp_path / "in" / "a.mkv", frames=60), tmp_path / "out" / "a.mkv"
+    given = [clip, out] if command is COMMAND else [clip.parent, out.parent]
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = [*map(str, given), *THROUGH, "-stats_period", "0.01"]
+    run = subprocess.run([*command, *arguments], stderr=writer, timeout=120, check=False)
+    os.close(writer)
+    assert run.returncode == 0
+    assert len(read_content(out).planes) == 60
+
+
+def test_streams_that_are_closed_get_one_sentence_and_never_the_media(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mkv")
+    out = tmp_path / "out.mkv"
+
+    def run(words: str) -> tuple[int, str]:
+        shell = " ".join([*(f"'{word}'" for word in COMMAND), *THROUGH, words])
+        done = subprocess.run(
+            ["sh", "-c", shell], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        return done.returncode, done.stderr
+
+    code, said = run("-loglevel error in.mkv - >&-")
+    assert (code, said) == (1, "carfilter: error: stdout: is closed; open it, or give a file\n")
+    code, said = run("-loglevel error - x.mkv <&-")
+    assert (code, said.count("\n")) == (1, 1)
+    assert "stdin: is closed" in said
+    code, said = run("-loglevel error -progress - in.mkv x.mkv >&-")
+    assert (code, said.count("\n")) == (1, 1)
+    assert "-progress -: cannot be written" in said
+    assert run("in.mkv - -f matroska -c:v libx264 2>&- >out.mkv") == (0, "")
+    assert len(read_content(out).planes) == len(read_content(clip).planes)
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "-", "pipe:1"])
+def test_a_report_of_progress_that_finds_no_room_costs_nothing_but_itself(
+    tmp_path: Path, where: str
+) -> None:
+    clip, out = make_clip(tmp_path / "in.mkv", frames=60), tmp_path / "out.mkv"
+    command = [*COMMAND, str(clip), str(out), *THROUGH, "-progress", where, "-loglevel", "warning"]
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert run.returncode == 0
+    assert len(read_content(out).planes) == 60
+    assert run.stderr.count("\n") == 1, run.stderr
+    assert f"-progress {where}: cannot be written any more (No space left" in run.stderr
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_closes_ends_a_run_as_sigterm_does_unless_it_was_to_outlive_it(
+    tmp_path: Path, ignored: bool
+) -> None:
+    clip = make_clip(
+        tmp_path / "in.mkv", frames=900, size=(320, 240), options={"preset": "ultrafast"}
+    )
+    out = tmp_path / "out.mkv"
+    ignore = (lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) if ignored else None
+    process = subprocess.Popen(
+        [*COMMAND, str(clip), str(out), *THROUGH], stderr=subprocess.DEVNULL, preexec_fn=ignore
+    )
+    deadline = time.monotonic() + 60
+    while not any(p.stat().st_size for p in tmp_path.glob(".out.*")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGHUP)
+    code = process.wait(60)
+    assert code == (0 if ignored else 128 + signal.SIGHUP)
+    kept = out if ignored else tmp_path / "out.partial.mkv"
+    assert (0 < len(read_content(kept).planes) < 900) != ignored
