@@ -1,15 +1,18 @@
-"""The whole process: signals that end it, threads that sleep, memory that is kept."""
+"""The whole process: signals that end it, threads that sleep, memory that is kept, its CPU."""
 
 import ctypes
 import os
 import signal
 import sys
 import threading
+from functools import cache
+from pathlib import Path
 
 # Parameters of glibc's mallopt(3), by the numbers in its malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc takes no larger one
 _KEPT_BYTES = 1 << 30
+_CPU = Path("/proc/cpuinfo")
 # A terminal that closes sends SIGHUP; Windows has none.
 STOPPING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -64,3 +67,17 @@ def stop_on_signals() -> tuple[threading.Event, list[int]]:
         if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, on_signal)
     return stop, received
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Return what this CPU can do, by the names that Linux has for it; elsewhere nothing is known.
+
+    Only the first CPU is asked: on machines with several kinds of cores Linux shows what all have.
+    """
+    if not _CPU.exists():
+        return frozenset()
+    lines = (line.partition(":") for line in _CPU.read_text().splitlines())
+    return next(
+        (frozenset(has.split()) for name, _, has in lines if name.strip() == "flags"), frozenset()
+    )

@@ -53,6 +53,8 @@ class Destination:
         """
         muxer, form, open_file = dict(options.muxer), options.format or "", None
         name = str(self.path) if self.part is None else f"file:{self.part}"
+        # Else Matroska and Ogg number their files at random, and no two are alike.
+        muxer.setdefault("fflags", "+bitexact")
         if options.live:
             muxer.setdefault("flush_packets", "1")
         if trial:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 from fractions import Fraction
 
 import av
@@ -19,6 +20,7 @@ from carfilter.media.options import TargetOptions
 from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
 from carfilter.media.source import Source
 from carfilter.media.streams import check_encoder, copy_tags
+from carfilter.process import cpu_flags
 
 logger = logging.getLogger("carfilter")
 
@@ -26,6 +28,9 @@ _RATE_CONTROL = {"crf", "qp", "b", "maxrate", "minrate", "bufsize", "cq", "rc", 
 _PARAMS = ("x264-params", "x264opts", "x265-params")
 _Y4M_FORMATS = ("yuv411p", "yuv420p", "yuvj420p", "yuv422p", "yuv444p", "gray")
 _MPEG4_TICKS = 60_000  # a second; below its 2^16, and whole at 24, 25, 29.97, 30, 50 and 60 fps
+# All that its own detection asks for (x264's common/cpu.c).
+_X264_AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
+_CHOOSES_CODE = re.compile(r"(^|:)(asm|cpu-independent)(=|:|$)")
 _CODE_FIELDS = ("libx264", "mpeg2video", "mpeg4", "prores_ks")
 _BOTTOM_FIRST = (3, 5)  # AV_FIELD_BB, AV_FIELD_BT
 _KEEP_FIELDS = ("ffv1", "rawvideo", "utvideo", "mjpeg")  # each picture by itself, nothing predicted
@@ -198,6 +203,22 @@ def _with_defaults(codec: str, given: dict[str, str], options: TargetOptions) ->
     return {**defaults, **given}
 
 
+def _repeating_itself(given: dict[str, str]) -> dict[str, str]:
+    """Keep libx264 from AVX-512, with which three encodes of one clip gave three files.
+
+    What the user says of `asm` or `cpu-independent` stands.
+    """
+    said = [given.get(name, "") for name in ("x264-params", "x264opts")]
+    if not cpu_flags() >= _X264_AVX512 or any(map(_CHOOSES_CODE.search, said)):
+        return given
+    logger.info(
+        "libx264 without AVX-512, with which it does not repeat itself bit by bit;"
+        " --enc-opt x264-params=asm=auto allows it"
+    )
+    params = given.get("x264-params")
+    return {**given, "x264-params": "asm=avx2" + (f":{params}" if params else "")}
+
+
 def _encoder_options(
     context: av.VideoCodecContext, codec: str, given: dict[str, str], *, verbose: bool
 ) -> dict[str, str]:
@@ -212,6 +233,8 @@ def _encoder_options(
     if codec in _DEFAULT_CRF and not sets_rate:
         given["crf"] = _DEFAULT_CRF[codec]
         given.setdefault("preset", "medium")
+    if codec == "libx264":
+        given = _repeating_itself(given)
     if codec == "libsvtav1" and not verbose:
         os.environ.setdefault("SVT_LOG", "1")  # errors; it prints its settings otherwise
     if codec == "libx265" and not verbose:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 FORMATS = ("segment", "stream_segment", "ssegment")
-_CUTTING = ("segment_time", "strftime", "reset_timestamps", "flush_packets")
+_CUTTING = ("segment_time", "strftime", "reset_timestamps", "flush_packets", "fflags")
 _NO_NEGATIVE_TIMES = (".ts", ".m2ts", ".mts")
 _DEFAULT_SECONDS = 2.0  # FFmpeg's
 _WRITE = 2  # AVIO_FLAG_WRITE

@@ -99,6 +99,20 @@ def test_an_archive_is_mirrored_and_each_bad_file_fails_alone_with_its_reason(
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.m*")} == placed
 
 
+def test_an_archive_cleaned_twice_by_two_workers_gives_the_same_bytes(tmp_path: Path) -> None:
+    archive = tmp_path / "in"
+    archive.mkdir()
+    for number, size in enumerate([(322, 182), (176, 144), (250, 140)]):
+        make_clip(archive / f"{number}.{('mkv', 'mp4', 'ts')[number]}", frames=30, size=size)
+    made = []
+    for name in ("one", "two"):
+        target = TargetOptions(encoder=(("maxrate", "300k"), ("bufsize", "300k")))
+        options = ArchiveOptions(FilterOptions(target=target), "fast", jobs=2)
+        assert clean(archive, tmp_path / name, options)[0].done == 3
+        made.append({p.name: p.read_bytes() for p in (tmp_path / name).glob("[0-9]*")})
+    assert made[0] == made[1]
+
+
 def test_only_what_is_missing_or_changed_is_done_again(tmp_path: Path) -> None:
     archive, out = make_archive(tmp_path / "in", 4), tmp_path / "out"
     totals, _ = clean(archive, out)

@@ -18,6 +18,7 @@ from carfilter import filter_video
 from carfilter.commands.restore import carfilter
 from carfilter.errors import MediaError
 from carfilter.media.options import TargetOptions
+from carfilter.process import cpu_flags
 from carfilter.restore.restorer import RestoreOptions
 from carfilter.run.account import Run
 from carfilter.run.options import FilterOptions
@@ -148,7 +149,18 @@ def test_a_segment_that_finds_no_room_leaves_those_before_it_and_one_sentence(
         options={"preset": "ultrafast", "qp": "1"},
     )  # fmt: skip
     command = [*COMMAND, str(clip), str(tmp_path / f"part%d.{ending}"), "--strength", "0"]
-    command += ["-f", "segment", "-segment_time", "1", "-c:v", "ffv1", "-g", "1", "-loglevel", "error"]
+    command += [
+        "-f",
+        "segment",
+        "-segment_time",
+        "1",
+        "-c:v",
+        "ffv1",
+        "-g",
+        "1",
+        "-loglevel",
+        "error",
+    ]
     run = subprocess.run(
         command, preexec_fn=smaller_files(200_000), capture_output=True, text=True, timeout=60
     )
@@ -176,6 +188,59 @@ def test_what_a_muxer_refuses_is_not_blamed_on_the_disk(tmp_path: Path) -> None:
     assert "disk" not in result.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["in.mkv"]
     assert call(clip, tmp_path / "out.mkv", "-c:v", "mpeg4").exit_code == 0
+
+
+@pytest.mark.parametrize("ending", ["mkv", "webm", "mp4", "ogv", "ts", "nut", "avi"])
+def test_the_same_input_gives_the_same_file(tmp_path: Path, ending: str) -> None:
+    clip = make_clip(tmp_path / "in.mkv", audio="libopus" if ending in ("webm", "ogv") else "aac")
+    codec = {"webm": ["-c:v", "libvpx-vp9"], "ogv": ["-c:v", "libvpx"]}.get(ending, [])
+    made = [tmp_path / f"{number}.{ending}" for number in range(2)]
+    for path in made:
+        result = call(clip, path, *codec, "-b:v", "100k", "-maxrate", "100k", "-bufsize", "100k")
+        assert result.exit_code == 0, result.stderr
+    assert made[0].read_bytes() == made[1].read_bytes()
+
+
+def test_segments_repeat_themselves(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mkv", frames=60)
+    options = ("-f", "segment", "-segment_time", "1")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        assert call(clip, tmp_path / folder / "%d.mkv", *options).exit_code == 0
+    for number in range(3):
+        one, two = (tmp_path / folder / f"{number}.mkv" for folder in ("a", "b"))
+        assert one.read_bytes() == two.read_bytes()
+
+
+AVX512 = frozenset({"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"})
+
+
+@pytest.mark.skipif("avx2" not in cpu_flags(), reason="this CPU has no AVX2")
+@pytest.mark.parametrize(
+    ("flags", "given", "avoids"),
+    [
+        (AVX512, [], True),
+        (AVX512, ["x264-params=keyint=50"], True),
+        (AVX512, ["x264-params=asm=auto"], False),
+        (AVX512, ["x264-params=keyint=50:cpu-independent=1"], False),
+        (AVX512 - {"avx512vl"}, [], False),
+        (frozenset(), [], False),
+    ],
+)
+def test_libx264_is_kept_from_avx512_unless_the_user_says_otherwise(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: frozenset[str],
+    given: list[str],
+    avoids: bool,
+) -> None:
+    monkeypatch.setattr("carfilter.media.encoder.cpu_flags", lambda: flags)
+    clip = make_clip(tmp_path / "in.mkv")
+    options = [word for option in given for word in ("--enc-opt", option)]
+    result = call(clip, tmp_path / "out.mkv", *options)
+    assert result.exit_code == 0, result.stderr
+    assert ("libx264 without AVX-512" in result.stderr) == avoids
+    assert frames_of(tmp_path / "out.mkv") == 12
 
 
 def test_a_sidecar_never_replaces_a_file_unasked(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from carfilter.pictures import MACROBLOCK
+from carfilter.process import cpu_flags
 from carfilter.restore.int8.convolutions import Int8Fast, drawn_inputs, padded, qp_codes
 from carfilter.restore.int8.packing import CHANNELS, Dots, Pairs, Tiles
 from carfilter.restore.slots import Inputs
 
 _FOLDER = Path(__file__).parent
-_CPU = Path("/proc/cpuinfo")
 _MOST_LAYERS, _MOST_INPUTS = 32, 40
 _MOST_APART = 0.02  # of samples, by one level, in the self-test
 _BAND = 32  # rows of cells at least that a thread restores
@@ -86,12 +86,8 @@ def usable_kinds() -> tuple[Kind, ...]:
 
     ONEDNN_MAX_CPU_ISA holds here as it does for torch: to compare engines as on a lesser CPU.
     """
-    flags: set[str] = set()
-    if _CPU.exists():
-        lines = (line.partition(":") for line in _CPU.read_text().splitlines())
-        flags = next((set(has.split()) for name, _, has in lines if name.strip() == "flags"), flags)
     ruled_out = _RULED_OUT.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper(), 0)
-    return tuple(kind for kind in KINDS[ruled_out:] if kind.needs <= flags)
+    return tuple(kind for kind in KINDS[ruled_out:] if kind.needs <= cpu_flags())
 
 
 @cache
