@@ -1,11 +1,11 @@
-"""Compiles carfilter/restore/int8/rows.c when carfilter is installed, where that can be done.
+"""Compiles carfilter/restore/int8/rows.c when carfilter is installed, where there is a compiler.
 
-Without a compiler, or elsewhere than on Linux on x86-64, the package is pure Python and computes
-the same more slowly.
+Without one, the package is pure Python and computes the same more slowly. A cross-compiler makes
+the wheel of its own target: CC=aarch64-linux-gnu-gcc.
 """
 
 import os
-import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -15,15 +15,29 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 # Nothing is contracted, so that every compiler rounds alike.
-_FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fPIC", "-shared")
+FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off")
 _AVX512 = ("-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512vnni")
-# The kinds of CPU, by the names that carfilter/restore/int8/rows.py has for them.
-_KINDS = {
-    "amx": (*_AVX512, "-mamx-tile", "-mamx-int8"),
-    "avx512vnni": _AVX512,
+_AVX2 = {
     "avxvnni": ("-march=x86-64-v3", "-mavxvnni"),
     "avx2": ("-march=x86-64-v3",),
 }
+_NEON = {
+    "i8mm": ("-march=armv8.2-a+dotprod+i8mm",),
+    "dotprod": ("-march=armv8.2-a+dotprod",),
+}
+# The kinds of CPU, as carfilter/restore/int8/kinds.py calls them, by what compilers call the
+# architecture and the system.
+KINDS = {
+    ("x86_64", "linux"): {
+        "amx": (*_AVX512, "-mamx-tile", "-mamx-int8"), "avx512vnni": _AVX512, **_AVX2,
+    },
+    ("aarch64", "linux"): _NEON,
+    ("arm64", "darwin"): _NEON,
+    ("x86_64", "windows"): {"avx2": _AVX2["avx2"]},  # elsewhere than on Linux nothing was tried
+}  # fmt: skip
+_NO_COMPILER = ("", "")
+_OLDEST_MACOS = "11.0"  # the first on ARM64
+_OLDEST_GLIBC = 17  # 2.17: the oldest that manylinux still serves
 
 
 class CustomBuildHook(BuildHookInterface):
@@ -31,30 +45,72 @@ class CustomBuildHook(BuildHookInterface):
 
     def initialize(self, _version: str, build_data: dict[str, Any]) -> None:
         """Compile; see hatchling's documentation of build hooks."""
-        if sys.platform != "linux" or platform.machine() != "x86_64":
-            return
+        compiler = shlex.split(os.environ.get("CC", "clang" if sys.platform == "win32" else "cc"))
+        system = compiled_for(compiler)
         source = Path(self.root, "carfilter", "restore", "int8", "rows.c")
-        for kind, flags in _KINDS.items():
+        made = []
+        for kind, flags in KINDS.get(system, {}).items():
             target = source.with_name(f"{kind}.so")
-            if not self._compile(source, flags, target):
-                continue
-            build_data["artifacts"].append(f"/{target.relative_to(self.root)}")
+            if error := compile_library(compiler, source, flags, target):
+                self._warn(f"{target.name} was not compiled ({error})")
+            else:
+                made.append(target)
+        if system == _NO_COMPILER:
+            self._warn(f"{shlex.join(compiler)} is no C compiler here")
+        for older in {*source.parent.glob("*.so")} - {*made}:
+            older.unlink()
+        if made:
+            build_data["artifacts"] += [f"/{target.relative_to(self.root)}" for target in made]
             build_data["pure_python"] = False
-            build_data["tag"] = "py3-none-linux_x86_64"  # loaded by ctypes: any Python will do
+            # Loaded by ctypes: any Python will do.
+            build_data["tag"] = f"py3-none-{platform_tag(system, made)}"
 
-    def _compile(self, source: Path, flags: tuple[str, ...], target: Path) -> bool:
-        compiler = shlex.split(os.environ.get("CC", "cc"))
-        made = target.with_suffix(".part.so")
-        try:
-            command = [*compiler, *_FLAGS, *flags, str(source), "-o", str(made)]
-            subprocess.run(command, check=True, capture_output=True, text=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-            why = next((line for line in said if "error" in line), said[-1])
-            self.app.display_warning(
-                f"{target.name} was not compiled ({why}); int8 is slower without it"
-            )
-            target.unlink(missing_ok=True)  # of an older source
-            return False
-        made.replace(target)  # at once: another process may be loading it
-        return True
+    def _warn(self, what: str) -> None:
+        self.app.display_warning(f"{what}; int8 is slower without it")
+
+
+def compiled_for(compiler: list[str]) -> tuple[str, str]:
+    """Return architecture and system of a compiler's target, or _NO_COMPILER."""
+    try:
+        command = [*compiler, "-dumpmachine"]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return _NO_COMPILER
+    architecture, _, rest = said.strip().partition("-")
+    return architecture, next((name for _, name in KINDS if name in rest), rest)
+
+
+def compile_library(
+    compiler: list[str], source: Path, flags: tuple[str, ...], target: Path
+) -> str | None:
+    """Compile rows.c for one kind of CPU; return what went wrong."""
+    made = target.with_suffix(".part.so")
+    shared = ("-shared",) if sys.platform == "win32" else ("-shared", "-fPIC")
+    try:
+        subprocess.run(
+            [*compiler, *FLAGS, *shared, *flags, str(source), "-o", str(made)],
+            env={**os.environ, "MACOSX_DEPLOYMENT_TARGET": _OLDEST_MACOS},
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        return next((line for line in said if "error" in line), said[-1])
+    made.replace(target)  # at once: another process may be loading it
+    return None
+
+
+def platform_tag(system: tuple[str, str], libraries: list[Path]) -> str:
+    """Return the wheel's platform tag: on Linux by the versions of glibc that libraries name.
+
+    https://peps.python.org/pep-0600/
+    """
+    architecture, name = system
+    if name == "darwin":
+        return f"macosx_{_OLDEST_MACOS.replace('.', '_')}_{architecture}"
+    if name == "windows":
+        return "win_amd64"
+    found = [re.findall(rb"GLIBC_2\.(\d+)", library.read_bytes()) for library in libraries]
+    if not all(found):  # another C library
+        return f"linux_{architecture}"
+    newest = max([_OLDEST_GLIBC, *(int(minor) for each in found for minor in each)])
+    return f"manylinux_2_{newest}_{architecture}"

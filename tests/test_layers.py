@@ -12,7 +12,7 @@ FLOORS = (
     {"commands"},
     {"archive", "evaluation", "training"},
     {"run", "pairs", "inspection"},
-    {"media", "restore", "pages"},
+    {"media", "restore", "detection", "pages"},
     {""},
 )
 FLOOR = {wing: -number for number, floor in enumerate(FLOORS) for wing in floor}

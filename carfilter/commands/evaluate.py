@@ -161,7 +161,7 @@ def _run(clean: tuple[Path, ...], options: dict[str, Any]) -> bool:
 
 
 def _study_options(clean: tuple[Path, ...], given: dict[str, Any]) -> "Options":
-    from carfilter.evaluation.detection import DetectorSettings
+    from carfilter.detection.detector import DetectorSettings
     from carfilter.evaluation.record import command_line
     from carfilter.evaluation.study import Options
     from carfilter.pairs.variants import Settings as DegradeSettings

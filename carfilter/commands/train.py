@@ -52,6 +52,17 @@ from carfilter.commands.options import guarded
     help="Weight of how much still areas flicker, in grey levels; crops are drawn as pairs of"
     " neighbouring frames then. [default: 0]",
 )
+@click.option(
+    "--feature-loss",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Detector (ONNX) whose features of clean and restored crops the loss compares, too; crops"
+    " are drawn where it sees something. Sets --crop 224 --batch 4.",
+)
+@click.option(
+    "--feature-weight",
+    type=click.FloatRange(0),
+    help="Weight of its features. [default with --feature-loss: 1.5]",
+)
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Budget of time.")
 @click.option("--steps", type=click.IntRange(1), help="Budget of steps, instead.")
 @click.option("--epochs", type=click.IntRange(1), help="Budget in frames of the set, instead.")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from carfilter.detection.detector import Boxes
 from carfilter.errors import CarfilterError
-from carfilter.evaluation.detection import Boxes
 
 _IOU = 0.5
 _RECALLS = np.linspace(0, 1, 101)  # COCO's interpolation points

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from carfilter.detection.detector import Boxes
 from carfilter.evaluation.average_precision import (
     FEWEST_BOXES,
     Precision,
@@ -14,7 +15,6 @@ from carfilter.evaluation.average_precision import (
     difference_interval,
     truth_of,
 )
-from carfilter.evaluation.detection import Boxes
 from carfilter.evaluation.evaluate import Evaluation
 from carfilter.evaluation.measures import unpack_boxes
 from carfilter.evaluation.prepared import Column

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 
 from carfilter import metrics
+from carfilter.detection.detector import Boxes, Detector, bgr_from_yuv
 from carfilter.evaluation import baselines
-from carfilter.evaluation.detection import Boxes, Detector, bgr_from_yuv
 from carfilter.media.clips import Clip, Planes
 
 IDENTICAL_PSNR = 100.0

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
+from carfilter.detection.detector import DetectorSettings, OnnxDetector
 from carfilter.errors import CarfilterError
 from carfilter.evaluation import measures, methods, record, tables, verdicts
 from carfilter.evaluation.cache import sha256_of
-from carfilter.evaluation.detection import DetectorSettings, OnnxDetector
 from carfilter.evaluation.detection_tables import (
     DetectionScores,
     detection_tables,

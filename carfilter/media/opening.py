@@ -19,7 +19,6 @@ from typing import Any
 
 import av
 import av.error
-from av.codec.hwaccel import HWAccel
 
 from carfilter.errors import MediaError
 from carfilter.media.options import MAX_PIXELS
@@ -60,7 +59,6 @@ def open_container(
     format_name: str | None = None,
     options: Mapping[str, str] | None = None,
     max_pixels: int = MAX_PIXELS,
-    device: HWAccel | None = None,
     *,
     live: bool = False,
 ) -> av.container.InputContainer:
@@ -69,7 +67,6 @@ def open_container(
     Args:
         format_name: FFmpeg's name of the container; None finds it out.
         options: of the demuxer or protocol.
-        device: to decode on; software where it is None or cannot decode this video.
         max_pixels: the decoders that look for the streams refuse larger pictures.
         live: notice sooner that nothing comes from the network.
 
@@ -82,11 +79,11 @@ def open_container(
         if is_url(source):
             network = {**chosen, "protocol_whitelist": _NETWORK_PROTOCOLS}
             patience = _LIVE_TIMEOUTS if live else (_OPEN_TIMEOUT, _READ_TIMEOUT)
-            return _open(str(source), format_name, network, patience, device)
+            return _open(str(source), format_name, network, patience)
         with _descriptor(source) as number:
             # FFmpeg duplicates the descriptor, so that ours can be closed.
             local = {**chosen, "protocol_whitelist": "fd", "fd": str(number)}
-            return _open("fd:", format_name, local, (_HEADER_TIMEOUT, None), device)
+            return _open("fd:", format_name, local, (_HEADER_TIMEOUT, None))
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise MediaError(_why_not_opened(name, error, format_name)) from error
 
@@ -113,7 +110,6 @@ def _open(
     format_name: str | None,
     options: dict[str, str],
     timeout: tuple[float | None, float | None],
-    device: HWAccel | None,
 ) -> av.container.InputContainer:
     container: av.container.InputContainer = av.open(
         url,
@@ -121,7 +117,6 @@ def _open(
         format=format_name,
         options=options,
         timeout=timeout,
-        hwaccel=device,
         **_LENIENT_TAGS,
     )
     return container

@@ -22,6 +22,7 @@ class SourceOptions:
     pix_fmt: str | None = None  # to convert to what has no luma plane of its own
     max_pixels: int = MAX_PIXELS  # larger pictures are refused
     hwaccel: str | None = None  # device to decode on; it tells no QP
+    hwaccel_device: int | None = None  # its number; None is the first
     live: bool = False  # give frames as soon as they are there, and notice sooner that none come
     qp_maps: bool = False  # let the decoder export them; H.264 then decodes without frame threads
     measures_qp: bool = True  # with qp_maps, at key frames, where the decoder exports none

@@ -59,6 +59,7 @@ class LiveSource(Source):
 
     def __init__(self, first: _Session, stop: threading.Event) -> None:
         super().__init__(first.name, first.container, first.video, first.copied, first.options)
+        self._hardware = first._hardware
         self._session, self._stop = first, stop
         # Read now: the container they belong to is closed when the camera goes away.
         self._time_base, self._rate, self._codecs = first.time_base, first.rate, first.codecs
@@ -137,6 +138,7 @@ class _Session(Source):
 
     def __init__(self, source: Source, limit_seconds: float | None) -> None:
         super().__init__(source.name, source.container, source.video, source.copied, source.options)
+        self._hardware = source._hardware
         self.limit_seconds = limit_seconds  # of the whole live source
         self.codecs = {s.index: stream_codec(s) for s in (source.video, *source.copied)}
 

@@ -20,7 +20,7 @@ import av.error
 
 from carfilter.errors import MediaError
 from carfilter.media.clock import Clock, FrameTimes
-from carfilter.media.conform import PLANAR, convert
+from carfilter.media.conform import convert
 from carfilter.media.cut import Cut
 from carfilter.media.frames import (
     check_pix_fmt,
@@ -29,7 +29,7 @@ from carfilter.media.frames import (
     pixel_format,
     read_qp,
 )
-from carfilter.media.hardware import decoding_device
+from carfilter.media.hardware import HardwareDecoder, decoding_device
 from carfilter.media.measured_qp import QpGauge, gauge_of
 from carfilter.media.opening import check_size, decoder_limit, display_name, is_url, open_container
 from carfilter.media.options import SourceOptions
@@ -83,6 +83,7 @@ class Source:
     options: SourceOptions
     report: DecodeReport = field(default_factory=DecodeReport)
     _planar: set[str] = field(default_factory=set)  # pixel formats seen that have a luma plane
+    _hardware: HardwareDecoder | None = None
     _gauge: QpGauge | None = None
     lost: str = ""  # why a network source ended before its time
 
@@ -103,8 +104,11 @@ class Source:
     @property
     def exports_qp(self) -> bool:
         """Whether its decoder can export QP maps."""
-        context = self.video.codec_context
-        return context.name == "h264" and not context.is_hwaccel
+        return self.video.codec_context.name == "h264" and not self._on_device
+
+    @property
+    def _on_device(self) -> bool:
+        return self._hardware is not None and self._hardware.is_used
 
     @property
     def measures_qp(self) -> bool:
@@ -223,17 +227,18 @@ class Source:
         """Yield what the decoder gives for a packet of the video; None drains it."""
         if packet is not None and self._gauge is not None:
             self._gauge.note(packet)
+        decoder = self._hardware or self.video.codec_context
         try:
-            frames = self.video.codec_context.decode(
-                packet if packet is not None and packet.size else None
-            )
+            frames = decoder.decode(packet if packet is not None and packet.size else None)
         except EOFError:
             return
         except av.error.FFmpegError as error:
             self._count_damage(f"damaged ({error.strerror})")
             return
         for frame in frames:
-            qp, frame_type = read_qp(frame), int(frame.pict_type)
+            # Of the first frame, software tells it where no other's is told.
+            qp = read_qp(frame) if self.exports_qp else None
+            frame_type = int(frame.pict_type)
             planar = self._with_luma_plane(frame)
             if clip_samples(planar) or frame.is_corrupt:
                 self._count_damage("damaged frame")
@@ -243,9 +248,9 @@ class Source:
             yield Decoded(planar, qp, frame_type)
 
     def _with_luma_plane(self, frame: av.VideoFrame) -> av.VideoFrame:
-        name = frame.format.name
-        if name in PLANAR and self.video.codec_context.is_hwaccel:
-            return convert(frame, PLANAR[name])  # as the software decoder gives it
+        name, usual = frame.format.name, self.video.codec_context.pix_fmt
+        if self._on_device and usual is not None and name != usual:
+            return convert(frame, usual)  # as the software decoder gives it
         if name not in self._planar:
             if not has_luma_plane(frame.format) and self.options.pix_fmt:
                 return convert(frame, self.options.pix_fmt)
@@ -266,31 +271,23 @@ def open_source(source: str | Path, options: SourceOptions | None = None) -> Sou
         MediaError: it cannot be opened, holds no video, or its pixel format has no luma plane.
     """
     options, name = options or SourceOptions(), display_name(source)
-    device = decoding_device(options.hwaccel)
+    device = decoding_device(options.hwaccel, options.hwaccel_device)
     container = open_container(
-        source,
-        options.format,
-        dict(options.options),
-        options.max_pixels,
-        device,
-        live=options.live,
+        source, options.format, dict(options.options), options.max_pixels, live=options.live
     )
     try:
         chosen = select_streams(container, options.maps, options.dropped_types, name)
         video = main_video(container, chosen, name)
         copied = [s for s in chosen if s.index != video.index]
         _prepare_decoder(video, options, name)
-        if device is not None and not video.codec_context.is_hwaccel:
-            logger.warning(
-                "-hwaccel %s: does not decode %s; decoding in software",
-                options.hwaccel,
-                video.codec_context.name,
-            )
+        hardware = None
+        if device is not None and options.hwaccel is not None:
+            hardware = HardwareDecoder(video.codec_context, device, options.hwaccel)
     except BaseException:
         container.close()
         raise
     gauge = gauge_of(video.codec_context) if options.qp_maps and options.measures_qp else None
-    return Source(name, container, video, copied, options, _gauge=gauge)
+    return Source(name, container, video, copied, options, _hardware=hardware, _gauge=gauge)
 
 
 def _why_lost(error: av.error.FFmpegError) -> str:

@@ -46,7 +46,8 @@ def choose_precision(device: torch.device, name: str, *, has_int8: bool, is_larg
     if name == "int8":
         raise DeviceError(
             "--precision int8: needs a fast model that was calibrated, and a CPU with VNNI, or with"
-            " AVX2 where a C compiler was there at installing; use --precision auto"
+            " AVX2 or NEON dot products where carfilter was installed from a wheel or with a C"
+            " compiler; use --precision auto"
         )
     if device.type == "cuda":
         return "fp16" if name == "auto" else name

@@ -35,10 +35,11 @@ from carfilter.restore.devices import PRECISIONS, choose_device, choose_precisio
 from carfilter.restore.int8.convolutions import (
     Int8Fast,
     int8_twin,
-    is_available,
     passes_self_test,
+    torch_has_int8,
     torch_is_exact,
 )
+from carfilter.restore.int8.kinds import usable_kinds
 from carfilter.restore.int8.rows import RowsTwin, with_rows
 from carfilter.restore.network import Car, Fast
 from carfilter.restore.references import with_references
@@ -376,7 +377,7 @@ def _int8_twin(
     """Build the int8 network where it is wanted, possible, and right by its self-test."""
     if precision not in ("auto", "int8") or device.type != "cpu" or not ranges:
         return None
-    if not isinstance(network, Fast) or not is_available():
+    if not isinstance(network, Fast) or not (torch_has_int8() or usable_kinds()):
         return None
     twin = int8_twin(network, ranges)
     if not passes_self_test(network, twin):

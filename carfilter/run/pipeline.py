@@ -114,7 +114,14 @@ def _source_options(options: FilterOptions, model: Model | None) -> SourceOption
         qp_maps=model is not None,
         measures_qp=options.source.measures_qp and model is not None and model.network.uses_qp,
         pix_fmt=options.target.pix_fmt,
+        hwaccel_device=_card(options.restore.device),
     )
+
+
+def _card(device: str) -> int | None:
+    """Return the number in "cuda:N": a card that restores decodes, too."""
+    _, _, number = device.partition(":")
+    return int(number) if number.isdigit() else None
 
 
 def _as_model(weights: str | Path | Model | None) -> Model:

@@ -6,7 +6,7 @@ are an offset away.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,12 @@ _SHOT = np.dtype(
     [(name, "i8") for name in ("clean", "degraded", "qp", "frame", "frames", "height", "width")]
 )
 
+# Something to be seen on a clean frame: where its clip begins (as in _SHOT), the frame, its centre
+# in pixels, and how often it is drawn compared with others.
+THING = np.dtype(
+    [("clean", "i8"), ("time", "i8"), ("row", "f4"), ("column", "f4"), ("weight", "f4")]
+)
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -43,6 +49,7 @@ class Pairs:
     # names, or its own
     references: npt.NDArray[np.int32]
     about: tuple[dict[str, Any], ...]  # of each shot, as its pack says
+    things: npt.NDArray[Any] = field(default_factory=lambda: np.zeros(0, THING))  # to aim at
 
     @property
     def frames(self) -> int:
@@ -92,6 +99,7 @@ class Sampling:
     # never met them answers with thousands of grey levels.
     strange: float = 0.05
     neighbours: bool = False  # the second half of a batch shows the first one a frame later
+    aimed: float = 0.0  # share of crops with one of Pairs.things in them
 
 
 def load_pairs(folder: Path, threads: int = 4) -> Pairs:
@@ -194,6 +202,10 @@ def draw_crops(
     last = np.maximum(chosen["frames"] - sampling.neighbours, 1)
     frame = rng.integers(0, last)
     place, other = (_draw_places(chosen, size, rng) for _ in range(2))
+    if sampling.aimed and len(pairs.things):
+        aimed = rng.random(count) < sampling.aimed
+        chosen[aimed], frame[aimed], place[:, aimed] = _aim(pairs, size, int(aimed.sum()), rng)
+        other[:, aimed] = place[:, aimed]
     turn = rng.integers(0, 2, (3, count))
     if not sampling.transpose:
         turn[1:] = 0
@@ -251,6 +263,26 @@ def _draw_places(
     """Return int64 [2, N]: the top row and left column of a crop in each shot."""
     sides = np.stack([shots["height"], shots["width"]])
     return rng.integers(0, (sides - size) // _GRID + 1) * _GRID
+
+
+def _aim(
+    pairs: Pairs, size: int, count: int, rng: np.random.Generator
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return shots [N], frames [N] and places [2, N] of crops around things that are seen."""
+    fits = (pairs.shots["height"] >= size) & (pairs.shots["width"] >= size)
+    shots = pairs.shots[fits]
+    things = pairs.things[np.isin(pairs.things["clean"], shots["clean"])]
+    if not len(things):
+        raise MediaError(f"nothing is seen in clips as large as {size}x{size}; give a smaller crop")
+    weights = things["weight"].astype(np.float64)
+    drawn = things[rng.choice(len(things), count, p=weights / weights.sum())]
+    # Any of the twins of the clip that shows it.
+    twins = [rng.choice(np.flatnonzero(shots["clean"] == clean)) for clean in drawn["clean"]]
+    chosen = shots[np.array(twins, np.int64)]
+    centre = np.stack([drawn["row"], drawn["column"]])
+    sides = np.stack([chosen["height"], chosen["width"]])
+    place = (centre - size * rng.uniform(0.15, 0.85, (2, count))) // _GRID
+    return chosen, drawn["time"], place.clip(0, (sides - size) // _GRID).astype(np.int64) * _GRID
 
 
 def _gather(pairs: Pairs, table: Tensor, size: int, *, mine: bool) -> Crops:

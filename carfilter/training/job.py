@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed
 
+from carfilter.detection.features import FeatureLoss
 from carfilter.errors import CarfilterError
 from carfilter.restore.devices import choose_device
 from carfilter.restore.int8.calibration import calibrate
@@ -20,9 +21,18 @@ from carfilter.restore.weights import load_weights, save_weights
 from carfilter.training.dataset import Pairs, Sampling, draw_crops, load_pairs
 from carfilter.training.loop import Group, Hooks, State, load_state, new_state, train
 from carfilter.training.recipe import Budget, Recipe, paper_recipe
+from carfilter.training.things import find_things
 from carfilter.training.validation import Score, by_crf, score_network
 
-_CALIBRATION_DRAWS, _CALIBRATION_BATCH = 16, 16  # 256 crops
+# Crops have to show whole things, and a few of them are as much work as many small ones.
+_FEATURE_DEFAULTS = {
+    "feature_weight": 1.5,
+    "aimed": 0.75,
+    "crop": 224,
+    "late_crop": None,
+    "batch": 4,
+}
+_CALIBRATION_DRAWS, _CALIBRATION_BATCH, _CALIBRATION_CROP = 16, 16, 96  # 256 crops at most 96^2
 
 
 def recipe_from(options: dict[str, Any]) -> Recipe:
@@ -36,12 +46,19 @@ def recipe_from(options: dict[str, Any]) -> Recipe:
         given["late_crop"] = None
     if options["init"]:
         given["tail_first"] = 0  # trained weights already have features worth reading
+    if options["feature_weight"] and not options["feature_loss"]:
+        raise CarfilterError("--feature-weight weighs what a detector sees: give --feature-loss")
+    if options["feature_loss"]:
+        given = {**_FEATURE_DEFAULTS, **given}
     recipe = replace(recipe, **given)
     if recipe.blocks and recipe.model != "car":
         raise CarfilterError(f"--blocks is for car, not for {recipe.model}; leave it out")
-    for size in (recipe.crop, recipe.late_crop or 16):
-        if size % 16:
-            raise CarfilterError(f"crops of {size} pixels: not a multiple of 16; give another side")
+    grid = 32 if options["feature_loss"] else 16  # 32 is the coarsest grid of a detector
+    for size in (recipe.crop, recipe.late_crop or grid):
+        if size % grid:
+            raise CarfilterError(
+                f"crops of {size} pixels: not a multiple of {grid}; give another side"
+            )
     return recipe
 
 
@@ -109,11 +126,17 @@ def run_training(
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     recipe = recipe_from(options)
+    features = FeatureLoss(options["feature_loss"]) if options["feature_loss"] else None
+    if features is not None:
+        recipe = replace(recipe, detector=features.sha256)
     if out.exists() and not (options["resume"] or options["overwrite"]):
         raise CarfilterError(f"{out}: exists; give --resume to go on with it, or -y to start over")
     with joined_group(choose_device(options["device"])) as (group, device):
         state = _first_state(out, recipe, device, options)
         pairs = load_pairs(packs_of(pairs_dir, out, recipe.seed))
+        if features is not None:
+            pairs = replace(pairs, things=find_things(pairs, features.detector))
+            features.to(device)
         budget = budget_from(options, recipe, pairs.frames)
         valid = load_pairs(options["valid"]) if options["valid"] and group.rank == 0 else None
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -125,9 +148,11 @@ def run_training(
                 save_seconds=60 * options["save_minutes"],
                 score_seconds=60 * options["score_minutes"],
             )
-            train(pairs.to(device), out, recipe, budget, state, hooks, group)
+            train(pairs.to(device), out, recipe, budget, state, hooks, group, features)
         if group.rank == 0:
-            sampling = Sampling(recipe.crop, references=recipe.model == "best")
+            sampling = Sampling(
+                min(recipe.crop, _CALIBRATION_CROP), references=recipe.model == "best"
+            )
             calibrate_weights(out, pairs, sampling)
     if seen:
         raise KeyboardInterrupt

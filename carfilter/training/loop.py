@@ -18,6 +18,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from carfilter.detection.features import FeatureLoss
 from carfilter.errors import CarfilterError, WeightsError
 from carfilter.restore.checkpoint import DAMAGED
 from carfilter.restore.devices import bfloat_is_fast
@@ -170,6 +171,7 @@ def sampling_at(recipe: Recipe, progress: float) -> tuple[int, Sampling]:
         recipe.transpose,
         references=references,
         neighbours=recipe.flicker > 0,
+        aimed=recipe.aimed,
     )
     return batch, sampling
 
@@ -188,7 +190,14 @@ def callable_network(network: Network, group: Group) -> nn.Module:
     return model
 
 
-def train_step(state: State, recipe: Recipe, crops: Crops, lr: float, model: nn.Module) -> Tensor:
+def train_step(
+    state: State,
+    recipe: Recipe,
+    crops: Crops,
+    lr: float,
+    model: nn.Module,
+    features: FeatureLoss | None = None,
+) -> Tensor:
     """Take one step and update the averaged weights; return loss and gradient norm, float [2].
 
     Args:
@@ -204,6 +213,8 @@ def train_step(state: State, recipe: Recipe, crops: Crops, lr: float, model: nn.
     # The sum is formed in full precision, as in the filter.
     restored = crops.degraded + correction.float()
     loss = loss_of(recipe, restored, crops.clean, crops.error, state.step)
+    if features is not None:
+        loss = loss + recipe.feature_weight * features(restored, crops.degraded, crops.clean)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if recipe.centre:
@@ -240,11 +251,13 @@ def train(
     state: State,
     hooks: Hooks | None = None,
     group: Group | None = None,
+    features: FeatureLoss | None = None,
 ) -> bool:
     """Train until the budget is spent or hooks.stop() says so; return whether it was spent.
 
     Args:
         pairs: on the device of the state's network.
+        features: of the detector that the recipe names.
         out: OUT.pt; its neighbours OUT.state.pt, OUT.csv and OUT.scores.csv are written as well.
 
     Raises:
@@ -269,7 +282,7 @@ def train(
         rng = np.random.default_rng((recipe.seed, state.step, group.rank))
         lr = learning_rate(recipe, state.step, progress)
         crops = draw_crops(pairs, share, sampling, rng)
-        meter.add(train_step(state, recipe, crops, lr, model), share * group.size)
+        meter.add(train_step(state, recipe, crops, lr, model, features), share * group.size)
         if log is None:
             continue
         if state.step % LOG_STEPS == 0:

@@ -29,6 +29,9 @@ class Recipe:
     alpha: float = 0.79  # weight of the SSIM term in `both`
     balance: float = 0.5  # weigh a sample by its frame's error to the power of minus this
     flicker: float = 0.0  # weight of what still areas flicker, in grey levels
+    feature_weight: float = 0.0  # of what a frozen detector sees differently
+    detector: str = ""  # sha256 of its file
+    aimed: float = 0.0  # share of crops that show something which the detector sees
     ramp: int = 0  # steps in which `balance` grows from 0
     batch: int = 16
     crop: int = 64

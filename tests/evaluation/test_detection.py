@@ -7,15 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from carfilter.errors import CarfilterError
-from carfilter.evaluation.average_precision import (
-    _matches,
-    _weighted_mean,
-    average_precision,
-    difference_interval,
-    truth_of,
-)
-from carfilter.evaluation.detection import (
+from carfilter.detection.detector import (
     Boxes,
     DetectorSettings,
     OnnxDetector,
@@ -23,6 +15,14 @@ from carfilter.evaluation.detection import (
     dynamic_shape,
     overlaps,
     suppress,
+)
+from carfilter.errors import CarfilterError
+from carfilter.evaluation.average_precision import (
+    _matches,
+    _weighted_mean,
+    average_precision,
+    difference_interval,
+    truth_of,
 )
 from detectors import SIDE, save_detector, yolox_output
 

@@ -32,7 +32,8 @@ _SELF_TEST_LEVELS = 0.5  # mean difference to fp32, in grey levels, that passes
 _ONE, _NO_SCALARS = [1, 1], []  # type: ignore[var-annotated]
 
 
-def is_available() -> bool:
+@cache
+def torch_has_int8() -> bool:
     """Say whether this torch has the operators and this CPU the instructions to gain by them."""
     ops = ("qconv_prepack", "qconv2d_pointwise")
     capability = torch.backends.cpu.get_cpu_capability()
@@ -57,6 +58,8 @@ class Convolution:
         self.weight_zero = torch.zeros(len(weight), dtype=torch.int64)
         self.scale, self.zero, self.out_scale = scale, zero, out_scale
         self.bias = None if bias is None else bias.detach().float()
+        if not torch_has_int8():
+            return
         shape = [1, weight.shape[1], _SIZE, _SIZE]
         self.packed = torch.ops.onednn.qconv_prepack(
             self.weight, self.weight_scale, scale, zero, _ONE, _ONE, _ONE, 1, shape
@@ -119,11 +122,13 @@ class Convolution:
 
 @cache
 def torch_is_exact() -> bool:
-    """Say whether torch's int8 convolutions are right: on CPUs without VNNI they saturate.
+    """Say whether torch's int8 convolutions are there and right: without VNNI they saturate.
 
     There products are added in pairs in 16 bits, which large ones overflow.
     https://uxlfoundation.github.io/oneDNN/dev_guide_int8_computations.html
     """
+    if not torch_has_int8():
+        return False
     tried = Convolution(torch.ones(48, 48, 3, 3), None, 1.0, 0, None)
     most = torch.full((1, 48, 8, 8), 255, dtype=torch.uint8)
     given = most.contiguous(memory_format=torch.channels_last)

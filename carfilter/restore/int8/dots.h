@@ -3,7 +3,11 @@
  * A vector holds the sums of several outputs; the inputs of a position are spread over it. Three
  * neighbouring positions are one run of bytes, so that a row of a kernel is one long dot product.
  */
+#ifdef __aarch64__
+#include "neon.h"
+#else
 #include "lanes.h"
+#endif
 
 enum {
     CELL = CHANNELS, /* bytes of a position */
@@ -11,7 +15,7 @@ enum {
 };
 
 /* Nothing has to be asked for. */
-int carfilter_rows_start(void) {
+EXPORTED int carfilter_rows_start(void) {
     return 0;
 }
 
@@ -92,11 +96,10 @@ static void convolve(
     }
 #endif
     const int cell = layer ? CELL : network->inputs;
+    const int32_t *offset = network->offset + CHANNELS * layer;
     int32_t sums[BLOCK * CHANNELS] __attribute__((aligned(64)));
     for (int x = 0; x < width; x += BLOCK) {
-        memset(sums, 0, sizeof sums);
-        for (int i = 0; !layer && i < BLOCK; i++)
-            memcpy(sums + i * CHANNELS, network->offset, sizeof sums / BLOCK);
+        for (int i = 0; i < BLOCK; i++) memcpy(sums + i * CHANNELS, offset, sizeof sums / BLOCK);
         const int8_t *weights = weights_of(network, layer);
         for (int row = 0; row < 3; row++, weights += 3 * cell / 4 * CHANNELS * STEP) {
             const uint8_t *a = in[row] + (int64_t)x * cell;
@@ -115,10 +118,11 @@ static void sum_tail(
     const Network *network, const uint8_t *const in[3], int32_t *sums, int width
 ) {
     enum { WIDE = 16 }; /* outputs; the last four are zero, and overwritten by what follows */
+    const int32_t *offset = network->offset + CHANNELS * (network->layers - 1);
     int32_t own[POSITIONS * WIDE];
     for (int x = 0; x < width + 2; x += POSITIONS) {
         const int8_t *weights = weights_of(network, network->layers - 1);
-        memset(own, 0, sizeof own);
+        for (int p = 0; p < POSITIONS; p++) memcpy(own + p * WIDE, offset, WIDE * sizeof *own);
         for (int row = 0; row < 3; row++, weights += CELL / 4 * WIDE * STEP)
             add_products(weights, in[row] + (int64_t)x * CELL, CELL, CELL, own, WIDE);
         for (int p = 0; p < POSITIONS; p++)

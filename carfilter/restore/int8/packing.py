@@ -15,6 +15,8 @@ _TAIL = 12  # outputs: three columns of its kernel x four samples of a cell
 class Dots:
     """For dots.h: groups of four inputs, an output after another."""
 
+    taken = 0  # from each input before its product
+
     def head(self, weight: Tensor, inputs: int) -> Tensor:
         """Of a layer whose positions take `inputs` bytes."""
         return self._packed(_by_row(weight, inputs))
@@ -31,6 +33,12 @@ class Dots:
     def _packed(self, rows: Tensor) -> Tensor:
         """int8 [3, bytes, out] to flat bytes."""
         return rows.reshape(3, -1, 4, rows.shape[-1]).transpose(2, 3).reshape(-1)
+
+
+class SignedDots(Dots):
+    """For products of signed bytes alone, see neon.h."""
+
+    taken = 128
 
 
 class Pairs(Dots):
@@ -60,6 +68,7 @@ class Tiles:
     quarters of four channels of each group of 16, then four zeros.
     """
 
+    taken = 0
     _PLACES = tuple(16 * (c % 16 // 4) + 4 * (c // 16) + c % 4 for c in range(CHANNELS))
 
     def head(self, weight: Tensor, inputs: int) -> Tensor:
@@ -86,6 +95,18 @@ class Tiles:
         """int8 [3, bytes, 48] to flat tiles."""
         split = rows.reshape(3, -1, 16, 4, CHANNELS // 16, 16)
         return split.permute(0, 1, 4, 2, 5, 3).reshape(-1)
+
+
+def totals(weight: Tensor) -> Tensor:
+    """Return the sum of what makes each sum of rows.c, int32 [48]; zeros fill up.
+
+    The last layer has sums of each column of its kernel, see Dots.tail().
+    """
+    whole = weight.to(torch.int32)
+    if len(weight) == CHANNELS:
+        return whole.sum((1, 2, 3), dtype=torch.int32)
+    columns = whole.sum((1, 2), dtype=torch.int32).T.flatten()
+    return F.pad(columns, (0, CHANNELS - _TAIL))
 
 
 def _by_row(weight: Tensor, inputs: int) -> Tensor:

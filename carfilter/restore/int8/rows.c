@@ -23,7 +23,7 @@ typedef struct {
     int32_t contrast;
     int32_t head_bytes, body_bytes; /* of the weights of a layer */
     const int8_t *weights;          /* in the order of their use */
-    const int32_t *offset; /* [48] for the head, whose code of zero is not zero */
+    const int32_t *offset; /* [layers][48]: of sums, where the code of zero is not zero */
     const float *scale;    /* [layers][48]: what a sum is worth */
     const float *bias;     /* [layers][48] */
     const float *rescale;  /* [layers]: to codes of the output */
@@ -56,6 +56,11 @@ typedef struct {
     int32_t *sums;          /* of the tail */
 } Strip;
 
+#ifdef _WIN32
+#define EXPORTED __declspec(dllexport)
+#else
+#define EXPORTED
+#endif
 #define INLINE __attribute__((always_inline)) static inline
 
 /* Arrays of vectors are registers once the loops over them are unrolled. */
@@ -222,7 +227,9 @@ static void run_strip(Strip *strip, int top, int bottom) {
 }
 
 /* Restore the rows of cells top to bottom of a picture; 0, or -1 without memory. */
-int carfilter_rows_restore(const Network *network, const Picture *picture, int top, int bottom) {
+EXPORTED int carfilter_rows_restore(
+    const Network *network, const Picture *picture, int top, int bottom
+) {
     const int around = (network->layers + SIDE - 1) / SIDE * SIDE;
     const int count = (picture->width + MOST_WIDTH - 1) / MOST_WIDTH;
     const int side = ((picture->width + count - 1) / count + SIDE - 1) / SIDE * SIDE;
@@ -231,8 +238,9 @@ int carfilter_rows_restore(const Network *network, const Picture *picture, int t
     const size_t input = ((size_t)(most + 2) * network->inputs + 256) / 64 * 64;
     const int head_rows = network->layers, rows = head_rows + ROWS * (network->layers - 2) + 1;
     const size_t sums = (size_t)(most + 4 * BLOCK) * 12 * sizeof(int32_t);
-    uint8_t *memory = aligned_alloc(64, rows * pitch + (ROWS + 1) * input + sums);
-    if (!memory) return -1;
+    void *block = malloc(64 + rows * pitch + (ROWS + 1) * input + sums);
+    if (!block) return -1;
+    uint8_t *memory = (uint8_t *)(((uintptr_t)block + 63) / 64 * 64); /* of a cache line */
     memset(memory, 0, pitch);
     for (int i = 1; i < rows; i++) memset(memory + i * pitch, 0, CELL); /* left of the first */
     Strip strip = {.network = network, .picture = picture, .head_rows = head_rows, .pitch = pitch};
@@ -253,6 +261,6 @@ int carfilter_rows_restore(const Network *network, const Picture *picture, int t
         run_strip(&strip, top, bottom);
     }
     end();
-    free(memory);
+    free(block);
     return 0;
 }

@@ -1,4 +1,4 @@
-"""`fast` and `best` in int8 on CPUs of x86-64: up to two and a half times as fast as by torch.
+"""`fast` and `best` in int8 on CPUs: up to two and a half times as fast as by torch.
 
 rows.c is compiled for several kinds of CPU when carfilter is installed, where there is a
 compiler. It runs all layers over a few rows at a time, which then never leave the core's cache.
@@ -7,9 +7,7 @@ Without it, or on another CPU, carfilter.restore.int8.convolutions computes the 
 
 import ctypes
 import itertools
-import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -18,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from carfilter.pictures import MACROBLOCK
-from carfilter.process import cpu_flags
 from carfilter.restore.int8.convolutions import Int8Fast, drawn_inputs, padded, qp_codes
-from carfilter.restore.int8.packing import CHANNELS, Dots, Pairs, Tiles
+from carfilter.restore.int8.kinds import Kind, usable_kinds
+from carfilter.restore.int8.packing import CHANNELS, totals
 from carfilter.restore.slots import Inputs
 
 _FOLDER = Path(__file__).parent
@@ -47,47 +45,6 @@ class _Picture(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("height", "width")),
         ("amount", ctypes.c_float),
     )
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of CPU that rows.c is compiled for, see hatch_build.py.
-
-    Attributes:
-        needs: the flags of such CPUs, as Linux names them.
-        packing: of the weights.
-    """
-
-    name: str
-    label: str
-    needs: frozenset[str]
-    packing: Dots | Tiles
-
-
-_AVX2 = frozenset(("avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"))
-_AVX512 = _AVX2 | {f"avx512{part}" for part in ("f", "bw", "cd", "dq", "vl", "_vnni")}
-# The fastest first.
-KINDS = (
-    Kind("amx", "AMX", _AVX512 | {"amx_tile", "amx_int8"}, Tiles()),
-    Kind("avx512vnni", "AVX-512 VNNI", _AVX512, Dots()),
-    Kind("avxvnni", "AVX-VNNI", _AVX2 | {"avx_vnni"}, Dots()),
-    Kind("avx2", "AVX2", _AVX2, Pairs()),
-)
-# Which kinds oneDNN's own variable for this rules out; other values rule out none.
-# https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html
-_RULED_OUT = {
-    "SSE41": 4, "AVX": 4, "AVX2": 3, "AVX512_CORE": 3, "AVX2_VNNI": 2, "AVX2_VNNI_2": 2,
-    "AVX512_CORE_VNNI": 1, "AVX512_CORE_BF16": 1, "AVX512_CORE_FP16": 1,
-}  # fmt: skip
-
-
-def usable_kinds() -> tuple[Kind, ...]:
-    """Return the kinds that this CPU is of, the fastest first.
-
-    ONEDNN_MAX_CPU_ISA holds here as it does for torch: to compare engines as on a lesser CPU.
-    """
-    ruled_out = _RULED_OUT.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper(), 0)
-    return tuple(kind for kind in KINDS[ruled_out:] if kind.needs <= cpu_flags())
 
 
 @cache
@@ -148,8 +105,9 @@ class RowsTwin:
         )]  # fmt: skip
         self._scale, self._bias = torch.stack(wide).chunk(2)
         self._rescale = 1 / torch.tensor([layer.out_scale or 1.0 for layer in layers])
-        self._offset = twin.head.weight.to(torch.int32).sum((1, 2, 3), dtype=torch.int32)
-        self._offset *= -twin.head.zero
+        taken = kind.packing.taken  # from each input
+        self._offset = taken * torch.stack([totals(layer.weight) for layer in layers])
+        self._offset[0] -= twin.head.zero * totals(twin.head.weight)
         head = kind.packing.head(twin.head.weight, inputs)
         body = [kind.packing.body(layer.weight) for layer in twin.body]
         self._weights = torch.cat([head, *body, kind.packing.tail(twin.tail.weight)])

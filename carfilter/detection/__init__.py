@@ -1,0 +1,1 @@
+"""What object detectors see: boxes of ONNX models, and their features as a loss."""

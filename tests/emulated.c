@@ -1,0 +1,41 @@
+/* carfilter_rows_restore() as a program, to be run by an emulator of another kind of CPU: network,
+ * picture and what they point at come from stdin (emulation.py), what is restored goes to
+ * stdout. Both sides have 64 bits, little end first. */
+#include "rows.c"
+
+#include <stdio.h>
+
+enum { MEMORIES = 10 };
+
+static void take(void *memory, int64_t bytes) {
+    if (bytes && fread(memory, (size_t)bytes, 1, stdin) != 1) exit(2);
+}
+
+int main(void) {
+    Network network;
+    Picture picture;
+    int32_t band[2];
+    int64_t bytes[MEMORIES];
+    void *memory[MEMORIES];
+    take(&network, sizeof network);
+    take(&picture, sizeof picture);
+    take(band, sizeof band);
+    take(bytes, sizeof bytes);
+    for (int i = 0; i < MEMORIES; i++) {
+        memory[i] = bytes[i] ? malloc((size_t)bytes[i]) : 0;
+        take(memory[i], bytes[i]);
+    }
+    network.weights = memory[0];
+    network.offset = memory[1];
+    network.scale = memory[2];
+    network.bias = memory[3];
+    network.rescale = memory[4];
+    network.gates = memory[5];
+    picture.luma = memory[6];
+    picture.references = memory[7];
+    picture.qp = memory[8];
+    picture.restored = memory[9];
+    if (carfilter_rows_start() || carfilter_rows_restore(&network, &picture, band[0], band[1]))
+        return 3;
+    return fwrite(picture.restored, (size_t)bytes[9], 1, stdout) == 1 ? 0 : 4;
+}

@@ -1,0 +1,70 @@
+"""rows.c for another kind of CPU than this one's, under an emulator."""
+
+import ctypes
+import shutil
+import struct
+import subprocess
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+from carfilter.restore.int8.packing import CHANNELS
+
+REPOSITORY = Path(__file__).parents[1]
+SOURCE = REPOSITORY / "carfilter" / "restore" / "int8" / "rows.c"
+COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+# Neoverse N1 has dot products alone.
+CPUS = {"i8mm": "max", "dotprod": "neoverse-n1"}
+_TAIL_BYTES = 3 * CHANNELS * 16
+
+
+def can_emulate() -> bool:
+    return all(shutil.which(program) for program in (COMPILER, EMULATOR))
+
+
+def build_hook() -> Any:
+    """Load hatch_build.py, which knows how each kind is compiled."""
+    spec = spec_from_file_location("hatch_build", REPOSITORY / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    hook = module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    return hook
+
+
+class Emulated:
+    """Takes the place of the library that is loaded for a kind of CPU of ARM64."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        program, hook = folder / kind, build_hook()
+        subprocess.run(
+            [COMPILER, *hook.FLAGS, *hook.KINDS["aarch64", "linux"][kind], "-static",
+             "-I", SOURCE.parent, Path(__file__).with_name("emulated.c"), "-o", program],
+            check=True,
+        )  # fmt: skip
+        self._run = [EMULATOR, "-cpu", CPUS[kind], str(program)]
+
+    def carfilter_rows_restore(self, network: Any, picture: Any, top: int, bottom: int) -> int:
+        layers, others = network.layers, network.maps - 1
+        rows, columns = 2 * picture.height - 1, 2 * picture.width
+        blocks = -(-picture.height // 8) - 1, -(-picture.width // 8)
+        plane = rows * picture.reference_row + columns
+        channels = 4 * CHANNELS * layers
+        weights = network.head_bytes + (layers - 2) * network.body_bytes + _TAIL_BYTES
+        memories = [
+            (network.weights, weights), (network.offset, channels),
+            (network.scale, channels), (network.bias, channels),
+            (network.rescale, 4 * layers), (network.gates, 4 * 256),
+            (picture.luma, rows * picture.luma_row + columns),
+            (picture.references, (others - 1) * picture.reference_plane + plane),
+            (picture.qp, others * picture.qp_plane + blocks[0] * picture.qp_row + blocks[1]),
+            (picture.restored, rows * picture.restored_row + columns),
+        ]  # fmt: skip
+        held = [ctypes.string_at(at, size) if at else b"" for at, size in memories]
+        sizes = struct.pack(f"<2i{len(held)}q", top, bottom, *map(len, held))
+        given = b"".join((bytes(network), bytes(picture), sizes, *held))
+        out = subprocess.run(self._run, input=given, capture_output=True, check=True).stdout
+        start = 2 * top * picture.restored_row
+        band = out[start : (2 * bottom - 1) * picture.restored_row + columns]
+        ctypes.memmove(picture.restored + start, band, len(band))
+        return 0
