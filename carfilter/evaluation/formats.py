@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from carfilter.evaluation.detection_tables import DetectionScores
+from carfilter.evaluation.detection_scores import DetectionScores
 from carfilter.evaluation.evaluate import Evaluation
+from carfilter.evaluation.measures import BOXES
 from carfilter.evaluation.record import Record
 from carfilter.evaluation.tables import VALUES, Table, column_label, megabits, row_names, value_of
 from carfilter.evaluation.verdicts import Verdict
@@ -128,7 +129,7 @@ def json_text(
     evaluation: Evaluation,
     record: Record,
     verdicts: Sequence[Verdict] = (),
-    found: DetectionScores | None = None,
+    found: Sequence[DetectionScores] = (),
 ) -> str:
     """Return everything: tables, values per clip and per frame, detections' scores, the record."""
     content = {
@@ -136,7 +137,7 @@ def json_text(
         "bars": [asdict(verdict) for verdict in verdicts],
         "failures": evaluation.failures,
         "tables": [asdict(table) for table in tables],
-        "detection": _precisions(evaluation, found) if found else [],
+        "detection": [line for one in found for line in _precisions(evaluation, one)],
         "values": _lines(evaluation),
         "frames": _frames(evaluation),
     }
@@ -149,6 +150,7 @@ def _precisions(evaluation: Evaluation, found: DetectionScores) -> list[dict[str
         interval = found.intervals.get((row, column))
         lines.append(
             {
+                "detector": found.judge.title,
                 "row": row,
                 "column": column_label(column, evaluation.columns),
                 "map": score.mean,
@@ -160,7 +162,6 @@ def _precisions(evaluation: Evaluation, found: DetectionScores) -> list[dict[str
 
 
 def _frames(evaluation: Evaluation) -> list[dict[str, Any]]:
-    left_out = ("boxes", "picture")
     return [
         {
             "clip": clip.name,
@@ -168,7 +169,11 @@ def _frames(evaluation: Evaluation) -> list[dict[str, Any]]:
             "cap": result.variant.cap,
             "row": row,
             "key_frames": list(result.key_frames),
-            **{key: values for key, values in measured.items() if key not in left_out},
+            **{
+                key: values
+                for key, values in measured.items()
+                if not key.startswith((BOXES, "picture"))
+            },
         }
         for clip in evaluation.clips
         for result in clip.results

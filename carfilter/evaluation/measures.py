@@ -20,6 +20,8 @@ from carfilter.media.clips import Clip, Planes
 
 IDENTICAL_PSNR = 100.0
 """dB that stand for identical frames, whose PSNR is infinite and would swallow every mean."""
+BOXES = "boxes"
+"""How the values begin that are boxes."""
 PATCH = 96
 """Pixels to a side of a detail that the report shows magnified."""
 SMALLEST_SIDE = 11
@@ -76,18 +78,19 @@ def vmaf(threads: int = 2) -> Measure:
     return Measure(key, lambda clean, test: baselines.vmaf(clean.luma, test.luma, threads))
 
 
-def boxes(detector: Detector, key: str, every: int = 1) -> Measure:
+def boxes(detector: Detector, name: str, key: str, every: int = 1) -> Measure:
     """Detect on every n-th frame, the first included.
 
     Args:
+        name: of the value, one for each detector; begins with BOXES.
         key: checksum of the detector's file and its settings.
     """
 
     def run(_clean: Clip, test: Clip) -> dict[str, Any]:
         found = (detector(bgr(test, index)) for index in range(0, len(test.luma), every))
-        return {"boxes": [_pack(frame) for frame in found]}
+        return {name: [_pack(frame) for frame in found]}
 
-    return Measure(f"boxes-1-{key}-{every}", run, of_clean=True)
+    return Measure(f"boxes-2-{name}-{key}-{every}", run, of_clean=True)
 
 
 def bgr(clip: Clip, index: int) -> Planes:

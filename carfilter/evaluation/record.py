@@ -69,6 +69,8 @@ def describe_variants(settings: DegradeSettings) -> str:
     gop = (
         "x264's default key frames" if settings.gop is None else f"a key frame every {settings.gop}"
     )
+    if settings.bframes is not None:
+        gop += f", {settings.bframes} B-frames in a row"
     caps = "scaled to the picture" if settings.scale_caps else "as they are"
     return (
         f"libx264 -preset {settings.preset}, {gop}, one thread, CRF 29/35/41/47 with maxrate"

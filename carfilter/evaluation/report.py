@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from carfilter.errors import CarfilterError
-from carfilter.evaluation.detection_tables import DetectionScores
+from carfilter.evaluation.detection_scores import DetectionScores
 from carfilter.evaluation.evaluate import ClipResult, Evaluation, Result
 from carfilter.evaluation.measures import busiest_square, shown_frame, unpack_boxes
 from carfilter.evaluation.plots import quality_over_rate, quality_over_time
@@ -132,14 +132,14 @@ def _boxes(
     values: dict[str, Any], found: DetectionScores | None, index: int, every: int
 ) -> list[list[Any]]:
     """Return [left, top, width, height, label] of the boxes that are sure enough to be drawn."""
-    if found is None or "boxes" not in values:
+    if found is None or found.judge.value not in values:
         return []
-    boxes = unpack_boxes(values["boxes"][index // every])
+    boxes = unpack_boxes(values[found.judge.value][index // every])
     boxes = boxes.select(boxes.scores >= _BOX_SCORE)
     rows = []
     for corners, score, kind in zip(boxes.corners, boxes.scores, boxes.classes, strict=True):
         left, top, right, bottom = (round(float(side), 1) for side in corners)
-        label = f"{found.names.get(int(kind), '?')} {score:.2f}"
+        label = f"{found.judge.names.get(int(kind), '?')} {score:.2f}"
         rows.append([left, top, round(right - left, 1), round(bottom - top, 1), label])
     return rows
 

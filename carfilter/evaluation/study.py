@@ -11,14 +11,12 @@ from pathlib import Path
 import torch
 
 from carfilter.detection.detector import DetectorSettings, OnnxDetector
+from carfilter.detection.ssd import SsdDetector
 from carfilter.errors import CarfilterError
 from carfilter.evaluation import measures, methods, record, tables, verdicts
 from carfilter.evaluation.cache import sha256_of
-from carfilter.evaluation.detection_tables import (
-    DetectionScores,
-    detection_tables,
-    score_detections,
-)
+from carfilter.evaluation.detection_scores import DetectionScores, Judge, score_detections
+from carfilter.evaluation.detection_tables import detection_tables
 from carfilter.evaluation.evaluate import Evaluation, OnStep, Settings, evaluate
 from carfilter.evaluation.pair import evaluate_pair
 from carfilter.pairs.degrade import find_sources
@@ -39,7 +37,7 @@ class Options:
     blind: bool = False
     spp: bool = True
     vmaf: bool = True
-    detector: Path | None = None
+    detectors: tuple[Path, ...] = ()
     detector_settings: DetectorSettings = field(default_factory=DetectorSettings)
     every: int = 1
     degrade: DegradeSettings = field(default_factory=DegradeSettings)
@@ -60,7 +58,7 @@ class Outcome:
     tables: list[tables.Table]
     record: record.Record
     verdicts: list[verdicts.Verdict]
-    found: DetectionScores | None
+    found: list[DetectionScores]  # of each detector
 
 
 def run(options: Options, on_step: OnStep = lambda _text, _total: None) -> Outcome:
@@ -74,8 +72,8 @@ def run(options: Options, on_step: OnStep = lambda _text, _total: None) -> Outco
         jobs = 1
     threads = max(1, torch.get_num_threads() // jobs)
     torch.set_num_threads(threads)
-    detector = _Detector(options, threads)
-    measured = _measures(options, detector, threads)
+    detectors = [_Detector(path, options, threads) for path in options.detectors]
+    measured = _measures(options, detectors, threads)
     if options.pair:
         extra = _networks(options, shipped=False)
         evaluation, given = evaluate_pair(*options.pair, measured, options.cache, extra, on_step)
@@ -86,8 +84,9 @@ def run(options: Options, on_step: OnStep = lambda _text, _total: None) -> Outco
         settings = Settings(options.cache, options.degrade, options.every_variant, jobs)
         sources = find_sources(options.clean)
         evaluation = evaluate(sources, rows, measured, settings, on_step)
+        evaluation.groups = _folders(options.clean, sources)
         variants = record.describe_variants(options.degrade)
-    return _outcome(evaluation, rows, options, detector, variants)
+    return _outcome(evaluation, rows, options, detectors, variants)
 
 
 def _networks(options: Options, *, shipped: bool) -> list[methods.Method]:
@@ -104,42 +103,60 @@ def _networks(options: Options, *, shipped: bool) -> list[methods.Method]:
     return rows
 
 
-class _Detector:
-    """The detector of the options, if any, with its checksum and the classes that count."""
+def _folders(paths: Sequence[Path], sources: dict[str, Path]) -> dict[str, tuple[str, ...]]:
+    """Return the clips of each folder that was named, if several were, under a short name."""
+    folders = [path.resolve() for path in paths if path.is_dir()]
+    if len(folders) < 2:
+        return {}
+    common = Path(os.path.commonpath(folders))
+    return {
+        folder.relative_to(common).parts[0]: tuple(
+            name for name, path in sources.items() if path.absolute().parent.resolve() == folder
+        )
+        for folder in folders
+        if folder != common
+    }
 
-    def __init__(self, options: Options, threads: int) -> None:
-        self.model: OnnxDetector | None = None
-        self.names: dict[int, str] = {}
-        self.about = self.key = ""
-        self.settings = options.detector_settings
-        path = options.detector
-        if path is None:
-            return
-        self.model = OnnxDetector(path, self.settings, threads)
+
+class _Detector:
+    """A detector of the options, with its checksum and the classes that count."""
+
+    def __init__(self, path: Path, options: Options, threads: int) -> None:
+        settings = options.detector_settings
+        self.model: OnnxDetector | SsdDetector
+        if path.suffix == ".pb":
+            self.model = SsdDetector(path, settings)
+            size = "300x300"
+        else:
+            self.model = OnnxDetector(path, settings, threads)
+            size = "the size of the " + ("frames" if settings.at_frame_size else "file")
         known = enumerate(self.model.class_names)
-        self.names = {i: name for i, name in known if name in self.settings.classes}
-        if not self.names:
+        names = {i: name for i, name in known if name in settings.classes}
+        if not names:
             raise CarfilterError(
-                f"{path}: knows none of the classes {', '.join(self.settings.classes)}; it has"
+                f"{path}: knows none of the classes {', '.join(settings.classes)}; it has"
                 f" {', '.join(self.model.class_names[:8])}, ...; name others with --classes"
             )
         digest = sha256_of(path)
-        size = "frames" if self.settings.at_frame_size else "file"
-        self.key = f"{digest}-{self.settings}"
+        title = "SSD" if self.model.layout == "ssd" else path.stem
+        self.judge = Judge(title, f"{measures.BOXES} {digest[:16]}", names, settings.truth_score)
+        self.key = f"{digest}-{settings}"
         self.about = (
-            f"{path.name} (sha256 {digest}), layout {self.model.layout}, at the size of the"
-            f" {size}, one frame in {options.every}; truth from score"
-            f" {self.settings.truth_score}, tests from {self.settings.score}, suppression at IoU"
-            f" {self.settings.overlap}."
+            f"{path.name} (sha256 {digest}), layout {self.model.layout}, at {size}, one frame in"
+            f" {options.every}; truth from score {settings.truth_score}, tests from"
+            f" {settings.score}, suppression at IoU {settings.overlap}."
         )
 
 
-def _measures(options: Options, detector: _Detector, threads: int) -> list[measures.Measure]:
+def _measures(
+    options: Options, detectors: Sequence[_Detector], threads: int
+) -> list[measures.Measure]:
     chosen = [measures.quality()]
     if options.vmaf:
         chosen.append(measures.vmaf(threads))
-    if detector.model is not None:
-        chosen.append(measures.boxes(detector.model, detector.key, options.every))
+    chosen += [
+        measures.boxes(one.model, one.judge.value, one.key, options.every) for one in detectors
+    ]
     if options.pictures:
         chosen.append(measures.picture(options.every))
     return chosen
@@ -149,15 +166,16 @@ def _outcome(
     evaluation: Evaluation,
     rows: Sequence[methods.Method],
     options: Options,
-    detector: _Detector,
+    detectors: Sequence[_Detector],
     variants: str,
 ) -> Outcome:
     if not evaluation.clips:
         first = next(iter(evaluation.failures.values()))
         raise CarfilterError(f"no clip could be measured; the first failed so: {first}")
-    found = score_detections(evaluation, detector.names, detector.settings.truth_score)
+    scored = [score_detections(evaluation, one.judge) for one in detectors]
+    found = [scores for scores in scored if scores is not None]
     shown = tables.quality_tables(evaluation)
-    shown[2:2] = detection_tables(evaluation, found) if found else []
+    shown[2:2] = [table for scores in found for table in detection_tables(evaluation, scores)]
     shown += tables.clip_tables(evaluation, [row.name for row in rows if row.is_model])
     if options.paper:
         shown += verdicts.paper_tables()
@@ -166,7 +184,7 @@ def _outcome(
         versions=record.versions(),
         variants=variants,
         rows=record.describe_rows(rows),
-        detector=detector.about,
+        detector=" ".join(one.about for one in detectors),
         notes=options.notes,
     )
     bars = verdicts.verdicts(evaluation, found) if options.paper else []

@@ -48,6 +48,7 @@ class Settings:
     per_photo: int = 4  # of mixed, for photographs
     preset: str = "medium"  # of paper and plain
     gop: int | None = None  # of paper and plain
+    bframes: int | None = None  # of paper and plain
     size: tuple[int, int] | None = None  # width, height; None keeps the clip's own
     scale: str = "before"  # the encoder, or after it
     bufsize_seconds: float = 1.0  # VBV buffer in seconds of the cap
@@ -68,7 +69,7 @@ def plan_variants(settings: Settings, clip: str, pixel_rate: float, photo: bool)
     if settings.variants == "mixed":
         count = settings.per_photo if photo else settings.per_clip
         return _mixed(count, generator_for(settings.seed, clip, "variants"), pixel_rate, settings)
-    fixed = {"preset": settings.preset, "gop": settings.gop}
+    fixed = {"preset": settings.preset, "gop": settings.gop, "bframes": settings.bframes}
     if settings.variants == "plain":
         return [Variant(f"crf{crf}", crf, **fixed) for crf in settings.crfs]  # type: ignore[arg-type]
     factor = pixel_rate / _PAPER_RATE if settings.scale_caps else 1.0

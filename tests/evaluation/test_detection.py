@@ -16,8 +16,10 @@ from carfilter.detection.detector import (
     overlaps,
     suppress,
 )
+from carfilter.detection.ssd import SsdDetector
 from carfilter.errors import CarfilterError
 from carfilter.evaluation.average_precision import (
+    SMALL,
     _matches,
     _weighted_mean,
     average_precision,
@@ -176,13 +178,13 @@ def test_a_class_with_a_handful_of_boxes_does_not_move_the_mean() -> None:
     assert result.counted == ("person",)
     assert result.mean == pytest.approx(1, abs=1e-12)
     assert result.classes["car"].precision == 0
-    assert difference_interval(truth, test, truth, NAMES, 20) == (0, 0)
+    assert difference_interval(truth, test, truth, NAMES, [0] * 25, 20) == (0, 0)
 
 
 def test_no_truth_at_all_is_not_a_number() -> None:
     nothing = [boxes()]
     assert math.isnan(average_precision(nothing, nothing, NAMES).mean)
-    assert all(map(math.isnan, difference_interval(nothing, nothing, nothing, NAMES, 10)))
+    assert all(map(math.isnan, difference_interval(nothing, nothing, nothing, NAMES, [0], 10)))
 
 
 def test_resampling_counts_as_pycocotools_does(rng: np.random.Generator) -> None:
@@ -203,7 +205,35 @@ def test_a_frame_drawn_twice_counts_twice(rng: np.random.Generator) -> None:
 
 def test_the_bootstrap_sees_a_clear_loss_and_no_loss(rng: np.random.Generator) -> None:
     truth = random_frames(rng, 20, 5)
-    worse = [boxes() if index % 2 else frame for index, frame in enumerate(truth)]
-    assert difference_interval(truth, truth, truth, NAMES, 100) == (0, 0)
-    low, high = difference_interval(truth, worse, truth, NAMES, 100)
+    worse = [boxes() if index % 3 else frame for index, frame in enumerate(truth)]
+    assert difference_interval(truth, truth, truth, NAMES, [0] * 20, 100) == (0, 0)
+    low, high = difference_interval(truth, worse, truth, NAMES, [0] * 20, 100)
     assert low < high < -0.1
+
+
+def test_clips_that_differ_widen_the_interval(rng: np.random.Generator) -> None:
+    truth = random_frames(rng, 24, 5)
+    worse = [boxes() if index < 12 else frame for index, frame in enumerate(truth)]
+    one_clip = difference_interval(truth, worse, truth, NAMES, [0] * 24, 200)
+    two_clips = difference_interval(truth, worse, truth, NAMES, [0] * 12 + [1] * 12, 200)
+    assert two_clips[1] == 0  # the good clip was drawn twice
+    assert two_clips[0] < one_clip[0]
+
+
+def test_small_things_are_counted_apart() -> None:
+    small, large = (0, 0, 20, 20, 0.9, 0), (40, 40, 140, 140, 0.8, 0)
+    truth, test = [boxes(small, large)], [boxes(large)]
+    assert average_precision(truth, test, NAMES).mean == pytest.approx(0.5, abs=0.01)
+    assert average_precision(truth, test, NAMES, SMALL).mean == 0
+    assert average_precision(truth, [boxes(small)], NAMES, SMALL).mean == pytest.approx(1)
+
+
+def test_an_ssd_without_its_description_is_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    path = tmp_path / "graph.pb"
+    path.write_bytes(b"no graph")
+    with pytest.raises(CarfilterError, match=r"one \.pbtxt beside it"):
+        SsdDetector(path)
+    path.with_suffix(".pbtxt").write_text("nothing")
+    with pytest.raises(CarfilterError, match="fetch it again"):
+        SsdDetector(path)
