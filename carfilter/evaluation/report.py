@@ -49,7 +49,7 @@ def page(
         import jinja2
     except ImportError as error:
         raise CarfilterError("--report needs jinja2; pip install carfilter[eval]") from error
-    text = files("carfilter").joinpath("report.html.j2").read_text(encoding="utf-8")
+    text = files("carfilter.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     shown = [clip for clip in evaluation.clips if "picture" in clip.clean][:_SHOWN_CLIPS]
     return environment.from_string(text).render(
