@@ -7,6 +7,7 @@ Luma travels as plane 0 of yuv420p, since swscale takes `gray` as full range and
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,12 +121,13 @@ def _decode(
             rate = stream.average_rate
             fps = as_fraction(rate) if rate else Fraction(25)
             gauge = None if measure_qp == "never" else gauge_of(stream.codec_context)
-            for packet in container.demux(stream):
-                if packet.size:
+            # An empty packet would end the decoder; only the end of the file does.
+            for packet in chain((p for p in container.demux(stream) if p.size), (None,)):
+                if packet is not None:
                     sizes.append(packet.size)
-                if gauge is not None:
-                    gauge.note(packet)
-                for frame in packet.decode():
+                    if gauge is not None:
+                        gauge.note(packet)
+                for frame in stream.codec_context.decode(packet):
                     known, measured = read_qp(frame), None
                     if known is not None and measure_qp == "where unknown":
                         measured = known

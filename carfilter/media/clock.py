@@ -145,23 +145,21 @@ class FrameTimes:
 
     def __init__(self, time_base: Fraction, step: int, first: int = 0) -> None:
         self.time_base, self.step, self.first = time_base, step, first
-        self.repaired = 0
         self._last: int | None = None
         self._last_read: dict[str, int] = {}
         self._faults = {"pts": 0, "dts": 0}
 
-    def repair(self, frame: av.VideoFrame) -> None:
-        """Set pts and time base; `repaired` counts the frames whose pts was missing or too low."""
-        pts, last = frame.pts, self._last
-        if pts is None:
+    def repair(self, frame: av.VideoFrame) -> bool:
+        """Set pts and time base; say whether the pts was missing or too low."""
+        given, last = frame.pts, self._last
+        if given is None:
             step = frame.duration or self.step
             pts = self.first if last is None else last + step
-            self.repaired += 1
-        elif last is not None and pts <= last:
-            pts = last + 1
-            self.repaired += 1
+        else:
+            pts = given if last is None else max(given, last + 1)
         frame.pts, frame.time_base = pts, self.time_base
         self._last = pts
+        return pts != given
 
     def best_effort(self, frame: av.VideoFrame) -> int | None:
         """Return the frame's pts, or its packet's dts where these have been the better ones.
@@ -173,5 +171,8 @@ class FrameTimes:
             if value is not None:
                 self._faults[name] += value <= self._last_read.get(name, value - 1)
                 self._last_read[name] = value
+        if frame.pts is None and frame.dts is None and set(self._last_read) == {"dts"}:
+            # The last frames of a source that has dts alone: no packet brings them a dts.
+            return None if self._last is None else self._last + (frame.duration or self.step)
         trusted = self._faults["pts"] <= self._faults["dts"] or frame.dts is None
         return frame.pts if trusted and frame.pts is not None else frame.dts

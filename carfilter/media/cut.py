@@ -10,10 +10,9 @@ import av
 import av.error
 
 from carfilter.media.selection import is_picture
-from carfilter.media.ticks import as_fraction, packet_seconds
+from carfilter.media.ticks import as_fraction, packet_seconds, shift_packet
 
-# Seconds: seeking goes by dts, and those of the first frames lie before the time a file begins at.
-_BEFORE_START = 10
+_MOST_REORDERED = 16  # pictures, in H.264 and HEVC
 
 
 class Cut:
@@ -37,21 +36,28 @@ class Cut:
             None if seconds is None else first + Fraction(seconds).limit_denominator(10**6)
             for seconds in (start_seconds, end_seconds)
         )
+        self.shift = Fraction(0)  # seconds that are taken off all times
         self.has_audio = any(stream.type == "audio" for stream in copied)
         self.video_ended = False
 
-    def seek(self) -> None:
-        """Go to the key frame before the start where the source can seek."""
-        if self.begin is None:
-            return
-        try:
-            self._go_to(self._place_of_key(self.begin))
-        except av.error.FFmpegError:
-            return  # a pipe: decode from its beginning and drop
-        self.video.codec_context.flush_buffers()
+    def seek(self) -> bool:
+        """Go to a key frame before the start; False where none is found or the source cannot seek.
 
-    def _place_of_key(self, begin: Fraction) -> Fraction:
-        """Return where to seek so that a key frame lies between there and `begin`.
+        The reader may stand anywhere afterwards if there is none.
+        """
+        assert self.begin is not None
+        try:
+            place = self._place_of_key(self.begin)
+            if place is not None:
+                self._go_to(place)
+        except av.error.FFmpegError:
+            return False
+        self.video.codec_context.flush_buffers()
+        return place is not None
+
+    def _place_of_key(self, begin: Fraction) -> Fraction | None:
+        """Return where to seek so that a key frame lies between there and `begin`; None where that
+        is the beginning of the source.
 
         FFmpeg seeks in MPEG-TS by time alone, and decoding would begin at the next key frame.
         """
@@ -61,49 +67,60 @@ class Cut:
             if self._meets_key(begin):
                 return place
             back = 2 * back or Fraction(1)
-        return self.first - _BEFORE_START
+        return None
 
     def _go_to(self, place: Fraction) -> None:
         self.container.seek(int(place * 1_000_000), backward=True)
 
     def _meets_key(self, begin: Fraction) -> bool:
-        """Say whether reading on from here meets a key frame not later than `begin`."""
+        """Say whether reading on from here meets a key frame that is shown not later than `begin`:
+        pictures that are shown before their key frame cannot be decoded without the one before."""
         for packet in self.container.demux(self.video):
             at = packet_seconds(packet)
             if at is None or at > begin:
                 return False
             if packet.is_keyframe:
-                return True
+                if packet.pts is None:
+                    return at + self._most_reordered() <= begin
+                return packet.pts * as_fraction(packet.time_base) <= begin
         return False
 
+    def _most_reordered(self) -> Fraction:
+        """Return by how many seconds a picture may be shown later than it is decoded."""
+        rate = self.video.average_rate
+        return _MOST_REORDERED / (as_fraction(rate) if rate else Fraction(25))
+
     def keeps_frame(self, frame: av.VideoFrame, time_base: Fraction) -> bool:
-        """Say whether a frame lies inside, and shift it so that the start becomes zero."""
-        if frame.pts is None or (self.begin is None and self.end is None):
-            return not self.video_ended
+        """Say whether a frame lies inside, and shift it."""
+        assert frame.pts is not None
         at = frame.pts * time_base
         if self.end is not None and at >= self.end:
             self.video_ended = True
             return False
-        if self.begin is not None:
-            if at < self.begin:
-                return False
-            frame.pts -= round(self.begin / time_base)
+        if self.begin is not None and at < self.begin:
+            return False
+        frame.pts -= round(self.shift / time_base)
         return True
+
+    def holds(self, at: Fraction) -> bool:
+        """Say whether a time of the source, in seconds, lies inside."""
+        return not (self.begin is not None and at < self.begin) and not (
+            self.end is not None and at >= self.end
+        )
 
     def keeps_packet(self, packet: av.Packet[Any]) -> bool:
         """Say whether a packet of another stream lies inside, and shift it alike."""
         stamp = packet.pts if packet.pts is not None else packet.dts
-        if stamp is None or not packet.time_base or (self.begin is None and self.end is None):
+        if stamp is None or not packet.time_base:
             return True
         base = as_fraction(packet.time_base)
         if self.end is not None and stamp * base >= self.end:
             return False
-        if self.begin is not None:
-            if stamp * base < self.begin and not is_picture(packet.stream):
-                return False
-            shift = round(self.begin / base)
-            packet.pts = None if packet.pts is None else max(packet.pts - shift, 0)
-            packet.dts = None if packet.dts is None else packet.dts - shift
+        if is_picture(packet.stream):
+            return True  # it belongs to no time
+        if self.begin is not None and stamp * base < self.begin:
+            return False
+        shift_packet(packet, -round(self.shift / base))
         return True
 
     def is_past(self, packet: av.Packet[Any]) -> bool:

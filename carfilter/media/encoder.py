@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import av
 import av.error
+from av.codec.context import Flags
 
 from carfilter.errors import MediaError
 from carfilter.media.conform import PLANAR, is_full_range
@@ -88,6 +89,7 @@ def add_video(
     # As FFmpeg has it. PyAV's own choice, SLICE, makes x264 cut each picture into slices: less of
     # the cores is used, and the file is larger. Frame threads hold back a frame each.
     context.thread_type = "SLICE" if options.live else "AUTO"
+    context.flags |= Flags.frame_duration  # that of the last picture is told by nothing else
     if source.video.sample_aspect_ratio:
         context.sample_aspect_ratio = source.video.sample_aspect_ratio
     settings = _with_defaults(codec, dict(given), options)

@@ -173,7 +173,7 @@ def _on_device(software: av.VideoCodecContext, device: HWAccel) -> av.VideoCodec
         setattr(context, tag, getattr(software, tag))
     if software.sample_aspect_ratio:
         context.sample_aspect_ratio = software.sample_aspect_ratio
-    context.options = software.options
+    context.options, context.flags = software.options, software.flags
     # A surface a thread: above 32 of them NVDEC may refuse.
     context.thread_count = 1
     return context

@@ -6,6 +6,7 @@ is the one at which x264, given the decoded picture again, takes as many.
 
 from __future__ import annotations
 
+from collections import deque
 from fractions import Fraction
 from typing import Any
 
@@ -76,12 +77,17 @@ class QpGauge:
         self._offset = _BEYOND_H264.get(codec, 0)
         self._between = 0 if intra_only else _BETWEEN
         self._sizes: dict[int, int] = {}  # bytes of the key frames still to come, by their pts
+        self._untimed: deque[int] = deque(maxlen=_MOST_WAITING)  # of those without one, in order
         self._since = _SPACING  # frames since the last measurement
         self._qp: float | None = None
 
     def note(self, packet: av.Packet[Any]) -> None:
         """Take note of a packet on its way to the decoder."""
-        if packet.is_keyframe and packet.size and packet.pts is not None:
+        if not packet.is_keyframe or not packet.size:
+            return
+        if packet.pts is None:
+            self._untimed.append(packet.size)
+        else:
             if len(self._sizes) >= _MOST_WAITING:
                 self._sizes.clear()
             self._sizes[packet.pts] = packet.size
@@ -92,7 +98,10 @@ class QpGauge:
         Args:
             frame: with a luma plane of its own, and the pts that the decoder gave it.
         """
-        size = self._sizes.pop(frame.pts, 0) if frame.pts is not None else 0
+        if frame.pts is not None:
+            size = self._sizes.pop(frame.pts, 0)
+        else:
+            size = self._untimed.popleft() if frame.key_frame and self._untimed else 0
         self._since += 1
         if size and self._since > _SPACING and not frame.is_corrupt:
             luma, depth = copy_luma(frame), bit_depth(frame.format)

@@ -36,6 +36,7 @@ _LIVE_TIMEOUTS = (8.0, 8.0)  # a camera that is silent for so long has gone
 _HEADER_TIMEOUT = 120.0
 # PyAV 18 fails on tags that are not UTF-8 unless told otherwise; 19 has no such option any more.
 _LENIENT_TAGS: Any = {} if av.__version__.split(".")[0] >= "19" else {"metadata_errors": "replace"}
+_GEN_PTS = 0x1  # AVFMT_FLAG_GENPTS
 _PLAYLISTS = (
     (re.compile(rb"\s*#EXTM3U"), "an HLS playlist"),
     (re.compile(rb"\s*ffconcat version"), "a concat list"),
@@ -52,6 +53,11 @@ def is_url(source: str | Path) -> bool:
 def display_name(source: str | Path) -> str:
     """Return the source as messages call it."""
     return "stdin" if str(source) == "-" else str(source)
+
+
+def can_seek(source: str) -> bool:
+    """Say whether a source, as messages call it, can be read again from another place."""
+    return is_url(source) or Path(source).is_file()
 
 
 def open_container(
@@ -119,6 +125,9 @@ def _open(
         timeout=timeout,
         **_LENIENT_TAGS,
     )
+    # PyAV lets FFmpeg make up what the container does not say, which makes H.264 in AVI late:
+    # https://github.com/PyAV-Org/PyAV/blob/main/av/container/core.py (AVFMT_FLAG_GENPTS)
+    container.flags &= ~_GEN_PTS
     return container
 
 

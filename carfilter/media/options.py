@@ -17,6 +17,7 @@ class SourceOptions:
     audio: bool = True
     subtitles: bool = True
     data: bool = True
+    copyts: bool = False  # keep the times of a source that starts far from zero, or at -ss
     threads: int = 0  # of the decoder; 0 takes the cores
     stop_on_error: bool = False
     pix_fmt: str | None = None  # to convert to what has no luma plane of its own

@@ -6,8 +6,8 @@ to others. What comes out is ordered as in the file: decoded frames, and the pac
 
 from __future__ import annotations
 
+import functools
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,16 +22,21 @@ from carfilter.errors import MediaError
 from carfilter.media.clock import Clock, FrameTimes
 from carfilter.media.conform import convert
 from carfilter.media.cut import Cut
+from carfilter.media.decoder import Decoder, prepare_decoder
 from carfilter.media.frames import (
     check_pix_fmt,
     clip_samples,
     has_luma_plane,
-    pixel_format,
     read_qp,
 )
 from carfilter.media.hardware import HardwareDecoder, decoding_device
 from carfilter.media.measured_qp import QpGauge, gauge_of
-from carfilter.media.opening import check_size, decoder_limit, display_name, is_url, open_container
+from carfilter.media.opening import (
+    can_seek,
+    display_name,
+    is_url,
+    open_container,
+)
 from carfilter.media.options import SourceOptions
 from carfilter.media.selection import main_video, select_streams
 from carfilter.media.ticks import as_fraction
@@ -39,6 +44,7 @@ from carfilter.pictures import QpMap
 
 logger = logging.getLogger("carfilter")
 
+_FAR = 10  # seconds from zero at which a source begins by a clock
 _MAX_FAILURES = 200  # consecutive packets that cannot be read or decoded
 
 
@@ -65,6 +71,7 @@ class Decoded:
     frame: av.VideoFrame
     qp: QpMap | None  # exported, or measured: one for the whole frame then
     frame_type: int  # 1, 2, 3 are I, P, B; 0 is unknown
+    is_damaged: bool = False
     arrived: float = field(default_factory=time.monotonic)  # when it was decoded
 
 
@@ -86,6 +93,7 @@ class Source:
     _hardware: HardwareDecoder | None = None
     _gauge: QpGauge | None = None
     lost: str = ""  # why a network source ended before its time
+    counts_from_zero: bool = False  # so does the target's format
 
     @property
     def time_base(self) -> Fraction:
@@ -130,6 +138,26 @@ class Source:
         end = min(duration / 1e6, self.options.end_seconds or float("inf"))
         return max(end - (self.options.start_seconds or 0.0), 0.0)
 
+    @property
+    def shift_seconds(self) -> Fraction:
+        """What is taken off all its times, so that -ss, or a start far from zero, becomes zero.
+
+        A source may begin anywhere: at the time of the day, or at that since 1970. What is small
+        stays: the lead-in of MPEG-TS, the priming of sound.
+        """
+        if self.options.copyts or self.options.live:
+            return Fraction(0)
+        cut = self._cut()
+        if cut.begin is not None:
+            return cut.begin
+        return cut.first if self.counts_from_zero or abs(cut.first) > _FAR else Fraction(0)
+
+    def goes_to_start(self) -> bool:
+        """Go to the key frame before -ss; False if the reader has moved and not arrived there."""
+        if not self.options.start_seconds or self.seconds is None or not can_seek(self.name):
+            return True
+        return self._cut().seek()
+
     def events(self) -> Iterator[Event]:
         """Yield decoded frames and packets to copy, in the order of the file, timestamps shifted
         so that -ss becomes zero.
@@ -137,14 +165,8 @@ class Source:
         Raises:
             MediaError: the source ends in errors, or its first error under stop_on_error.
         """
-        cut = Cut(
-            self.container,
-            self.video,
-            self.copied,
-            self.options.start_seconds,
-            self.options.end_seconds,
-        )
-        cut.seek()
+        cut = self._cut()
+        cut.shift = self.shift_seconds
         clock, times = Clock(self.container, self.video), self._frame_times()
         wanted = [self.video, *(s for s in self.copied if s.type != "attachment")]
         for packet in self.packets(wanted):
@@ -155,8 +177,19 @@ class Source:
                 yield packet
             if cut.is_past(packet):
                 return
-        # A source that ends in an error sends no empty packet to drain the decoder with.
         yield from self._frames(None, cut, times)
+        for pts in self._decoder.vanished():
+            if cut.holds(pts * self.time_base):
+                self._count_damage("damaged (a picture is missing)")
+
+    def _cut(self) -> Cut:
+        return Cut(
+            self.container,
+            self.video,
+            self.copied,
+            self.options.start_seconds,
+            self.options.end_seconds,
+        )
 
     def gauge_anew(self) -> None:
         """Measure the QP at the next key frame, however near the last one was."""
@@ -174,7 +207,6 @@ class Source:
             try:
                 for packet in self.container.demux(*streams):
                     failures = 0
-                    finished = finished or packet.size == 0
                     yield packet
                 finished = True
             except IndexError:
@@ -208,44 +240,47 @@ class Source:
 
     def _frame_times(self) -> FrameTimes:
         step = 1 / ((self.rate or Fraction(25)) * self.time_base)
-        first = self.video.start_time if self.options.start_seconds is None else 0
-        return FrameTimes(self.time_base, max(round(step), 1), first or 0)
+        return FrameTimes(self.time_base, max(round(step), 1), self.video.start_time or 0)
 
     def _frames(
         self, packet: av.Packet[Any] | None, cut: Cut, times: FrameTimes
     ) -> Iterator[Decoded]:
-        for decoded in self.decode(packet):
+        for decoded in self._decode(packet):
             frame = decoded.frame
             frame.pts = times.best_effort(frame)
+            is_repaired = times.repair(frame)
             if cut.keeps_frame(frame, self.time_base):
-                times.repair(frame)
+                if decoded.is_damaged:
+                    self._count_damage("damaged frame")
                 self.report.frames += 1
-                self.report.repaired = times.repaired
+                self.report.repaired += is_repaired
                 yield decoded
 
     def decode(self, packet: av.Packet[Any] | None) -> Iterator[Decoded]:
         """Yield what the decoder gives for a packet of the video; None drains it."""
+        for decoded in self._decode(packet):
+            if decoded.is_damaged:
+                self._count_damage("damaged frame")
+            yield decoded
+
+    def _decode(self, packet: av.Packet[Any] | None) -> Iterator[Decoded]:
         if packet is not None and self._gauge is not None:
             self._gauge.note(packet)
-        decoder = self._hardware or self.video.codec_context
-        try:
-            frames = decoder.decode(packet if packet is not None and packet.size else None)
-        except EOFError:
-            return
-        except av.error.FFmpegError as error:
-            self._count_damage(f"damaged ({error.strerror})")
-            return
-        for frame in frames:
+        decoder = self._decoder
+        for frame in decoder.drain() if packet is None else decoder.decode(packet):
             # Of the first frame, software tells it where no other's is told.
             qp = read_qp(frame) if self.exports_qp else None
             frame_type = int(frame.pict_type)
             planar = self._with_luma_plane(frame)
-            if clip_samples(planar) or frame.is_corrupt:
-                self._count_damage("damaged frame")
+            is_damaged = clip_samples(planar) or frame.is_corrupt
             qp = qp if planar is frame else None
             if qp is None and self._gauge is not None:
                 qp = self._gauge.read(planar)
-            yield Decoded(planar, qp, frame_type)
+            yield Decoded(planar, qp, frame_type, is_damaged)
+
+    @functools.cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self.video.codec_context, self._hardware, self._count_damage)
 
     def _with_luma_plane(self, frame: av.VideoFrame) -> av.VideoFrame:
         name, usual = frame.format.name, self.video.codec_context.pix_fmt
@@ -270,7 +305,20 @@ def open_source(source: str | Path, options: SourceOptions | None = None) -> Sou
     Raises:
         MediaError: it cannot be opened, holds no video, or its pixel format has no luma plane.
     """
-    options, name = options or SourceOptions(), display_name(source)
+    options = options or SourceOptions()
+    opened = _open(source, options)
+    try:
+        if not opened.goes_to_start():
+            opened.close()
+            opened = _open(source, options)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _open(source: str | Path, options: SourceOptions) -> Source:
+    name = display_name(source)
     device = decoding_device(options.hwaccel, options.hwaccel_device)
     container = open_container(
         source, options.format, dict(options.options), options.max_pixels, live=options.live
@@ -279,7 +327,7 @@ def open_source(source: str | Path, options: SourceOptions | None = None) -> Sou
         chosen = select_streams(container, options.maps, options.dropped_types, name)
         video = main_video(container, chosen, name)
         copied = [s for s in chosen if s.index != video.index]
-        _prepare_decoder(video, options, name)
+        prepare_decoder(video, options, name)
         hardware = None
         if device is not None and options.hwaccel is not None:
             hardware = HardwareDecoder(video.codec_context, device, options.hwaccel)
@@ -294,37 +342,6 @@ def _why_lost(error: av.error.FFmpegError) -> str:
     """An interrupted read is FFmpeg's way of telling that the time-out has passed."""
     silent = isinstance(error, av.error.ExitError)
     return "nothing came for too long" if silent else error.strerror or str(error)
-
-
-def _prepare_decoder(video: av.VideoStream, options: SourceOptions, name: str) -> None:
-    context = video.codec_context
-    check_size(context.width, context.height, options.max_pixels, name)
-    if context.pix_fmt is None and name == "stdin" and "mp4" in video.container.format.name:
-        raise MediaError(
-            "stdin: an MP4 whose index lies at its end cannot be read from a pipe; it needs"
-            " -movflags +faststart (or send -f nut or -f matroska, or give the file by name)"
-        )
-    if context.pix_fmt is None or not context.width * context.height:
-        raise MediaError(
-            f"{name}: no frame of its video can be decoded; it is damaged, holds no picture yet,"
-            f" or pictures larger than --max-pixels {options.max_pixels}"
-        )
-    assert context.format is not None
-    if options.pix_fmt is None or has_luma_plane(context.format):
-        check_pix_fmt(context.format, name)
-    else:
-        check_pix_fmt(pixel_format(options.pix_fmt), f"-pix_fmt {options.pix_fmt}")
-    context.options = {**context.options, **decoder_limit(options.max_pixels)}
-    context.thread_type = "AUTO"
-    if options.live:
-        context.thread_type = "SLICE"  # frame threads hold back a frame each
-    if options.qp_maps and context.name == "h264":
-        context.options = {**context.options, "export_side_data": "venc_params"}
-        # With frame threads FFmpeg exports a picture's QP while another thread may still decode
-        # it: 234 of 432,000 blocks were 0 in a trial with B-frames, others in each run.
-        context.thread_type = "SLICE"
-    # Fixed, since with 0 some decoders take a thread per core of the host and not of the container.
-    context.thread_count = options.threads or len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)

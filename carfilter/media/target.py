@@ -41,6 +41,7 @@ logger = logging.getLogger("carfilter")
 
 _HELD_BYTES = 64 << 20  # of copied packets that wait for the video
 _KEY = 1  # AV_PICTURE_TYPE_I
+_COUNT_FROM_ZERO = {"avi", "mxf", "mxf_opatom", "mxf_d10", "gxf"}  # frames, and not times
 _MUXER_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands"}
 
 
@@ -61,6 +62,7 @@ class Target:
     changed: int = 0  # frames that came in another size, format or range than the first
     bytes: int = 0
     _given: int = 0  # frames
+    _last: tuple[int | None, int] = None, 0  # pts and duration of the last one
     _first: str = ""  # form in which the first one came
     _full_range: bool = False  # of what is written
     _held: deque[tuple[float, av.Packet[Any]]] = field(default_factory=deque)
@@ -91,7 +93,9 @@ class Target:
             self.losses.note(frame)
             # Zero, else the source's frame types are forced on the encoder.
             frame.pict_type = _KEY if self._begins_segment(frame) else 0
-            self._mux_video(self.stream.encode(frame))
+            packets = self.stream.encode(frame)  # after which the frame counts in its ticks
+            self._last = frame.pts, frame.duration
+            self._mux_video(packets)
 
     def _like_the_first(self, frame: av.VideoFrame, form: str) -> av.VideoFrame:
         """Bring a frame to the first one's size, format and range: an encoder has one of each."""
@@ -176,6 +180,8 @@ class Target:
         for packet in packets:
             self.frames += 1
             self.bytes += packet.size
+            if not packet.duration and packet.pts == self._last[0]:
+                packet.duration = self._last[1]  # not every encoder passes it on
             if packet.dts is not None and packet.time_base:
                 self._clock = packet.dts * float(packet.time_base)
             self._mux(packet)
@@ -257,6 +263,7 @@ def _open_target(
 ) -> Target:
     container = destination.open(options)
     holder = container if destination.segments is None else destination.open(options, trial=True)
+    source.counts_from_zero = holder.format.name in _COUNT_FROM_ZERO
     try:
         stream = add_video(
             container, holder, source, options, size, is_pipe=is_stdout(destination.path)
@@ -317,6 +324,9 @@ def _copy_container_tags(
             base = chapter["time_base"]
             if base:
                 chapter["time_base"] = as_fraction(base)
+                ticks = round(source.shift_seconds / as_fraction(base))
+                for end in ("start", "end"):
+                    chapter[end] = max(chapter[end] - ticks, 0)
         container.set_chapters(chapters)
     container.metadata.update({**tags, **dict(options.metadata)})
 

@@ -33,6 +33,12 @@ def announce(
         f"convert to {target.options.pix_fmt}, " if source.converts else "",
         target.encoder,
     )
+    if source.options.start_seconds is None and source.shift_seconds:
+        logger.info(
+            "it starts at %s; all its streams are moved together so that it starts at zero"
+            " (-copyts keeps its times)",
+            _clock(float(source.shift_seconds)),
+        )
     for route in target.routes:
         logger.info("%s", route)
     if model is None or restorer is None:
@@ -48,6 +54,12 @@ def announce(
         logger.info(
             "QP unknown, which only FFmpeg's H.264 decoder tells: %s; --qp sets another", how
         )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(abs(seconds), 60)
+    sign = "-" if seconds < 0 else ""
+    return f"{sign}{int(minutes) // 60}:{int(minutes) % 60:02d}:{rest:06.3f}"
 
 
 def report_losses(run: Run, source: Source) -> None:
