@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(path_type=Path)
 _options = grouped(
+    click.option("--html", type=_FILE, metavar="PAGE.html", help="Write a page to look at."),
     click.option("--json", "json_file", metavar="FILE", help='Write all of it; "-" is stdout.'),
     click.option("--csv", "csv_file", metavar="FILE", help='Write the table; "-" is stdout.'),
     click.option("--full", is_flag=True, help="Decode every picture, and not a sample."),
@@ -38,8 +39,10 @@ def carfilter_inspect(inputs: tuple[Path, ...], **given: Any) -> None:
     It takes seconds a file and writes nothing but what you ask for. Of several files, or a folder,
     it prints a table, a line a file, those first of which most would change.
 
-    Example: carfilter-inspect camera.mp4
+    Example: carfilter-inspect camera.mp4 --html camera.html
     """
+    if given["html"] and (len(inputs) > 1 or inputs[0].is_dir()):
+        raise click.UsageError("--html is the page of one file; give one INPUT")
     sys.exit(_run(inputs, given))
 
 
@@ -68,7 +71,7 @@ def _run(inputs: Sequence[Path], given: dict[str, Any]) -> int:
 
 
 def _written(given: dict[str, Any]) -> list[Path]:
-    names = (given["json_file"], given["csv_file"])
+    names = (given["html"], given["json_file"], given["csv_file"])
     return [Path(name) for name in names if name and str(name) != "-"]
 
 
@@ -101,6 +104,11 @@ def _show_one(path: Path, given: dict[str, Any], display: Any) -> int:
     _write_json(given["json_file"], look.inspection.as_dict())
     if given["csv_file"]:
         _write_csv(given["csv_file"], [(path, look.inspection)])
+    if given["html"]:
+        from carfilter.inspection.page import write_page
+
+        write_page(given["html"], look, _options_of(given))
+        display.note(f"wrote {given['html']}")
     return 0
 
 

@@ -90,6 +90,14 @@ def _spread(values: Any) -> tuple[float, float, float] | None:
     return float(values.min()), float(values.mean()), float(values.max())
 
 
+def rates_by_type(packets: VideoPackets, span: float) -> dict[str, tuple[float, ...]]:
+    """Return bits a second over time, as Coding.rates, of each type of picture by itself."""
+    kinds, sizes = np.array(packets.types), np.array(packets.sizes, np.float64)
+    order = [kind for kind in "IPBS" if kind in packets.types] + [""] * ("" in packets.types)
+    rates = {kind: _rates(packets.seconds, sizes * (kinds == kind), span) for kind in order}
+    return {kind: values for kind, values in rates.items() if values}
+
+
 def _rates(seconds: _Floats, sizes: _Floats, span: float) -> tuple[float, ...]:
     known = ~np.isnan(seconds)
     if span <= 0 or known.sum() < 2:

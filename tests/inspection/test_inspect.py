@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -182,3 +183,28 @@ def test_a_folder_gives_a_table_sorted_by_what_would_change(tmp_path: Path) -> N
     rows = list(csv.DictReader(target.read_text().splitlines()))
     assert [Path(row["file"]).stem for row in rows] == ["coarse", "middle", "fine"]
     assert float(rows[0]["change"]) > float(rows[1]["change"])
+
+
+def test_a_page_loads_nothing_shows_four_pictures_and_is_small(tmp_path: Path) -> None:
+    options = {"qp": "36", "g": "8", "sc_threshold": "0"}
+    clip = make_clip(tmp_path / "a.mp4", frames=24, size=(320, 192), options=options)
+    weights, target = str(tiny_weights(tmp_path / "tiny.pt")), tmp_path / "a.html"
+    given = [str(clip), "--html", str(target), "--weights", weights]
+    result = CliRunner().invoke(carfilter_inspect, given)
+    assert result.exit_code == 0, result.output
+    text = target.read_text()
+    sources = re.findall(r"""\b(?:src|href)="([^"]*)"|url\(([^)]*)\)""", text)
+    assert {re.split("[:#]", one or other)[0] for one, other in sources} == {"data", ""}
+    assert "default-src 'none'" in text
+    assert str(tmp_path) not in text
+    assert text.count('class="stage compare') == 4
+    assert all(f'data-layer="{key}"' in text for key in ("qp", "blocks", "still", "motion"))
+    assert target.stat().st_size < 3_000_000
+
+
+def test_a_page_of_strange_names_is_escaped(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "<b>&'.mp4", frames=3)
+    given = [str(clip), "--html", str(tmp_path / "a.html")]
+    given += ["--weights", str(tiny_weights(tmp_path / "tiny.pt"))]
+    assert CliRunner().invoke(carfilter_inspect, given).exit_code == 0
+    assert "<b>&" not in (tmp_path / "a.html").read_text()
