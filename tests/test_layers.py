@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "carfilter"
 # From the top down; wings of one floor do not know each other. The ground floor has no wing.
 FLOORS = (
     {"commands"},
-    {"archive", "evaluation", "training"},
+    {"archive", "evaluation", "hosts", "training"},
     {"run", "pairs", "inspection"},
     {"media", "restore", "detection", "pages"},
     {""},

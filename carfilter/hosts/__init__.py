@@ -1,0 +1,1 @@
+"""Our networks in other people's programs: files of ONNX, a function for VapourSynth."""
