@@ -47,6 +47,33 @@ def keep_freed_memory() -> None:
     mallopt(_ARENA_MAX, 1)
 
 
+def thread_count() -> int:
+    """Return how many threads a network works with: OMP_NUM_THREADS, or one to a core.
+
+    Where torch is loaded, its own setting counts.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "get_num_threads"):
+        return int(torch.get_num_threads())
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) else cores()
+
+
+def limit_threads(count: int) -> None:
+    """Let networks use so many threads from now on, in this process and those that it starts."""
+    os.environ["OMP_NUM_THREADS"] = str(count)  # read by torch once, when it is loaded
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(count)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def stop_on_signals() -> tuple[threading.Event, list[int]]:
     """Set the event on the first of these signals, and end the process at once on the second.
 

@@ -5,7 +5,7 @@
 
 #include <stdio.h>
 
-enum { MEMORIES = 10 };
+enum { MEMORIES = 8 + 2 * MOST_MAPS };
 
 static void take(void *memory, int64_t bytes) {
     if (bytes && fread(memory, (size_t)bytes, 1, stdin) != 1) exit(2);
@@ -31,11 +31,13 @@ int main(void) {
     network.bias = memory[3];
     network.rescale = memory[4];
     network.gates = memory[5];
-    picture.luma = memory[6];
-    picture.references = memory[7];
-    picture.qp = memory[8];
-    picture.restored = memory[9];
+    network.codes = memory[6];
+    picture.restored = memory[7];
+    for (int i = 0; i < MOST_MAPS; i++) {
+        picture.luma[i] = memory[8 + 2 * i];
+        picture.qp[i] = memory[9 + 2 * i];
+    }
     if (carfilter_rows_start() || carfilter_rows_restore(&network, &picture, band[0], band[1]))
         return 3;
-    return fwrite(picture.restored, (size_t)bytes[9], 1, stdout) == 1 ? 0 : 4;
+    return fwrite(picture.restored, (size_t)bytes[7], 1, stdout) == 1 ? 0 : 4;
 }

@@ -45,21 +45,22 @@ class Emulated:
         self._run = [EMULATOR, "-cpu", CPUS[kind], str(program)]
 
     def carfilter_rows_restore(self, network: Any, picture: Any, top: int, bottom: int) -> int:
-        layers, others = network.layers, network.maps - 1
+        layers = network.layers
         rows, columns = 2 * picture.height - 1, 2 * picture.width
         blocks = -(-picture.height // 8) - 1, -(-picture.width // 8)
-        plane = rows * picture.reference_row + columns
         channels = 4 * CHANNELS * layers
         weights = network.head_bytes + (layers - 2) * network.body_bytes + _TAIL_BYTES
         memories = [
             (network.weights, weights), (network.offset, channels),
             (network.scale, channels), (network.bias, channels),
-            (network.rescale, 4 * layers), (network.gates, 4 * 256),
-            (picture.luma, rows * picture.luma_row + columns),
-            (picture.references, (others - 1) * picture.reference_plane + plane),
-            (picture.qp, others * picture.qp_plane + blocks[0] * picture.qp_row + blocks[1]),
+            (network.rescale, 4 * layers), (network.gates, 4 * 256), (network.codes, 256),
             (picture.restored, rows * picture.restored_row + columns),
         ]  # fmt: skip
+        for i in range(len(picture.luma)):
+            memories += [
+                (picture.luma[i], rows * picture.luma_row[i] + columns),
+                (picture.qp[i], 2 * (blocks[0] * picture.qp_row[i] + blocks[1])),
+            ]
         held = [ctypes.string_at(at, size) if at else b"" for at, size in memories]
         sizes = struct.pack(f"<2i{len(held)}q", top, bottom, *map(len, held))
         given = b"".join((bytes(network), bytes(picture), sizes, *held))

@@ -21,7 +21,7 @@ from carfilter.archive.events import (
     Plan,
     Totals,
 )
-from carfilter.archive.machine import choose_workers, cores, wants_gpu
+from carfilter.archive.machine import choose_workers, wants_gpu
 from carfilter.archive.plan import (
     Found,
     Naming,
@@ -40,6 +40,7 @@ from carfilter.archive.watch import Watch
 from carfilter.archive.worker import RESTORE, Job
 from carfilter.errors import CarfilterError
 from carfilter.pages.numbers import size_text
+from carfilter.process import cores
 from carfilter.restore.weights import load_weights
 from carfilter.run.options import FilterOptions
 

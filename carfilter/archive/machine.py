@@ -6,9 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from carfilter.restore.devices import choose_device
+from carfilter.process import cores
+from carfilter.restore.door import count_gpus
 from carfilter.restore.restorer import RestoreOptions
 
 _WORKER_BYTES = 1536 << 20  # torch, a model and the frames in flight of a 1080p file
@@ -32,8 +31,7 @@ def choose_workers(restore: RestoreOptions, jobs: int) -> Workers:
     Raises:
         DeviceError: there is no such device.
     """
-    on_gpu = wants_gpu(restore) and choose_device(restore.device).type == "cuda"
-    gpus = torch.cuda.device_count() if on_gpu else 0
+    gpus = count_gpus(restore.device) if wants_gpu(restore) else 0
     if restore.device not in ("auto", "cuda"):
         gpus = min(gpus, 1)
     count = jobs or gpus or max(min(cores(), _memory() // _WORKER_BYTES), 1)
@@ -44,11 +42,6 @@ def choose_workers(restore: RestoreOptions, jobs: int) -> Workers:
 def wants_gpu(restore: RestoreOptions) -> bool:
     """Say whether a GPU would be of use."""
     return restore.strength > 0 and restore.device != "cpu"
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def _memory() -> int:

@@ -18,13 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from carfilter.archive.verify import check_result
 from carfilter.errors import CarfilterError, DeviceError, MediaError
 from carfilter.media.options import SourceOptions
 from carfilter.media.source import Decoded, open_source
-from carfilter.process import prepare_process
+from carfilter.process import limit_threads, prepare_process
 from carfilter.restore.weights import Model, load_weights
 from carfilter.run.account import Run
 from carfilter.run.options import FilterOptions
@@ -93,7 +91,7 @@ def perform(job: Job, setup: Setup, report: Report) -> Outcome:
     started = time.perf_counter()
     prepare_process()
     if setup.torch_threads:
-        torch.set_num_threads(setup.torch_threads)
+        limit_threads(setup.torch_threads)
     try:
         _check_inside(job)
         outcome = _ACTIONS[job.action](job, setup, report)

@@ -95,7 +95,7 @@ def network(
 
     def restore(coded: Clip, _clean: Clip) -> Clip:
         height, width = coded.luma.shape[1:]
-        restorer = Restorer(model.network, options, (height, width), model.int8_ranges)
+        restorer = Restorer(model, options, (height, width))
         restored = restorer.restore(_pictures(coded, blind=blind))
         return replace(coded, luma=np.stack(list(restored)).astype(np.uint8, copy=False))
 

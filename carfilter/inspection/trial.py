@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from carfilter.inspection.inspection import Filter
 from carfilter.media.survey.costs import decoding_cost, encoding_cost
 from carfilter.media.survey.reading import Survey
 from carfilter.pictures import MACROBLOCK, Luma, Picture, cropped
+from carfilter.process import cores
 from carfilter.restore.restorer import RestoreOptions, Restorer
 from carfilter.restore.weights import Model, load_weights
 
@@ -41,8 +41,8 @@ def try_filter(
     context = survey.source.video.codec_context
     size = (context.height, context.width)
     options = RestoreOptions(device=device, precision=precision)
-    restorer = Restorer(model.network, options, size, model.int8_ranges)
-    on_cpu = restorer.device.type == "cpu"
+    restorer = Restorer(model, options, size)
+    on_cpu = restorer.on_cpu
     pieces = [_middle(picture) if on_cpu else picture for picture in kept]
     share = pieces[0].luma.size / kept[0].luma.size if pieces else 1.0
     restored, network = _timed(restorer, pieces, on_cpu=on_cpu)
@@ -50,17 +50,17 @@ def try_filter(
     decode = decoding_cost(context, survey.tried)
     encode = encoding_cost([_eight_bits(luma, p) for luma, p in zip(restored, pieces, strict=True)])
     encode /= share
-    cores = len(os.sched_getaffinity(0))
-    around = (decode + encode) / cores
-    each = network / cores + around if on_cpu else max(network, around)
+    count = cores()
+    around = (decode + encode) / count
+    each = network / count + around if on_cpu else max(network, around)
     return Filter(
         model=model.name,
         sha256=model.sha256,
         engine=restorer.describe(),
         change=_change(pieces, restored),
-        network_seconds=network / cores if on_cpu else network,
-        decode_seconds=decode / cores,
-        encode_seconds=encode / cores,
+        network_seconds=network / count if on_cpu else network,
+        decode_seconds=decode / count,
+        encode_seconds=encode / count,
         seconds=each * len(survey.video),
         pictures=len(pieces),
     )

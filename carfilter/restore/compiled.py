@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from carfilter.restore.engine import COMPILE_AFTER_SECONDS
+
 logger = logging.getLogger("carfilter")
 
 # Compiling stops the network, for half a minute perhaps or for some seconds where the cache on disk
@@ -23,8 +25,7 @@ logger = logging.getLogger("carfilter")
 # yet). How long a stream will be nobody knows, so it begins once the network was waited for that
 # long: a clip that ends then has lost one compilation, a shorter one nothing, and a longer one less
 # and less. Time spent on decoding or encoding does not count: where they are the slower part, a
-# faster network would gain nothing.
-COMPILE_AFTER_SECONDS = 60.0
+# faster network would gain nothing. See COMPILE_AFTER_SECONDS.
 
 # torch compiles a network for no more shapes than that in a process (recompile_limit).
 _MOST_SHAPES = 8

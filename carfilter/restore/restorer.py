@@ -1,84 +1,28 @@
 """The Restorer: luma in presentation order in, restored luma in the same order out.
 
-Devices, precision, batches, tiles and what happens when memory runs out live here;
-video does not: this module knows arrays only and runs without PyAV.
+Which pictures help which, what is computed once, what is averaged; an engine computes. Video does
+not live here: this module knows arrays only and runs without PyAV, and without torch.
 """
 
-import contextlib
-import math
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
-from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
-from carfilter.errors import DeviceError
-from carfilter.pictures import (
-    ASSUMED_QP,
-    MACROBLOCK,
-    Luma,
-    Picture,
-    cropped,
-    split_fields,
-    weave,
-    with_qp,
-)
+from carfilter.pictures import Luma, Picture, split_fields, weave, with_qp
 from carfilter.prefetch import Prefetch
-from carfilter.restore.batches import MEASURED_AT_BATCH, batches, default_batch, fastest_batch
-from carfilter.restore.compiled import COMPILE_AFTER_SECONDS, Compiling
-from carfilter.restore.devices import PRECISIONS, choose_device, choose_precision
-from carfilter.restore.int8.convolutions import (
-    Int8Fast,
-    int8_twin,
-    passes_self_test,
-    torch_has_int8,
-    torch_is_exact,
-)
-from carfilter.restore.int8.kinds import usable_kinds
-from carfilter.restore.int8.rows import RowsTwin, with_rows
-from carfilter.restore.network import Car, Fast
+from carfilter.restore.door import open_engine
+from carfilter.restore.engine import RestoreOptions
 from carfilter.restore.references import with_references
-from carfilter.restore.reuse import Box, Reuse, settle
-from carfilter.restore.samples import add, expand_qp, scaled
-from carfilter.restore.slots import Inputs, Slot
+from carfilter.restore.reuse import Reuse, settle
 from carfilter.restore.steady import Noted, keep_unchanged, settle_noting, steadied
-from carfilter.restore.threads import Team, torch_threads
+from carfilter.restore.weights import Model
 
-_CPU_LIVE_BYTES = 1 << 30  # above it a frame is cut into tiles, before the system swaps
-_MOST_SIDE_BY_SIDE = 4  # pictures; more cores than that work on each together
-_SMALLEST_TILE = 64
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["RestoreOptions", "Restorer"]
+
 _AHEAD_BYTES = 64 << 20  # of restored pictures that wait to be averaged
-_SMALL_WORK = 10**8  # multiply-accumulates of a picture, about a millisecond of one core
-
-
-@dataclass(frozen=True)
-class RestoreOptions:
-    """How to restore; 0 and "auto" leave the choice to the Restorer."""
-
-    device: str = "auto"
-    precision: str = "auto"
-    batch_size: int = 0
-    tile: int = 0
-    strength: float = 1.0
-    qp: int | None = ASSUMED_QP  # where a picture has none; None lets the network know that
-    lookahead: int = 64  # pictures that a multi-frame network may wait for
-    reuse: bool = True  # keep the result of what did not change, see carfilter.restore.reuse
-    compile_after: float = COMPILE_AFTER_SECONDS  # of waiting for a network on CUDA; inf for never
-
-
-class LumaNetwork(Protocol):
-    """What the Restorer asks of a network; see carfilter.restore.network."""
-
-    uses_qp: bool
-    halo: int
-    live_bytes: int
-
-    def __call__(self, luma: Tensor, qp: Tensor | None, *others: Tensor | None) -> Tensor: ...
 
 
 class Restorer:
@@ -88,9 +32,10 @@ class Restorer:
     time, plus batching.
 
     Args:
-        network: maps luma in [-1, 1] to the correction that is added; see restore.network.
+        network: a loaded model; or a network that maps luma in [-1, 1] to the correction that is
+            added, see carfilter.restore.network.
         size: height and width that the default batch and tile are chosen for.
-        int8_ranges: of the network's activations, from its checkpoint; None keeps to fp32 on a CPU.
+        int8_ranges: of such a network's activations; None keeps to fp32 on a CPU.
 
     Raises:
         DeviceError: the device or the precision is not to be had here.
@@ -98,64 +43,59 @@ class Restorer:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: "Model | nn.Module",
         options: RestoreOptions | None = None,
         size: tuple[int, int] = (1080, 1920),
         int8_ranges: list[float] | None = None,
     ) -> None:
         options = options or RestoreOptions()
-        self.device = choose_device(options.device)
-        self._twin = _int8_twin(network, int8_ranges, self.device, options.precision)
-        has_int8, is_large = self._twin is not None, isinstance(network, Car)
-        self.precision = choose_precision(
-            self.device, options.precision, has_int8=has_int8, is_large=is_large
-        )
+        if isinstance(network, Model):
+            model = network
+        else:
+            model = Model(network, "", "", int8_ranges=int8_ranges)
+        self.engine = engine = open_engine(model, options, size)
         self.strength = options.strength
-        # A network that says nothing of references takes none.
-        self.references = int(getattr(network, "references", 0))
+        self.references = model.references
         self.lookahead = options.lookahead if self.references else 0
-        self.assumed_qp = options.qp
-        self.batch_size = options.batch_size or default_batch(self.device.type, size)
-        self._dtype = PRECISIONS.get(self.precision, torch.float32)
-        # A copy before half precision: the caller may use his network again.
-        mine = network if self._dtype == torch.float32 else deepcopy(network)
-        moved: Any = mine.to(self.device, self._dtype).eval()
-        self._network: LumaNetwork = moved.to(memory_format=torch.channels_last)
-        weights = sum(parameter.numel() for parameter in network.parameters())
-        small = weights * size[0] * size[1] < _SMALL_WORK
-        self._threads = 1 if small else torch.get_num_threads()
-        self._team = self._choose_team(size)
-        if self._team is not None and not options.batch_size:
-            self.batch_size = max(self.batch_size, self._team.members)
-        self.tile = options.tile or self._default_tile(size)
-        self.busy_seconds = 0.0
-        on_cuda = self.device.type == "cuda"
-        self._run: Callable[..., Tensor] = self._network
-        if on_cuda and options.compile_after != math.inf:
-            self._run = Compiling(moved, lambda: self.busy_seconds, options.compile_after)
-        self._batches_to_measure = 0 if options.batch_size or not on_cuda else MEASURED_AT_BATCH
-        # On CUDA the previous result is still on its way when the next picture is looked at.
-        part = self._start_box if self.device.type == "cpu" else None
-        doubtful = self._twin is not None and not self._twin.rounds_alike
-        ahead = self._team.members if self._team is not None and self.batch_size > 1 else 0
-        halo = self._network.halo
-        spreads = not self.references  # theirs is kept by keep_unchanged()
+        self.assumed_qp = options.qp if model.uses_qp else None
         self._reuse = Reuse(
-            self._restore_planes, part, halo, spreads=spreads, doubtful=doubtful, ahead=ahead
+            engine.restore,
+            engine.start_box if engine.on_cpu else None,
+            engine.halo,
+            spreads=not self.references,  # theirs is kept by keep_unchanged()
+            doubtful=not engine.rounds_alike,
+            ahead=engine.ahead,
         )
         self._reuses = options.reuse
-        if on_cuda:
-            torch.backends.cudnn.benchmark = True
+
+    @property
+    def precision(self) -> str:
+        """In what the network computes."""
+        return self.engine.precision
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures that are worked on at a time."""
+        return self.engine.batch_size
+
+    @property
+    def tile(self) -> int:
+        """Side of the pieces that a picture is cut into, or 0."""
+        return self.engine.tile
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the network runs on the CPU."""
+        return self.engine.on_cpu
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the network was waited for so far."""
+        return self.engine.busy_seconds
 
     def describe(self) -> str:
         """Say in a few words on what and how the network runs."""
-        if self.device.type == "cuda":
-            where = f"{torch.cuda.get_device_name(self.device)}"
-        else:
-            where = f"CPU ({torch.get_num_threads()} threads)"
-        tiles = f", tiles of {self.tile}" if self.tile else ""
-        engine = self.precision if self._twin is None else self._twin.engine
-        return f"{where}, {engine}, batch {self.batch_size}{tiles}"
+        return self.engine.describe()
 
     def restore(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
         """Yield the restored luma of each picture, same dtype and shape, in order.
@@ -165,9 +105,9 @@ class Restorer:
         Raises:
             DeviceError: not even one small tile fits into memory.
         """
-        if self._network.uses_qp and self.assumed_qp is not None:
+        if self.assumed_qp is not None:
             pictures = with_qp(pictures, self.assumed_qp)
-        with self._team or contextlib.nullcontext():
+        with self.engine.working():
             yield from self._restore_scenes(pictures)
 
     def _restore_scenes(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
@@ -194,7 +134,7 @@ class Restorer:
         fields = split_fields(pictures, field_counts)
         if not self.references:  # else they were settled before others became their references
             fields = settle(fields)
-        planes = self._reuse.restore(fields) if self._reuses else self._restore_planes(fields)
+        planes = self._reuse.restore(fields) if self._reuses else self.engine.restore(fields)
         for plane in planes:
             if field_counts.popleft() == 1:
                 yield plane
@@ -205,192 +145,3 @@ class Restorer:
     def saved(self) -> float:
         """Share of the network's work so far that reuse saved, 0..1."""
         return self._reuse.saved
-
-    def _start_box(self, picture: Picture, box: Box) -> Callable[[], Luma]:
-        """Begin to restore a part of a picture on a CPU; return what waits for it."""
-        part = cropped(picture, box.area)
-        slot = Slot(self.device, [part], 1, self.references)
-        self._submit(slot, [part], self._team if self.batch_size > 1 else None)
-        return lambda: next(self._collect(slot))
-
-    def _restore_planes(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
-        slots: deque[Slot] = deque()
-        free: list[Slot] = []
-        for batch in batches(pictures, lambda: self.batch_size):
-            slot = next((s for s in free if s.fits(batch)), None)
-            if slot is None:
-                slot = Slot(self.device, batch, self.batch_size, self.references)
-                free = []
-            else:
-                free.remove(slot)
-            slots.append(slot)
-            team = self._team if len(batch) > 1 else None
-            self._submit(slot, batch, team)
-            ahead = 1 if team is not None or self.device.type == "cuda" else 0
-            while len(slots) > ahead:
-                free.append(slots.popleft())
-                yield from self._collect(free[-1])
-        while slots:
-            yield from self._collect(slots.popleft())
-
-    def _submit(self, slot: Slot, batch: list[Picture], team: Team | None) -> None:
-        """Start a batch; on CUDA and with a team this returns while it is still worked on."""
-        started = time.perf_counter()
-        slot.fill(batch, with_qp=self._network.uses_qp)
-        if self.device.type == "cuda":
-            slot.upload()
-            with torch.cuda.stream(slot.compute_stream):
-                slot.compute_stream.wait_event(slot.uploaded)
-                slot.store(self._restore_batch(slot.inputs(), slot.bits))
-                slot.computed.record(slot.compute_stream)
-            slot.download()
-        elif team is not None:
-            slot.store_later(self._start(team, slot.inputs(), slot.bits))
-        else:
-            self._restore_in_turn(slot)
-        self.busy_seconds += time.perf_counter() - started
-
-    def _start(self, team: Team, inputs: Inputs, depth: int) -> list[Future[Tensor]]:
-        """Share a batch among the team."""
-        parts = inputs.parts(-(-len(inputs) // team.members))
-        return team.start(lambda part: self._restore_tiled(part, depth, team.threads), parts)
-
-    def _collect(self, slot: Slot) -> Iterator[Luma]:
-        started = time.perf_counter()
-        try:
-            slot.wait()
-        except (MemoryError, RuntimeError) as error:
-            if self.device.type == "cuda" or not _is_out_of_memory(error):
-                raise
-            self._team = None  # as many at once are too many for this memory
-            self._restore_in_turn(slot)
-        self.busy_seconds += time.perf_counter() - started
-        yield from slot.results()
-
-    def _restore_in_turn(self, slot: Slot) -> None:
-        """Restore a batch on a CPU in this thread."""
-        with torch_threads(1):
-            slot.store(self._restore_batch(slot.inputs(), slot.bits))
-
-    @torch.inference_mode()
-    def _restore_batch(self, inputs: Inputs, depth: int) -> Tensor:
-        """uint8 or int16 [N, H, W] in and out; smaller batches, then tiles, if memory runs out."""
-        while True:
-            try:
-                self._measure_batch(inputs, depth)
-                parts = [
-                    self._restore_tiled(part, depth, self._threads)
-                    for part in inputs.parts(self.batch_size)
-                ]
-                return torch.cat(parts) if len(parts) > 1 else parts[0]
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                height, width = inputs.luma.shape[1:]
-                self._shrink(height, width, error)
-
-    def _measure_batch(self, inputs: Inputs, depth: int) -> None:
-        """Find the fastest batch size, once, where nobody gave one; no larger than it is."""
-        if not self._batches_to_measure or len(inputs) < self.batch_size:
-            return
-        self._batches_to_measure -= 1
-        if self._batches_to_measure or self.batch_size == 1:
-            return
-
-        def restore(size: int) -> None:
-            for part in inputs.parts(size):
-                self._restore_tiled(part, depth, self._threads)
-            if self.device.type == "cuda":
-                torch.cuda.current_stream(self.device).synchronize()
-
-        self.batch_size = fastest_batch(restore, self.batch_size)
-
-    def _shrink(self, height: int, width: int, error: BaseException) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if self.batch_size > 1:
-            self.batch_size //= 2
-            return
-        tile = _round_to_macroblock((self.tile or max(height, width)) // 2)
-        if tile < _SMALLEST_TILE:
-            raise DeviceError(
-                f"out of memory on {self.device} even for one tile of {self.tile or 'one frame'}"
-                f" of {width}x{height}; free memory there, or use --device cpu"
-            ) from error
-        self.tile = tile
-
-    def _restore_tiled(self, inputs: Inputs, depth: int, threads: int) -> Tensor:
-        height, width = inputs.luma.shape[1:]
-        tile = self.tile
-        if not tile or (tile >= height and tile >= width):
-            return self._forward(inputs, depth, threads)
-        # Tiles start on the macroblock grid, so that space-to-depth meets the same phase.
-        halo = _round_to_macroblock(self._network.halo + MACROBLOCK - 1)
-        out = torch.empty_like(inputs.luma)
-        for top in range(0, height, tile):
-            for left in range(0, width, tile):
-                y, x = max(top - halo, 0), max(left - halo, 0)
-                bottom, right = min(top + tile + halo, height), min(left + tile + halo, width)
-                restored = self._forward(inputs.crop((y, x, bottom, right)), depth, threads)
-                inner = restored[:, top - y : top - y + tile, left - x : left - x + tile]
-                out[:, top : top + tile, left : left + tile] = inner
-        return out
-
-    def _forward(self, inputs: Inputs, depth: int, threads: int) -> Tensor:
-        centre = float(1 << (depth - 1))
-        luma = inputs.luma
-        if self._twin is not None and luma.dtype == torch.uint8:
-            with torch_threads(threads):
-                return self._twin.restored(inputs, centre * self.strength)
-        x = scaled(luma[:, None], centre).to(self._dtype)
-        plane = self._qp_plane(inputs.qp, luma)
-        others: tuple[Tensor | None, ...] = ()
-        if inputs.references is not None:
-            references = scaled(inputs.references, centre).to(self._dtype)
-            others = (references, self._qp_plane(inputs.reference_qp, luma))
-        with torch_threads(threads):
-            correction = self._run(x, plane, *others)
-        return add(luma, correction[:, 0], centre * self.strength, 2 * centre - 1)
-
-    def _qp_plane(self, qp: Tensor | None, luma: Tensor) -> Tensor | None:
-        return None if qp is None else expand_qp(qp, *luma.shape[1:]).to(self._dtype)
-
-    def _choose_team(self, size: tuple[int, int]) -> Team | None:
-        """Restore pictures side by side in int8, as many as cores and memory allow."""
-        if self._twin is None:
-            return None
-        fitting = _CPU_LIVE_BYTES // (self._network.live_bytes * size[0] * size[1])
-        members = min(self._threads, _MOST_SIDE_BY_SIDE, fitting)
-        return Team(members, self._threads) if members > 1 else None
-
-    def _default_tile(self, size: tuple[int, int]) -> int:
-        live = self._network.live_bytes * size[0] * size[1] * self.batch_size
-        if self.device.type == "cuda" or live <= _CPU_LIVE_BYTES:
-            return 0
-        share = _CPU_LIVE_BYTES / (self._network.live_bytes * self.batch_size)
-        return max(_round_to_macroblock(int(share**0.5)), _SMALLEST_TILE)
-
-
-def _int8_twin(
-    network: nn.Module, ranges: list[float] | None, device: torch.device, precision: str
-) -> Int8Fast | RowsTwin | None:
-    """Build the int8 network where it is wanted, possible, and right by its self-test."""
-    if precision not in ("auto", "int8") or device.type != "cpu" or not ranges:
-        return None
-    if not isinstance(network, Fast) or not (torch_has_int8() or usable_kinds()):
-        return None
-    twin = int8_twin(network, ranges)
-    if not passes_self_test(network, twin):
-        return None
-    quick = with_rows(twin)
-    return quick if quick is not twin or torch_is_exact() else None  # else fp32 is as fast
-
-
-def _round_to_macroblock(value: int) -> int:
-    return value // MACROBLOCK * MACROBLOCK
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        "allocate memory" in str(error)  # how torch says it for a CPU
-    )

@@ -26,6 +26,13 @@ class Inputs:
     references: Tensor | None = None  # [N, R, H, W]
     reference_qp: Tensor | None = None  # [N, R, h, w]
 
+    @classmethod
+    def of(cls, pictures: list[Picture], references: int) -> "Inputs":
+        """Return what a network takes of pictures on a CPU, so many references with each."""
+        slot = Slot(torch.device("cpu"), pictures, len(pictures), references)
+        slot.fill(pictures, with_qp=True)
+        return slot.inputs()
+
     def __len__(self) -> int:
         return len(self.luma)
 

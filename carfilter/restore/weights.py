@@ -9,31 +9,112 @@ import json
 import math
 import pickle
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from carfilter.errors import WeightsError
 from carfilter.restore.checkpoint import DAMAGED, check_file, check_pt, damaged, pickled
-from carfilter.restore.network import Fast, Network, build_network, config_of
+from carfilter.restore.int8.quantised import Quantised, add_quantised, read_quantised
 from carfilter.unfinished import written_whole
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from carfilter.restore.network import Network
 
 _FORMAT = "carfilter-1"
 _PREFERENCE = ("best", "fast", "car")  # in which the default is looked for
 
 
-@dataclass(frozen=True)
 class Model:
-    """A loaded checkpoint: the network in evaluation mode and where it came from."""
+    """A checkpoint: its network in evaluation mode, and where it came from.
 
-    network: Network
-    name: str  # file name without its ending
-    sha256: str
+    Where the checkpoint carries what int8 needs, the network itself is loaded when it is asked for.
+
+    Attributes:
+        name: file name without its ending.
+        sha256: of the file.
+    """
+
+    def __init__(
+        self,
+        network: "Network | Path | nn.Module",
+        name: str,
+        sha256: str,
+        training: dict[str, Any] | None = None,
+        scores: dict[str, Any] | None = None,
+        int8_ranges: list[float] | None = None,
+        int8: Quantised | None = None,
+    ) -> None:
+        self.name, self.sha256 = name, sha256
+        self._stored = int8
+        if isinstance(network, Path):
+            self._path = network
+        else:
+            self._content = _Content(network, training or {}, scores or {}, int8_ranges)
+
+    @cached_property
+    def _content(self) -> "_Content":
+        return _read(self._path)
+
+    @property
+    def network(self) -> Any:
+        """The network, by torch; see carfilter.restore.network."""
+        return self._content.network
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """How it was trained."""
+        return self._content.training
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """What it scored on validation clips."""
+        return self._content.scores
+
+    @property
+    def int8_ranges(self) -> list[float] | None:
+        """Ranges of the activations; see carfilter.restore.int8."""
+        return self._content.int8_ranges
+
+    @cached_property
+    def int8(self) -> Quantised | None:
+        """The network in int8; None where it has no such form."""
+        if self._stored is not None or self._content.int8_ranges is None:
+            return self._stored
+        from carfilter.restore.int8.quantise import quantise
+        from carfilter.restore.network import Fast
+
+        fits = isinstance(self.network, Fast)
+        return quantise(self.network, self._content.int8_ranges) if fits else None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the checkpoint carries its int8 form, so that torch is not needed."""
+        return self._stored is not None
+
+    @property
+    def uses_qp(self) -> bool:
+        """Whether the network takes the QP of each macroblock."""
+        return self._stored is not None or bool(self.network.uses_qp)
+
+    @property
+    def references(self) -> int:
+        """Other pictures that go with each; a network that says nothing of them takes none."""
+        if self._stored is not None:
+            return self._stored.references
+        return int(getattr(self.network, "references", 0))
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a checkpoint holds, as far as torch reads it."""
+
+    network: Any
     training: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
-    int8_ranges: list[float] | None = None  # of the activations; see carfilter.restore.int8
+    int8_ranges: list[float] | None = None
 
 
 def models_folder() -> Path:
@@ -71,7 +152,7 @@ def find_weights(name: str | Path | None = None) -> Path:
 
 def save_weights(
     path: Path,
-    network: Network,
+    network: "Network",
     training: dict[str, Any] | None = None,
     scores: dict[str, Any] | None = None,
     int8_ranges: list[float] | None = None,
@@ -80,6 +161,8 @@ def save_weights(
 
     `training` and `scores` hold plain numbers, strings, lists and dictionaries.
     """
+    from carfilter.restore.network import config_of
+
     about = {
         "format": _FORMAT,
         "network": network.name,
@@ -97,7 +180,12 @@ def save_weights(
 
             save_file(weights, part, metadata={"carfilter": json.dumps(about)})
         else:
+            import torch
+
             torch.save({**about, "weights": weights}, part)
+            int8 = Model(network, "", "", int8_ranges=int8_ranges).int8
+            if int8 is not None:
+                add_quantised(part, int8)
 
 
 def load_weights(name: str | Path | None = None) -> Model:
@@ -113,15 +201,22 @@ def load_weights(name: str | Path | None = None) -> Model:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    if path.suffix == ".safetensors":
-        about = _read_safetensors(path)
-    else:
-        about = _checked(path, read_pt(path))
-    network = _network_from(path, about)
+    stored = read_quantised(path) if path.suffix == ".pt" else None
+    if stored is not None:
+        return Model(path, path.stem, sha256, int8=stored)
+    content = _read(path)
     return Model(
+        content.network, path.stem, sha256, content.training, content.scores, content.int8_ranges
+    )
+
+
+def _read(path: Path) -> _Content:
+    about = (
+        _read_safetensors(path) if path.suffix == ".safetensors" else _checked(path, read_pt(path))
+    )
+    network = _network_from(path, about)
+    return _Content(
         network=network.eval().requires_grad_(False),
-        name=path.stem,
-        sha256=sha256,
         training=_notes(path, about, "training"),
         scores=_notes(path, about, "scores"),
         int8_ranges=_ranges_of(path, network, about.get("int8_ranges")),
@@ -136,6 +231,8 @@ def read_pt(path: Path) -> Any:
     """
     check_file(path)
     check_pt(path)
+    import torch
+
     try:
         # Mapped, so that a tensor cannot claim more than the file holds.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -180,7 +277,9 @@ def _notes(path: Path, about: dict[str, Any], key: str) -> dict[str, Any]:
     return notes
 
 
-def _ranges_of(path: Path, network: Network, ranges: Any) -> list[float] | None:
+def _ranges_of(path: Path, network: "Network", ranges: Any) -> list[float] | None:
+    from carfilter.restore.network import Fast
+
     if ranges is None or not isinstance(network, Fast):
         return None
     count = len(network.body) + 1
@@ -193,7 +292,11 @@ def _is_range(value: Any) -> bool:
     return isinstance(value, float | int) and math.isfinite(value) and value >= 0
 
 
-def _network_from(path: Path, about: dict[str, Any]) -> Network:
+def _network_from(path: Path, about: dict[str, Any]) -> "Network":
+    import torch
+
+    from carfilter.restore.network import build_network
+
     weights = about.get("weights")
     try:
         # Without memory of its own: a config may ask for any size, its weights show the true one.
@@ -204,7 +307,9 @@ def _network_from(path: Path, about: dict[str, Any]) -> Network:
             f"{path}: made for a network this version does not know"
             f" ({str(about.get('network'))[:40]!r}); update carfilter"
         ) from error
-    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(w, torch.Tensor) for w in weights.values()
+    ):
         raise WeightsError(f"{path}: its weights are missing; fetch or train it again")
     wanted = {key: value.shape for key, value in network.state_dict().items()}
     if wanted != {key: value.shape for key, value in weights.items()}:

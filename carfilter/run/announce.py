@@ -47,7 +47,7 @@ def announce(
     run.model = f"{model.name} (sha256 {model.sha256[:12]})"
     run.engine = restorer.describe()
     logger.info("model %s on %s", run.model, run.engine)
-    if model.network.uses_qp and not source.exports_qp:
+    if model.uses_qp and not source.exports_qp:
         run.qp_measured = source.measures_qp
         taken = f"taken as {restorer.assumed_qp}"
         how = "measured by the bytes of its key frames" if run.qp_measured else taken

@@ -112,7 +112,7 @@ def _source_options(options: FilterOptions, model: Model | None) -> SourceOption
     return replace(
         options.source,
         qp_maps=model is not None,
-        measures_qp=options.source.measures_qp and model is not None and model.network.uses_qp,
+        measures_qp=options.source.measures_qp and model is not None and model.uses_qp,
         pix_fmt=options.target.pix_fmt,
         hwaccel_device=_card(options.restore.device),
     )
@@ -156,7 +156,7 @@ def _make_restorer(model: Model | None, source: Source, options: FilterOptions) 
     decoder = source.video.codec_context
     size = (decoder.height, decoder.width)
     try:
-        restorer = Restorer(model.network, options.restore, size, model.int8_ranges)
+        restorer = Restorer(model, options.restore, size)
         if options.live and decoder.format is not None:
             warm_up(restorer, size, bit_depth(decoder.format))
     except BaseException:

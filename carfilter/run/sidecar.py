@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import torch
 
 from carfilter import __version__
 from carfilter.errors import CarfilterError, MediaError
@@ -45,7 +44,7 @@ def write_sidecar(
     record = {
         "carfilter": __version__,
         "libraries": library_versions(),
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "source": {"name": source.name, "sha256": _sha256(source) if source.is_file() else None},
         "target": {"name": target.name, "sha256": _sha256(target)},
         "weights": None if model is None else {"name": model.name, "sha256": model.sha256},

@@ -33,7 +33,7 @@ def measure(model: Model, device: str, size: tuple[int, int], frames: int) -> li
     rows: list[Row] = []
     for engine, compile_after in (("as it is", float("inf")), ("compiled", 0.0)):
         options = RestoreOptions(device, reuse=False, compile_after=compile_after)
-        restorer = Restorer(model.network, options, size, model.int8_ranges)
+        restorer = Restorer(model, options, size)
 
         def restore(count: int, restorer: Restorer = restorer) -> None:
             deque(restorer.restore(islice(cycle(shown), count)), maxlen=0)

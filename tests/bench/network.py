@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from carfilter.pictures import Picture, uniform_qp
-from carfilter.restore.int8.convolutions import int8_twin, torch_is_exact
-from carfilter.restore.int8.rows import RowsTwin
+from carfilter.pictures import Luma, Picture, uniform_qp
+from carfilter.restore.int8.convolutions import torch_is_exact
+from carfilter.restore.int8.engine import RowsEngine
 from carfilter.restore.network import Fast, mac_per_pixel
 from carfilter.restore.restorer import RestoreOptions, Restorer
+from carfilter.restore.torch_engine import TorchEngine
 from carfilter.restore.weights import Model
 
 from .rows import Row, bar, size_name
@@ -87,16 +88,20 @@ def _engines(model: Model, device: str, size: tuple[int, int]) -> dict[str, Call
         precision, _, compiled = engine.partition(" ")
         compile_after = 0.0 if compiled else float("inf")
         options = RestoreOptions(device, precision, reuse=False, compile_after=compile_after)
-        restorer = Restorer(model.network, options, size, model.int8_ranges)
+        restorer = Restorer(model, options, size)
         given = [Picture(luma, qp=uniform_qp(luma.shape, 33))] * count
         jobs[engine] = lambda restorer=restorer, given=given: list(restorer.restore(given))
-        if isinstance(restorer._twin, RowsTwin) and torch_is_exact():
-            by_torch = Restorer(model.network, options, size, model.int8_ranges)
-            by_torch._twin = int8_twin(model.network, model.int8_ranges)
-            jobs["int8 by torch"] = lambda r=by_torch, given=given: list(r.restore(given))
+        if isinstance(restorer.engine, RowsEngine) and torch_is_exact():
+            by_torch = TorchEngine(model, options, size)
+            jobs["int8 by torch"] = lambda e=by_torch, given=given: _restored(e, given)
     if device == "cpu" and isinstance(model.network, Fast):
         jobs |= _peers(model, size, count)
     return jobs
+
+
+def _restored(engine: TorchEngine, given: list[Picture]) -> list[Luma]:
+    with engine.working():
+        return list(engine.restore(given))
 
 
 def _peers(model: Model, size: tuple[int, int], count: int) -> dict[str, Callable[[], object]]:

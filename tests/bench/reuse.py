@@ -66,10 +66,9 @@ def _compare(
     ratios, cpu_ratios, results = [], [], {}
     for _ in range(runs + 1):  # the first warms up
         restorers = {
-            reuse: Restorer(model.network, RestoreOptions(device, reuse=reuse), size,
-                            model.int8_ranges)
+            reuse: Restorer(model, RestoreOptions(device, reuse=reuse), size)
             for reuse in (True, False)
-        }  # fmt: skip
+        }
         took, cpu = dict.fromkeys(restorers, 0.0), dict.fromkeys(restorers, 0.0)
         results = {reuse: [] for reuse in restorers}
         for start in range(0, len(given), piece):

@@ -39,7 +39,7 @@ def measure_network(
         torch.set_num_threads(threads)
         # Compiling so many shapes would take longer than all that is measured.
         options = RestoreOptions(device, batch_size=batch, reuse=False, compile_after=float("inf"))
-        restorer = Restorer(model.network, options, size, model.int8_ranges)
+        restorer = Restorer(model, options, size)
         luma = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
         count = max(batch, min(_WORK // luma.size, 16), 1)
         given = [Picture(luma)] * count

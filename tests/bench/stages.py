@@ -41,7 +41,7 @@ def jobs(
     taken = pictures(clip, limit)
     size = taken[0].luma.shape
     options = RestoreOptions(device, reuse=False)
-    restorers = {m.name: Restorer(m.network, options, size, m.int8_ranges) for m in models}
+    restorers = {m.name: Restorer(m, options, size) for m in models}
     restored = [decoded.frame for decoded in decode(clip, qp_maps=False)]
     for frame, luma in zip(restored, restorers[models[0].name].restore(taken), strict=True):
         replace_luma(frame, luma)

@@ -163,7 +163,7 @@ def test_a_clip_restored_by_a_compiled_network_is_the_same_to_its_last_frame(
     wanted = list(Restorer(network, chosen).restore(given))
     restorer = Restorer(network, chosen)
     run = Compiling(network, lambda: restorer.busy_seconds, 0, backend, Ledger())
-    restorer._run = run
+    restorer.engine._run = run
     for a, b in zip(wanted, restorer.restore(given), strict=True):
         assert np.abs(a.astype(int) - b).max() <= 1
     assert run._ready
@@ -219,7 +219,7 @@ def test_a_measured_batch_loses_no_frame_and_keeps_the_order(rng: np.random.Gene
     given = pictures(rng, 31, (32, 48))
     restorer = Restorer(Crowded(), RestoreOptions("cpu", reuse=False), (32, 48))
     assert restorer.batch_size == 8
-    restorer._batches_to_measure = 2
+    restorer.engine._batches_to_measure = 2
     restored = list(restorer.restore(given))
     assert restorer.batch_size == 1
     assert all(np.array_equal(a, p.luma) for a, p in zip(restored, given, strict=True))
@@ -230,4 +230,4 @@ def test_nothing_is_measured_or_compiled_on_a_cpu(rng: np.random.Generator) -> N
     restorer = Restorer(awake(), RestoreOptions("cpu", "fp32", compile_after=0), (32, 48))
     list(restorer.restore(pictures(rng, 300, (32, 48))))
     assert restorer.batch_size == 8
-    assert restorer._run is restorer._network
+    assert restorer.engine._run is restorer.engine._network

@@ -72,8 +72,8 @@ def test_a_compiled_network_gives_the_same_to_the_last_short_batch(
         options = RestoreOptions("cuda", precision, batch_size=4, compile_after=compile_after)
         restorer = Restorer(trained_like(name), options)
         results.append(list(restorer.restore(pictures)))
-    assert isinstance(restorer._run, Compiling)
-    assert restorer._run._ready
+    assert isinstance(restorer.engine._run, Compiling)
+    assert restorer.engine._run._ready
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     for plain, compiled in zip(*results, strict=True):
         assert np.abs(plain.astype(int) - compiled).max() <= 1
@@ -84,7 +84,7 @@ def test_a_measured_batch_loses_no_frame_and_keeps_the_order() -> None:
     restorer = Restorer(trained_like("fast"), RestoreOptions("cuda", reuse=False), (96, 128))
     assert restorer.batch_size == 32
     together = list(restorer.restore(pictures))
-    assert restorer._batches_to_measure == 0
+    assert restorer.engine._batches_to_measure == 0
     assert restorer.batch_size in (32, 16, 8, 4)
     alone = [next(restorer.restore([picture])) for picture in pictures[:16]]
     assert len(together) == len(pictures)

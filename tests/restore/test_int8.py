@@ -17,11 +17,10 @@ from carfilter.restore.int8.convolutions import (
     Int8Fast,
     _cells,
     _planes,
-    int8_twin,
-    passes_self_test,
-    qp_codes,
     torch_is_exact,
 )
+from carfilter.restore.int8.quantise import is_faithful, quantise
+from carfilter.restore.int8.quantised import Quantised, qp_codes
 from carfilter.restore.network import Car, Fast, FastConfig
 from carfilter.restore.restorer import RestoreOptions, Restorer
 from carfilter.restore.slots import Inputs
@@ -61,6 +60,12 @@ def ranges_of(network: Fast, given: list[Picture]) -> list[float]:
     return calibrate(network, ((luma, torch.full_like(luma, 0.6)) for luma in lumas))
 
 
+def quantised(network: Fast, ranges: list[float]) -> Quantised:
+    made = quantise(network, ranges)
+    assert made is not None
+    return made
+
+
 def calibrated(rng: np.random.Generator, count: int) -> tuple[Fast, list[Picture], list[float]]:
     """A network, pictures, and the ranges of the one on the others."""
     network, given = trained_like(), pictures(rng, count, (96, 128))
@@ -98,7 +103,7 @@ def test_int8_tiles_equal_the_whole_within_one_grey_level(rng: np.random.Generat
 @pytest.mark.parametrize("width", [800, 801])
 def test_strips_leave_no_seam(rng: np.random.Generator, width: int) -> None:
     network, given = trained_like(), pictures(rng, 1, (96, width))
-    twin = int8_twin(network, ranges_of(network, given))
+    twin = Int8Fast(quantised(network, ranges_of(network, given)))
     assert given[0].qp is not None
     inputs = Inputs(
         torch.from_numpy(given[0].luma)[None],
@@ -195,12 +200,12 @@ def test_more_than_eight_bits_go_through_fp32(rng: np.random.Generator) -> None:
 def test_flat_areas_get_no_checkerboard(name: str) -> None:
     """Rounding shifts each of the four samples of a cell by another amount, if nothing is done."""
     model = load_weights(name)
-    assert model.int8_ranges is not None
     rows, columns = np.mgrid[:192, :256]
     waves = 125 + 60 * np.sin(rows / 40) + 50 * np.cos(columns / 55)
     luma = torch.from_numpy(waves.round().astype(np.uint8))[None]
     qp = torch.full((1, 12, 16), 40, dtype=torch.int8)
-    twin = int8_twin(model.network, model.int8_ranges)
+    assert model.int8 is not None
+    twin = Int8Fast(model.int8)
     with torch.inference_mode():
         fp32 = model.network(
             (luma[:, None].float() - 128) / 128, torch.full((1, 1, 192, 256), 40 / 51)
@@ -212,24 +217,24 @@ def test_flat_areas_get_no_checkerboard(name: str) -> None:
 def test_a_twin_that_computes_wrongly_fails_its_self_test(rng: np.random.Generator) -> None:
     network = trained_like()
     ranges = ranges_of(network, pictures(rng, 2, (96, 128)))
-    assert passes_self_test(network, Int8Fast(network, ranges))
-    broken = Int8Fast(network, ranges)
+    assert is_faithful(network, Int8Fast(quantised(network, ranges)))
+    broken = Int8Fast(quantised(network, ranges))
     broken.body[1].weight_scale = broken.body[1].weight_scale * 3
-    assert not passes_self_test(network, broken)
+    assert not is_faithful(network, broken)
+    assert quantise(network, [1e-3] * 4) is None
     assert Restorer(network, RestoreOptions("cpu"), int8_ranges=[1e-3] * 4).precision == "fp32"
 
 
 def test_qp_codes_are_the_values_of_the_float_network() -> None:
-    qp = torch.tensor([-1, 0, 1, 30, 51], dtype=torch.int8)
-    values = (qp_codes(qp).float() - 128) / 128
-    assert torch.allclose(values, torch.tensor([-1.0, 0, 1 / 51, 30 / 51, 1]), atol=1 / 127)
+    values = (qp_codes()[[0, 1, 30, 51]].astype(float) - 128) / 128
+    assert np.allclose(values, [0, 1 / 51, 30 / 51, 1], atol=1 / 127)
 
 
 def test_ranges_travel_in_the_checkpoint_and_damaged_ones_are_refused(tmp_path: Path) -> None:
     network, path = trained_like(), tmp_path / "mine.pt"
     save_weights(path, network, int8_ranges=[1.0, 2.0, 3.0, 4.0])
     assert load_weights(path).int8_ranges == [1.0, 2.0, 3.0, 4.0]
-    save_weights(path, network, int8_ranges=[1.0])
+    torch.save({**torch.load(path), "int8_ranges": [1.0]}, path)
     with pytest.raises(WeightsError, match="int8 ranges are damaged"):
         load_weights(path)
 

@@ -12,7 +12,7 @@ import torch
 from carfilter.media.options import TargetOptions
 from carfilter.pictures import Picture
 from carfilter.restore.int8.calibration import calibrate
-from carfilter.restore.int8.convolutions import torch_has_int8
+from carfilter.restore.int8.convolutions import torch_is_exact
 from carfilter.restore.network import Best, BestConfig, Fast, FastConfig, grow, mac_per_pixel
 from carfilter.restore.references import with_references
 from carfilter.restore.restorer import RestoreOptions, Restorer
@@ -212,7 +212,7 @@ def network_by_hand(network: Best, given: list[Picture], lookahead: int) -> list
     return results
 
 
-@pytest.mark.skipif(not torch_has_int8(), reason="this CPU or torch has no int8 kernels")
+@pytest.mark.skipif(not torch_is_exact(), reason="this CPU or torch has no int8 kernels")
 @pytest.mark.parametrize("size", [(96, 128), (51, 77)])
 def test_best_in_int8_is_close_to_fp32(rng: np.random.Generator, size: tuple[int, int]) -> None:
     network, given = awake(), noisy_scene(rng, "IPPIPPPIPP", size)

@@ -41,7 +41,7 @@ def both_ways(
     for reuse in (True, False):
         chosen = RestoreOptions("cpu", precision, reuse=reuse, **options)
         size = given[0].luma.shape
-        restorer = Restorer(model.network, chosen, size, model.int8_ranges)
+        restorer = Restorer(model, chosen, size)
         runs.append(list(restorer.restore(given)))
         saved = max(saved, restorer.saved)
     return runs[0], runs[1], saved

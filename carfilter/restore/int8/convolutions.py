@@ -6,29 +6,24 @@ uint8 luma goes straight in, ReLU layers stay uint8, the last layer returns to f
 the picture. Weights have a scale per output channel; activations one per layer, from calibration.
 """
 
-import math
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from carfilter.pictures import MACROBLOCK
 from carfilter.restore.devices import has_amx
-from carfilter.restore.network import MAX_QP, Best, Fast
-from carfilter.restore.samples import add, expand_qp, scaled
+from carfilter.restore.int8.quantised import QP_CODE_UNKNOWN, Layer, Quantised, qp_codes
+from carfilter.restore.samples import add
 from carfilter.restore.slots import Inputs
 
-# Both inputs share one code: (code - 128) / 128 is the value that the network was trained on.
-_INPUT_SCALE, _INPUT_ZERO = 1 / 128, 128
-_QP_CODE_UNKNOWN = 0  # stands for -1
 _SIZE = 64  # sides of the pictures that torch packs weights for; it takes others as well
 _STRIP = 176  # cells at most are convolved side by side on a CPU with AMX
 _ROWS = 32  # of cells are put together at a time
 _NO_DIFFERENCE = 128  # the code of a reference's sample that equals the frame's
-_SELF_TEST_LEVELS = 0.5  # mean difference to fp32, in grey levels, that passes
 _ONE, _NO_SCALARS = [1, 1], []  # type: ignore[var-annotated]
 
 
@@ -41,50 +36,33 @@ def torch_has_int8() -> bool:
 
 
 class Convolution:
-    """One packed int8 convolution: uint8 in; uint8 with ReLU, or fp32, out."""
+    """One packed int8 convolution: uint8 in; uint8 with ReLU, or fp32, out.
 
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        scale: float,
-        zero: int,
-        out_scale: float | None,
-    ) -> None:
-        weight = weight.detach().float()
-        self.weight_scale = weight.abs().amax((1, 2, 3)).clamp_min(1e-12) / 127
-        rounded = (weight / self.weight_scale.view(-1, 1, 1, 1)).round().clamp(-127, 127)
-        self.weight = rounded.to(torch.int8)  # [out, in, 3, 3]
-        self.weight_zero = torch.zeros(len(weight), dtype=torch.int64)
-        self.scale, self.zero, self.out_scale = scale, zero, out_scale
-        self.bias = None if bias is None else bias.detach().float()
-        if not torch_has_int8():
+    Args:
+        exact: by sums of floats, which are right on any CPU, whatever torch has for int8.
+    """
+
+    def __init__(self, layer: Layer, *, exact: bool) -> None:
+        self.weight = torch.from_numpy(layer.weight.copy())  # [out, in, 3, 3]
+        self.weight_scale = torch.from_numpy(layer.weight_scale.copy())
+        self.weight_zero = torch.zeros(len(self.weight), dtype=torch.int64)
+        self.scale, self.zero, self.out_scale = layer.scale, layer.zero, layer.out_scale
+        self.sum_scale = torch.from_numpy(layer.sum_scale)
+        self.bias = torch.from_numpy(layer.bias.copy())
+        self.exact = exact
+        if exact:
             return
-        shape = [1, weight.shape[1], _SIZE, _SIZE]
+        shape = [1, self.weight.shape[1], _SIZE, _SIZE]
         self.packed = torch.ops.onednn.qconv_prepack(
-            self.weight, self.weight_scale, scale, zero, _ONE, _ONE, _ONE, 1, shape
+            self.weight, self.weight_scale, self.scale, self.zero, _ONE, _ONE, _ONE, 1, shape
         )
-
-    @property
-    def sum_scale(self) -> Tensor:
-        """What a sum of products of codes is worth, float [out]."""
-        return self.weight_scale * self.scale
-
-    @property
-    def added(self) -> Tensor:
-        """What is added to that, float [out]."""
-        return torch.zeros(len(self.weight)) if self.bias is None else self.bias
 
     def _front(self, x: Tensor) -> tuple[Any, ...]:
         return (x, self.scale, self.zero, self.packed, self.weight_scale, self.weight_zero)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if not torch_is_exact():
-            return self._finished(self._sums(x))
-        return self.by_torch(x)
-
-    def by_torch(self, x: Tensor) -> Tensor:
-        """See __call__(), which asks torch_is_exact() before."""
+        if self.exact:
+            return self._finished(self.sums(x))
         as_float = self.out_scale is None
         result: Tensor = torch.ops.onednn.qconv2d_pointwise(
             *self._front(x), self.bias, _ONE, _ONE, _ONE, 1,
@@ -95,24 +73,24 @@ class Convolution:
 
     def add_and_relu(self, x: Tensor, skip: Tensor, skip_scale: float) -> Tensor:
         """Return relu(convolution + skip); the buffer of `skip` is used up."""
-        if not torch_is_exact():
+        if self.exact:
             # In double, which rounds once, as a fused multiply-add does.
             scale = torch.tensor(skip_scale, dtype=torch.float32).double()
-            return self._finished((self._sums(x) + skip.double() * scale).float())
+            return self._finished((self.sums(x) + skip.double() * scale).float())
         result: Tensor = torch.ops.onednn.qconv2d_pointwise.binary(
             *self._front(x), skip, self.bias, _ONE, _ONE, _ONE, 1,
             self.out_scale, 0, torch.uint8, skip_scale, 0, "sum", 1.0, "relu", _NO_SCALARS, "",
         )  # fmt: skip
         return result
 
-    def _sums(self, x: Tensor) -> Tensor:
+    def sums(self, x: Tensor) -> Tensor:
         """What the layer gives before its ReLU, float32.
 
         Sums of products stay below 2^24, so that float32 holds them exactly, in whatever order.
         """
         shape = (-1, 1, 1)
         sums = F.conv2d(x.float() - self.zero, self.weight.float(), padding=1)
-        return sums * self.sum_scale.view(shape) + self.added.view(shape)
+        return sums * self.sum_scale.view(shape) + self.bias.view(shape)
 
     def _finished(self, values: Tensor) -> Tensor:
         if self.out_scale is None:
@@ -129,45 +107,34 @@ def torch_is_exact() -> bool:
     """
     if not torch_has_int8():
         return False
-    tried = Convolution(torch.ones(48, 48, 3, 3), None, 1.0, 0, None)
+    ones = np.ones(48, np.float32)
+    layer = Layer(np.full((48, 48, 3, 3), 127, np.int8), ones, 0 * ones, 1.0, 0, None)
+    tried = Convolution(layer, exact=False)
     most = torch.full((1, 48, 8, 8), 255, dtype=torch.uint8)
     given = most.contiguous(memory_format=torch.channels_last)
-    return torch.allclose(tried.by_torch(given), tried._sums(given))
+    return torch.allclose(tried(given), tried.sums(given))
 
 
 class Int8Fast:
-    """The int8 twin of a trained `fast`.
+    """`fast` or `best` in int8, by torch.
 
     Args:
-        ranges: of its ReLU layers, from calibrate().
+        exact: by sums of floats, for CPUs on which torch's int8 saturates: slow, and right.
     """
 
-    engine = "int8"
-    references = 0
-    contrast = 0
     rounds_alike = False  # whatever part of a picture is computed
 
-    def __init__(self, network: Fast, ranges: list[float]) -> None:
-        self.factor = network.config.factor
+    def __init__(self, network: Quantised, *, exact: bool | None = None) -> None:
+        exact = not torch_is_exact() if exact is None else exact
+        self.factor, self.references = network.factor, network.references
+        self.contrast, self.spare = network.contrast, network.spare
         self.halo = network.halo // self.factor  # in cells
         self.strips = has_amx()
-        scales = [max(value, 1e-6) / 255 for value in ranges]
-        self.skip_scale = scales[0]
-        self.head = Convolution(
-            self._head(network), network.head.bias, _INPUT_SCALE, _INPUT_ZERO, scales[0]
-        )
-        self.body = [
-            Convolution(layer.weight, layer.bias, scales[i], 0, scales[i + 1])  # type: ignore[arg-type]
-            for i, layer in enumerate(network.body)
-        ]
-        tail = network.tail
-        self.tail = Convolution(tail.weight, tail.bias, scales[-1], 0, None)
-        codes = (torch.arange(256, dtype=torch.float32) - _INPUT_ZERO) * _INPUT_SCALE
-        self.gates = network.gate(codes)  # by QP code
-
-    def _head(self, network: Fast) -> Tensor:
-        """Return the first layer's weights, for the channels of _first()."""
-        return network.head.weight
+        layers = [Convolution(layer, exact=exact) for layer in network.layers]
+        self.head, *self.body, self.tail = layers
+        self.skip_scale = network.layers[0].out_scale or 1.0
+        self.gates = torch.from_numpy(network.gates.copy())  # by QP code
+        self.codes = torch.from_numpy(np.append(qp_codes(), np.uint8(QP_CODE_UNKNOWN)))
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """uint8 luma [N, H, W] in; correction, float32 [N, H, W], out.
@@ -216,17 +183,17 @@ class Int8Fast:
 
     def _fades(self, qp: Tensor) -> bool:
         """Say whether any macroblock is coded so finely that its correction is to be smaller."""
-        return bool((self.gates[qp_codes(qp).to(torch.int64)] < 1).any())
+        return bool((self.gates[self._codes(qp).to(torch.int64)] < 1).any())
 
-    def _first(self, cells: Tensor, plane: Tensor, _inputs: Inputs) -> Tensor:
-        """Return the channels of the first layer, uint8 [N, C, H/2, W/2]."""
-        return torch.cat((cells, plane), 1).contiguous(memory_format=torch.channels_last)
+    def _codes(self, qp: Tensor) -> Tensor:
+        """int8 QP of any shape, -1 for unknown, to the codes of the first layer."""
+        return self.codes[qp.to(torch.int64)]
 
     def _plane(self, qp: Tensor | None, cells: Tensor) -> Tensor:
         """int8 [N, h, w] or [N, R, h, w] per macroblock to codes, uint8 [N, 1 or R, H/2, W/2]."""
         if qp is None:
-            return torch.full_like(cells[:, :1], _QP_CODE_UNKNOWN)
-        codes, unit = qp_codes(qp[:, None] if qp.ndim == 3 else qp), MACROBLOCK // self.factor
+            return torch.full_like(cells[:, :1], QP_CODE_UNKNOWN)
+        codes, unit = self._codes(qp[:, None] if qp.ndim == 3 else qp), MACROBLOCK // self.factor
         order = codes.permute(0, 2, 3, 1)
         # contiguous() leaves the strides of a single macroblock as they are, which view() refuses.
         wide = torch.empty(order.shape, dtype=torch.uint8).copy_(order)
@@ -236,30 +203,12 @@ class Int8Fast:
         planes = rows.repeat_interleave(unit, 2)[:, :, : cells.shape[-1]]
         return planes.view(torch.uint8).permute(0, 3, 1, 2)
 
-
-class Int8Best(Int8Fast):
-    """The int8 twin of a trained `best`: differences to the references are exact in uint8.
-
-    Its first layer has the channels in another order than the float network's: the cells of the
-    frame and of each reference, then all QPs, then what fills up to a multiple of four. So they are
-    written four at a time, a quarter of the work.
-    """
-
-    def __init__(self, network: Best, ranges: list[float]) -> None:
-        self.references = network.references
-        self.spare = -(1 + network.references) % 4
-        self.contrast = int(network.config.contrast)
-        super().__init__(network, ranges)
-
-    def _head(self, network: Fast) -> Tensor:
-        own = network.config.factor**2
-        others = own + 1 + own * self.references
-        order = [*range(own), *range(own + 1, others), own, *range(others, network.config.inputs)]
-        return F.pad(network.head.weight[:, order], (0, 0, 0, 0, 0, self.spare))
-
     def _first(self, cells: Tensor, plane: Tensor, inputs: Inputs) -> Tensor:
+        """Return the channels of the first layer, uint8 [N, C, H/2, W/2]."""
         count, own, height, width = cells.shape
         maps = 1 + self.references
+        if maps == 1:
+            return torch.cat((cells, plane), 1).contiguous(memory_format=torch.channels_last)
         first = torch.empty(count, height, width, maps * own + maps + self.spare, dtype=torch.uint8)
         _put(first, 0, cells)
         if inputs.references is None:
@@ -335,79 +284,3 @@ def _planes(cells: Tensor, factor: int) -> Tensor:
     rows = cells.permute(0, 2, 3, 1).contiguous().view(torch.int64)
     planes = rows.transpose(2, 3).contiguous().view(torch.float32)
     return planes.view(count, height * 2, width * 2)
-
-
-def int8_twin(network: Fast, ranges: list[float]) -> Int8Fast:
-    """Return the int8 twin of `fast` or `best`; `ranges` as of calibrate()."""
-    twin = Int8Best(network, ranges) if isinstance(network, Best) else Int8Fast(network, ranges)
-    _correct_bias(network, twin)
-    return twin
-
-
-@torch.no_grad()
-def _correct_bias(network: Fast, twin: Int8Fast) -> None:
-    """Take from the last layer what rounding adds to smooth pictures, for each sample of a cell.
-
-    Up to a third of a grey level, another one for each sample: a checkerboard on flat areas. The
-    idea is bias correction, Nagel et al., ICCV 2019, https://arxiv.org/abs/1906.04721.
-    """
-    generator = torch.Generator().manual_seed(0)
-    luma = _smooth(4, 6, generator).round().clamp(0, 255)
-    shift = torch.zeros(network.config.factor**2)
-    first = math.ceil(network.config.full_qp)  # from here on the correction is whole
-    qps = [min(int(MAX_QP), first + more) for more in (0, 5, 10)]
-    for qp in qps:
-        maps = torch.full((len(luma), 6, 6), qp, dtype=torch.int8)
-        wanted = network((luma - 128) / 128, torch.full_like(luma, qp / MAX_QP))
-        added = twin(Inputs(luma[:, 0].to(torch.uint8), maps))[:, None] - wanted
-        shift += F.pixel_unshuffle(added, network.config.factor).mean((0, 2, 3))
-    assert twin.tail.bias is not None
-    twin.tail.bias = twin.tail.bias - shift / len(qps)
-
-
-def _smooth(count: int, blocks: int, generator: torch.Generator) -> Tensor:
-    """Draw smooth pictures of grey levels, float [N, 1, S, S] of so many macroblocks to a side."""
-    coarse = torch.rand(count, 1, blocks, blocks, generator=generator)
-    side = blocks * MACROBLOCK
-    return F.interpolate(coarse, (side, side), mode="bicubic").mul(255)
-
-
-def qp_codes(qp: Tensor) -> Tensor:
-    """int8 QP of any shape, -1 for unknown, to the uint8 codes of the first layer."""
-    codes = (qp.to(torch.float32) * (128 / 51) + 128).round().clamp(0, 255)
-    return torch.where(qp < 0, _QP_CODE_UNKNOWN, codes).to(torch.uint8)
-
-
-@torch.no_grad()
-def passes_self_test(network: Fast, twin: Int8Fast) -> bool:
-    """Compare the twin with fp32 on a drawn picture: a wrong kernel must not touch footage."""
-    inputs = drawn_inputs(twin.references)
-    size = inputs.luma.shape[-2:]
-    planes = [scaled(inputs.luma[:, None], 128.0), expand_qp(_known(inputs.qp), *size)]
-    if inputs.references is not None:
-        maps = expand_qp(_known(inputs.reference_qp), *size)
-        planes += [scaled(inputs.references, 128.0), maps]
-    wanted = network(*planes)[:, 0]
-    return float((twin(inputs) - wanted).abs().mean()) * 128 <= _SELF_TEST_LEVELS
-
-
-def _known(qp: Tensor | None) -> Tensor:
-    assert qp is not None
-    return qp
-
-
-def drawn_inputs(references: int) -> Inputs:
-    """Draw a smooth picture with noise, and references of it, to try an engine on."""
-    generator = torch.Generator().manual_seed(0)
-    picture = _smooth(1, 8, generator)
-
-    def noisy(count: int, levels: float) -> Tensor:
-        noise = torch.randn(1, count, 128, 128, generator=generator) * levels
-        return (picture + noise).round().clamp(0, 255).to(torch.uint8)
-
-    qp = torch.full((1, 8, 8), 35, dtype=torch.int8)
-    inputs = Inputs(noisy(1, 4.0)[:, 0], qp)
-    if not references:
-        return inputs
-    maps = qp[:, None].expand(-1, references, -1, -1)
-    return replace(inputs, references=noisy(references, 3.0), reference_qp=maps)

@@ -4,12 +4,15 @@ All take int8 [out, in, 3, 3] and return flat bytes. A kernel's row is one run o
 inputs of three neighbouring positions.
 """
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 CHANNELS = 48  # of the networks that rows.c computes
 _TAIL = 12  # outputs: three columns of its kernel x four samples of a cell
+
+Bytes = npt.NDArray[np.int8]
 
 
 class Dots:
@@ -17,22 +20,22 @@ class Dots:
 
     taken = 0  # from each input before its product
 
-    def head(self, weight: Tensor, inputs: int) -> Tensor:
+    def head(self, weight: Bytes, inputs: int) -> Bytes:
         """Of a layer whose positions take `inputs` bytes."""
         return self._packed(_by_row(weight, inputs))
 
-    def body(self, weight: Tensor) -> Tensor:
+    def body(self, weight: Bytes) -> Bytes:
         """Of a layer from 48 channels to 48."""
         return self._packed(_by_row(weight, CHANNELS))
 
-    def tail(self, weight: Tensor) -> Tensor:
+    def tail(self, weight: Bytes) -> Bytes:
         """Of the last layer: each column of its kernel is an output of its own."""
-        columns = weight.permute(2, 1, 3, 0).reshape(3, CHANNELS, _TAIL)
-        return self._packed(F.pad(columns, (0, 16 - _TAIL)))
+        columns = weight.transpose(2, 1, 3, 0).reshape(3, CHANNELS, _TAIL)
+        return self._packed(np.pad(columns, ((0, 0), (0, 0), (0, 16 - _TAIL))))
 
-    def _packed(self, rows: Tensor) -> Tensor:
+    def _packed(self, rows: Bytes) -> Bytes:
         """int8 [3, bytes, out] to flat bytes."""
-        return rows.reshape(3, -1, 4, rows.shape[-1]).transpose(2, 3).reshape(-1)
+        return rows.reshape(3, -1, 4, rows.shape[-1]).swapaxes(2, 3).reshape(-1)
 
 
 class SignedDots(Dots):
@@ -49,16 +52,16 @@ class Pairs(Dots):
 
     _POINTS = ((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))  # 24 x G
 
-    def body(self, weight: Tensor) -> Tensor:
+    def body(self, weight: Bytes) -> Bytes:
         """Kernel rows x points x pairs of inputs x outputs."""
-        points = torch.tensor(self._POINTS, dtype=torch.int16)
-        at_points = torch.einsum("oirc,pc->rpio", weight.to(torch.int16), points)
-        return _as_bytes(at_points.unflatten(2, (-1, 2)).transpose(3, 4))
+        points = np.array(self._POINTS, np.int16)
+        at_points = np.einsum("oirc,pc->rpio", weight.astype(np.int16), points)
+        return _as_bytes(at_points.reshape(3, len(points), -1, 2, CHANNELS).swapaxes(3, 4))
 
-    def _packed(self, rows: Tensor) -> Tensor:
+    def _packed(self, rows: Bytes) -> Bytes:
         # Of each four the inputs 0 and 2 of eight outputs, then 1 and 3: as they are masked out.
-        split = rows.reshape(3, -1, 2, 2, rows.shape[-1] // 8, 8).permute(0, 1, 4, 3, 5, 2)
-        return _as_bytes(split.to(torch.int16))
+        split = rows.reshape(3, -1, 2, 2, rows.shape[-1] // 8, 8).transpose(0, 1, 4, 3, 5, 2)
+        return _as_bytes(split.astype(np.int16))
 
 
 class Tiles:
@@ -71,49 +74,49 @@ class Tiles:
     taken = 0
     _PLACES = tuple(16 * (c % 16 // 4) + 4 * (c // 16) + c % 4 for c in range(CHANNELS))
 
-    def head(self, weight: Tensor, inputs: int) -> Tensor:
+    def head(self, weight: Bytes, inputs: int) -> Bytes:
         """Kernel rows x 64 bytes of three neighbouring positions x groups of outputs."""
         rows = _by_row(weight, inputs)
-        return self._packed(F.pad(rows, (0, 0, 0, -rows.shape[1] % 64)))
+        return self._packed(np.pad(rows, ((0, 0), (0, -rows.shape[1] % 64), (0, 0))))
 
-    def body(self, weight: Tensor) -> Tensor:
+    def body(self, weight: Bytes) -> Bytes:
         """Kernel rows x columns x groups of outputs."""
         return self._packed(self._placed(weight).reshape(3, -1, CHANNELS))
 
-    def tail(self, weight: Tensor) -> Tensor:
+    def tail(self, weight: Bytes) -> Bytes:
         """A tile for each kernel row, whose outputs are columns x channels."""
         split = self._placed(weight).reshape(3, 3, 16, 4, 4)
-        return split.permute(0, 2, 1, 4, 3).reshape(-1)
+        return split.transpose(0, 2, 1, 4, 3).reshape(-1)
 
-    def _placed(self, weight: Tensor) -> Tensor:
+    def _placed(self, weight: Bytes) -> Bytes:
         """int8 [out, 48, 3, 3] to [3, 3, 64, out]."""
-        placed = weight.new_zeros(3, 3, 64, len(weight))
-        placed[:, :, self._PLACES] = weight.permute(2, 3, 1, 0)
+        placed = np.zeros((3, 3, 64, len(weight)), np.int8)
+        placed[:, :, self._PLACES] = weight.transpose(2, 3, 1, 0)
         return placed
 
-    def _packed(self, rows: Tensor) -> Tensor:
+    def _packed(self, rows: Bytes) -> Bytes:
         """int8 [3, bytes, 48] to flat tiles."""
         split = rows.reshape(3, -1, 16, 4, CHANNELS // 16, 16)
-        return split.permute(0, 1, 4, 2, 5, 3).reshape(-1)
+        return split.transpose(0, 1, 4, 2, 5, 3).reshape(-1)
 
 
-def totals(weight: Tensor) -> Tensor:
+def totals(weight: Bytes) -> npt.NDArray[np.int32]:
     """Return the sum of what makes each sum of rows.c, int32 [48]; zeros fill up.
 
     The last layer has sums of each column of its kernel, see Dots.tail().
     """
-    whole = weight.to(torch.int32)
     if len(weight) == CHANNELS:
-        return whole.sum((1, 2, 3), dtype=torch.int32)
-    columns = whole.sum((1, 2), dtype=torch.int32).T.flatten()
-    return F.pad(columns, (0, CHANNELS - _TAIL))
+        return np.asarray(weight.sum((1, 2, 3), dtype=np.int32))
+    sums = np.zeros(CHANNELS, np.int32)
+    sums[:_TAIL] = weight.sum((1, 2), dtype=np.int32).T.ravel()
+    return sums
 
 
-def _by_row(weight: Tensor, inputs: int) -> Tensor:
+def _by_row(weight: Bytes, inputs: int) -> Bytes:
     """int8 [out, C, 3, 3] to [3, 3 x inputs, out]; what a position has more than C is zero."""
-    by_row = F.pad(weight, (0, 0, 0, 0, 0, inputs - weight.shape[1])).permute(2, 3, 1, 0)
-    return by_row.reshape(3, 3 * inputs, len(weight))
+    more = ((0, 0), (0, inputs - weight.shape[1]), (0, 0), (0, 0))
+    return np.pad(weight, more).transpose(2, 3, 1, 0).reshape(3, 3 * inputs, len(weight))
 
 
-def _as_bytes(numbers: Tensor) -> Tensor:
-    return numbers.reshape(-1).view(torch.int8)
+def _as_bytes(numbers: npt.NDArray[Any]) -> Bytes:
+    return np.ascontiguousarray(numbers).reshape(-1).view(np.int8)

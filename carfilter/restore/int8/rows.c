@@ -1,6 +1,6 @@
 /* `fast` and `best` in int8 on CPUs: all layers over a few rows at a time, so that nothing between
  * them leaves the core's cache. carfilter/restore/int8/rows.py packs the weights and calls it;
- * carfilter/int8.py computes the same with torch's convolutions.
+ * carfilter/restore/int8/convolutions.py computes the same with torch's convolutions.
  *
  * hatch_build.py compiles it once for each kind of CPU; one of two headers has the convolutions.
  */
@@ -13,7 +13,9 @@ enum {
     ROWS = 3,         /* of its output that a layer keeps for the next one */
     SIDE = 8,         /* cells of a macroblock */
     MOST_WIDTH = 640, /* cells that are worked on side by side: their rows fit into 2 MB */
+    MOST_MAPS = 8,
     NO_VALUE = 128,   /* the code of zero in the first layer */
+    UNKNOWN = 0,      /* the code of a QP that is not known */
 };
 
 typedef struct {
@@ -28,15 +30,17 @@ typedef struct {
     const float *bias;     /* [layers][48] */
     const float *rescale;  /* [layers]: to codes of the output */
     const float *gates;    /* [256] by QP code */
+    const uint8_t *codes;  /* [256] of the QPs */
     float skip;            /* what a code of the head is worth */
 } Network;
 
+/* Of a frame, then of each of its references; one that is missing is the frame itself. */
 typedef struct {
-    const uint8_t *luma;       /* rows of 2 x width samples */
-    const uint8_t *references; /* such planes; or none */
-    const uint8_t *qp;         /* a code for each macroblock of each map */
+    const uint8_t *luma[MOST_MAPS]; /* rows of 2 x width samples */
+    const int16_t *qp[MOST_MAPS];   /* of each macroblock, below zero where unknown; or none */
+    int64_t luma_row[MOST_MAPS], qp_row[MOST_MAPS];
     uint8_t *restored;
-    int64_t luma_row, reference_row, reference_plane, qp_row, qp_plane, restored_row;
+    int64_t restored_row;
     int32_t height, width; /* cells */
     float amount;          /* grey levels of a correction of one */
 } Picture;
@@ -107,6 +111,13 @@ static void put_cells(
     }
 }
 
+/* The code of the QP of a macroblock; columns and rows are counted in cells. */
+INLINE uint8_t qp_code(const Network *network, const Picture *picture, int map, int y, int x) {
+    if (!picture->qp[map]) return UNKNOWN;
+    const int16_t qp = picture->qp[map][y / SIDE * picture->qp_row[map] + x / SIDE];
+    return qp < 0 ? UNKNOWN : network->codes[clamped(qp)];
+}
+
 /* Fill row y of the picture as the first layer takes it: cells of the frame and of each reference,
  * then the QP codes of all of them. */
 static void fill(const Strip *strip, int y, uint8_t *out) {
@@ -114,27 +125,29 @@ static void fill(const Strip *strip, int y, uint8_t *out) {
     const Picture *picture = strip->picture;
     const int step = network->inputs, width = strip->width, maps = network->maps;
     const int64_t at = 2 * (int64_t)strip->left;
-    const uint8_t *upper = picture->luma + 2 * y * picture->luma_row + at;
-    const uint8_t *lower = upper + picture->luma_row;
+    const uint8_t *upper = picture->luma[0] + 2 * y * picture->luma_row[0] + at;
+    const uint8_t *lower = upper + picture->luma_row[0];
     uint8_t apart[2][2 * (MOST_WIDTH + 4 * SIDE * SIDE)];
     out += step; /* the position left of the first */
     put_cells(upper, lower, out, width, step);
-    memset(apart, NO_VALUE, picture->references ? 0 : sizeof apart);
     for (int map = 1; map < maps; map++) {
-        if (picture->references) {
-            const uint8_t *plane = picture->references + (map - 1) * picture->reference_plane;
-            const uint8_t *row = plane + 2 * y * picture->reference_row + at;
+        if (picture->luma[map] == picture->luma[0]) {
+            memset(apart, NO_VALUE, sizeof apart);
+        } else {
+            const int64_t pitch = picture->luma_row[map];
+            const uint8_t *row = picture->luma[map] + 2 * y * pitch + at;
             subtract(row, upper, apart[0], 2 * width, network->contrast);
-            subtract(row + picture->reference_row, lower, apart[1], 2 * width, network->contrast);
+            subtract(row + pitch, lower, apart[1], 2 * width, network->contrast);
         }
         put_cells(apart[0], apart[1], out + 4 * map, width, step);
     }
-    const uint8_t *qp = picture->qp + y / SIDE * picture->qp_row + strip->left / SIDE;
-    for (int x = 0; x < width; x += SIDE, qp++) {
+    uint8_t codes[MOST_MAPS];
+    for (int x = 0; x < width; x += SIDE) {
         const int end = width - x < SIDE ? width - x : SIDE;
+        for (int map = 0; map < maps; map++)
+            codes[map] = qp_code(network, picture, map, y, strip->left + x);
         for (int i = x; i < x + end; i++)
-            for (int map = 0; map < maps; map++)
-                out[(int64_t)i * step + 4 * maps + map] = qp[map * picture->qp_plane];
+            for (int map = 0; map < maps; map++) out[(int64_t)i * step + 4 * maps + map] = codes[map];
     }
     memset(out + (int64_t)width * step, NO_VALUE, step);
 }
@@ -163,10 +176,9 @@ static void restore(const Strip *strip, int y) {
     Four scale, bias;
     memcpy(&scale, network->scale + CHANNELS * tail, sizeof scale);
     memcpy(&bias, network->bias + CHANNELS * tail, sizeof bias);
-    const uint8_t *qp = picture->qp + y / SIDE * picture->qp_row;
     float upper[2 * (MOST_WIDTH + SIDE)], lower[2 * (MOST_WIDTH + SIDE)]; /* samples */
     for (int x = strip->first; x < strip->last; x += SIDE) {
-        const float gate = network->gates[qp[(strip->left + x) / SIDE]];
+        const float gate = network->gates[qp_code(network, picture, 0, y, strip->left + x)];
         for (int i = x; i < x + SIDE; i++) {
             const int32_t *sums = strip->sums + i * 12;
             const FourInts sum = four(sums) + four(sums + 16) + four(sums + 32);
@@ -175,9 +187,9 @@ static void restore(const Strip *strip, int y) {
             memcpy(lower + 2 * (i - strip->first), (const char *)&change + 8, 8);
         }
     }
-    const int64_t row = picture->luma_row, out_row = picture->restored_row;
+    const int64_t row = picture->luma_row[0], out_row = picture->restored_row;
     const int column = strip->left + strip->first, samples = 2 * (strip->last - strip->first);
-    const uint8_t *luma = picture->luma + 2 * y * row + 2 * column;
+    const uint8_t *luma = picture->luma[0] + 2 * y * row + 2 * column;
     uint8_t *out = picture->restored + 2 * y * out_row + 2 * column;
     add_row(luma, upper, picture->amount, samples, out);
     add_row(luma + row, lower, picture->amount, samples, out + out_row);

@@ -1,4 +1,4 @@
-"""`fast` and `best` in int8 on CPUs: up to two and a half times as fast as by torch.
+"""`fast` and `best` in int8 on CPUs, without torch and up to two and a half times as fast as by it.
 
 rows.c is compiled for several kinds of CPU when carfilter is installed, where there is a
 compiler. It runs all layers over a few rows at a time, which then never leave the core's cache.
@@ -7,26 +7,30 @@ Without it, or on another CPU, carfilter.restore.int8.convolutions computes the 
 
 import ctypes
 import itertools
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
-from carfilter.pictures import MACROBLOCK
-from carfilter.restore.int8.convolutions import Int8Fast, drawn_inputs, padded, qp_codes
+from carfilter.pictures import Luma, Picture, QpMap
 from carfilter.restore.int8.kinds import Kind, usable_kinds
 from carfilter.restore.int8.packing import CHANNELS, totals
-from carfilter.restore.slots import Inputs
+from carfilter.restore.int8.quantised import (
+    INPUT_ZERO,
+    Floats,
+    Quantised,
+    drawn,
+    fingerprint,
+    qp_codes,
+)
 
 _FOLDER = Path(__file__).parent
-_MOST_LAYERS, _MOST_INPUTS = 32, 40
-_MOST_APART = 0.02  # of samples, by one level, in the self-test
+_MOST_LAYERS, _MOST_INPUTS, _MOST_MAPS = 32, 40, 8
 _BAND = 32  # rows of cells at least that a thread restores
 _NUMBERS = ("layers", "maps", "inputs", "contrast", "head_bytes", "body_bytes")
-_POINTERS = ("weights", "offset", "scale", "bias", "rescale", "gates")
+_POINTERS = ("weights", "offset", "scale", "bias", "rescale", "gates", "codes")
 
 
 class _Network(ctypes.Structure):
@@ -39,9 +43,10 @@ class _Network(ctypes.Structure):
 
 class _Picture(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("luma", "references", "qp", "restored")),
-        *((name, ctypes.c_int64) for name in ("luma_row", "reference_row", "reference_plane")),
-        *((name, ctypes.c_int64) for name in ("qp_row", "qp_plane", "restored_row")),
+        *((name, ctypes.c_void_p * _MOST_MAPS) for name in ("luma", "qp")),
+        *((name, ctypes.c_int64 * _MOST_MAPS) for name in ("luma_row", "qp_row")),
+        ("restored", ctypes.c_void_p),
+        ("restored_row", ctypes.c_int64),
         *((name, ctypes.c_int32) for name in ("height", "width")),
         ("amount", ctypes.c_float),
     )
@@ -60,117 +65,135 @@ def _library(kind: Kind) -> ctypes.CDLL | None:
     return library if library.carfilter_rows_start() == 0 else None
 
 
-def with_rows(twin: Int8Fast) -> "Int8Fast | RowsTwin":
-    """Return the twin through rows.c, or as it is where that is not to be had or not right."""
-    if not _fits(twin):
-        return twin
+def open_rows(network: Quantised) -> "Rows | None":
+    """Return a network through rows.c; None where that is not to be had, or not right."""
+    if not _fits(network):
+        return None
     for kind in usable_kinds():
         library = _library(kind)
-        if library is not None and _agrees(quick := RowsTwin(twin, kind, library), twin):
-            return quick
-    return twin
+        if library is not None and (rows := Rows(network, kind, library)).is_right():
+            return rows
+    return None
 
 
-def _agrees(quick: "RowsTwin", twin: Int8Fast) -> bool:
-    given = drawn_inputs(twin.references)
-    apart = quick.restored(given, 128.0).to(torch.int16) - twin.restored(given, 128.0)
-    # None with the oneDNN of today; another one may round a half of some layer otherwise.
-    return bool(apart.abs().max() <= 1) and float(apart.ne(0).float().mean()) <= _MOST_APART
-
-
-def _fits(twin: Int8Fast) -> bool:
-    head = twin.head.weight
+def _fits(network: Quantised) -> bool:
     return (
-        twin.factor == 2
-        and len(head) == CHANNELS
-        and head.shape[1] <= _MOST_INPUTS
-        and len(twin.body) + 2 <= _MOST_LAYERS
+        network.factor == 2
+        and network.channels == CHANNELS
+        and 1 + network.references <= _MOST_MAPS
+        and network.layers[0].weight.shape[1] <= _MOST_INPUTS
+        and 3 <= len(network.layers) <= _MOST_LAYERS
     )
 
 
-class RowsTwin:
-    """The same as an int8 twin of torch's convolutions, bit by bit."""
+class Rows:
+    """A network through rows.c: what torch's convolutions give, bit by bit."""
 
-    rounds_alike = True
-
-    def __init__(self, twin: Int8Fast, kind: Kind, library: ctypes.CDLL) -> None:
-        self.engine, self._library = f"int8 on {kind.label}", library
-        self._factor, self._gates = twin.factor, twin.gates
-        self._maps = 1 + twin.references
-        inputs = twin.head.weight.shape[1]
-        inputs += -inputs % 4  # bytes of a cell: products take four at once
-        layers = [twin.head, *twin.body, twin.tail]
-        wide = [F.pad(line, (0, CHANNELS - len(line))) for line in (
-            *(layer.sum_scale for layer in layers), *(layer.added for layer in layers),
-        )]  # fmt: skip
-        self._scale, self._bias = torch.stack(wide).chunk(2)
-        self._rescale = 1 / torch.tensor([layer.out_scale or 1.0 for layer in layers])
-        taken = kind.packing.taken  # from each input
-        self._offset = taken * torch.stack([totals(layer.weight) for layer in layers])
-        self._offset[0] -= twin.head.zero * totals(twin.head.weight)
-        head = kind.packing.head(twin.head.weight, inputs)
-        body = [kind.packing.body(layer.weight) for layer in twin.body]
-        self._weights = torch.cat([head, *body, kind.packing.tail(twin.tail.weight)])
+    def __init__(self, network: Quantised, kind: Kind, library: ctypes.CDLL) -> None:
+        self.label, self._library = f"int8 on {kind.label}", library
+        self.references, self.halo = network.references, network.halo
+        self._drawn = network.drawn
+        layers = network.layers
+        head = layers[0].weight
+        inputs = head.shape[1] + -head.shape[1] % 4  # bytes of a cell: products take four at once
+        packed = [kind.packing.head(head, inputs)]
+        packed += [kind.packing.body(layer.weight) for layer in layers[1:-1]]
+        packed.append(kind.packing.tail(layers[-1].weight))
+        # What is taken from each input before its product comes back to the sum.
+        offset = kind.packing.taken * np.stack([totals(layer.weight) for layer in layers])
+        offset[0] -= INPUT_ZERO * totals(head)
+        self._arrays: dict[str, npt.NDArray[Any]] = {
+            "weights": np.concatenate(packed),
+            "offset": offset,
+            "scale": _wide([layer.sum_scale for layer in layers]),
+            "bias": _wide([layer.bias for layer in layers]),
+            "rescale": 1 / np.array([layer.out_scale or 1.0 for layer in layers], np.float32),
+            "gates": np.ascontiguousarray(network.gates),
+            "codes": qp_codes(),
+        }
         self._network = _Network(
-            layers=len(layers), maps=self._maps, inputs=inputs, contrast=twin.contrast,
-            head_bytes=len(head), body_bytes=len(body[0]),
-            weights=self._weights.data_ptr(), offset=self._offset.data_ptr(),
-            scale=self._scale.data_ptr(), bias=self._bias.data_ptr(),
-            rescale=self._rescale.data_ptr(), gates=self._gates.data_ptr(), skip=twin.skip_scale,
+            layers=len(layers), maps=1 + network.references, inputs=inputs,
+            contrast=network.contrast, head_bytes=len(packed[0]), body_bytes=len(packed[1]),
+            skip=layers[0].out_scale,
+            **{name: array.ctypes.data for name, array in self._arrays.items()},
         )  # fmt: skip
 
-    def restored(self, inputs: Inputs, amount: float) -> Tensor:
-        """See Int8Fast. As many threads as torch has at the moment share each picture's rows."""
-        height, width = inputs.luma.shape[-2:]
-        luma = padded(inputs.luma, self._factor)
-        references = inputs.references
-        if references is not None:
-            references = padded(references, self._factor)
-        codes, restored = self._codes(inputs), torch.empty(luma.shape, dtype=torch.uint8)
-        pictures = [
-            _picture(own, None if references is None else references[i], codes[i], out, amount)
-            for i, (own, out) in enumerate(zip(luma, restored, strict=True))
-        ]
-        rows = luma.shape[1] // self._factor
-        count = max(1, min(torch.get_num_threads(), rows // _BAND))
-        ends = [rows * i // count for i in range(count + 1)]
-        jobs = [(picture, *band) for picture in pictures for band in itertools.pairwise(ends)]
-        if count == 1:
-            for job in jobs:
-                self._restore(*job)
-        else:
-            with ThreadPoolExecutor(count, "carfilter-rows") as pool:
-                list(pool.map(self._restore, *zip(*jobs, strict=True)))
-        return restored[:, :height, :width].contiguous()
+    def is_right(self) -> bool:
+        """Say whether a drawn picture gives what it must: what is wrong must not touch footage."""
+        restored = self.begin(drawn(self.references), 128.0)
+        restored.rows(0, restored.height)
+        return fingerprint(restored.luma) == self._drawn
 
-    def _codes(self, inputs: Inputs) -> Tensor:
-        """Return the QP codes of frame and references, uint8 [N, maps, h, w]."""
-        if inputs.qp is None:
-            height, width = (-(-side // MACROBLOCK) for side in inputs.luma.shape[-2:])
-            return torch.zeros(len(inputs), self._maps, height, width, dtype=torch.uint8)
-        own = inputs.qp[:, None]
-        others = inputs.reference_qp if inputs.references is not None else None
-        if others is None:
-            others = own.expand(-1, self._maps - 1, -1, -1)
-        return qp_codes(torch.cat((own, others), 1))
+    def begin(self, picture: Picture, amount: float) -> "Restoring":
+        """Return a picture of 8 bits that is to be restored.
 
-    def _restore(self, picture: _Picture, top: int, bottom: int) -> None:
-        """Fill rows of cells of the restored picture; other threads go on meanwhile."""
-        if self._library.carfilter_rows_restore(self._network, picture, top, bottom):
+        Args:
+            amount: grey levels of a correction of one.
+        """
+        return Restoring(self._library, self._network, picture, amount)
+
+
+def _wide(lines: list[Floats]) -> Floats:
+    """Return [lines, 48]; zeros fill up."""
+    return np.stack([np.pad(line, (0, CHANNELS - len(line))) for line in lines])
+
+
+class Restoring:
+    """A picture that is being restored, some rows at a time, by any threads.
+
+    A reference that is missing is the picture itself. No plane is copied but those of odd sides.
+
+    Attributes:
+        height: rows of cells.
+    """
+
+    def __init__(
+        self, library: ctypes.CDLL, network: _Network, picture: Picture, amount: float
+    ) -> None:
+        self._library, self._network = library, network
+        seen: list[Picture] = [picture]
+        seen += (picture if one is None else one for one in picture.references)
+        seen += [picture] * (network.maps - len(seen))
+        shape = picture.luma.shape
+        self._lumas = [_in_whole_cells(one.luma) for one in seen]
+        self._qps = [_in_one_piece(one.qp) for one in seen]
+        rows, columns = self._lumas[0].shape
+        self._restored = np.empty((rows, columns), np.uint8)
+        self.luma = self._restored[: shape[0], : shape[1]]  # the result
+        self.height = rows // 2
+        self._picture = c = _Picture(
+            restored=self._restored.ctypes.data, restored_row=columns,
+            height=self.height, width=columns // 2, amount=amount,
+        )  # fmt: skip
+        for i, (luma, qp) in enumerate(zip(self._lumas, self._qps, strict=True)):
+            c.luma[i], c.luma_row[i] = luma.ctypes.data, luma.strides[0]
+            if qp is not None:
+                c.qp[i], c.qp_row[i] = qp.ctypes.data, qp.shape[1]
+
+    def bands(self, most: int) -> list[tuple[int, int]]:
+        """Return rows of cells for so many threads; fewer, where they would be narrow."""
+        count = max(1, min(most, self.height // _BAND))
+        return list(itertools.pairwise(self.height * i // count for i in range(count + 1)))
+
+    def rows(self, top: int, bottom: int) -> None:
+        """Restore rows of cells; other threads go on meanwhile.
+
+        Raises:
+            MemoryError: there is none for what lies between the layers.
+        """
+        if self._library.carfilter_rows_restore(self._network, self._picture, top, bottom):
             raise MemoryError("no memory for the rows of a picture")
 
 
-def _picture(
-    luma: Tensor, references: Tensor | None, codes: Tensor, restored: Tensor, amount: float
-) -> _Picture:
-    """Point at luma [H, W], references [R, H, W] and codes [maps, h, w]; rows may lie apart."""
-    picture = _Picture(
-        luma=luma.data_ptr(), luma_row=luma.stride(0),
-        qp=codes.data_ptr(), qp_plane=codes.stride(0), qp_row=codes.stride(1),
-        restored=restored.data_ptr(), restored_row=restored.stride(0),
-        height=luma.shape[0] // 2, width=luma.shape[1] // 2, amount=amount,
-    )  # fmt: skip
-    if references is not None:
-        picture.references = references.data_ptr()
-        picture.reference_plane, picture.reference_row = references.stride()[:2]
-    return picture
+def _in_one_piece(qp: QpMap | None) -> QpMap | None:
+    return None if qp is None else np.ascontiguousarray(qp, np.int16)
+
+
+def _in_whole_cells(luma: Luma) -> Luma:
+    """Return luma whose rows lie in one piece, its edges replicated up to whole cells."""
+    height, width = luma.shape
+    whole: Any = luma
+    if height % 2 or width % 2:
+        whole = np.pad(luma, ((0, height % 2), (0, width % 2)), mode="edge")
+    rows: Luma = whole if whole.strides[1] == 1 else np.ascontiguousarray(whole)
+    return rows

@@ -1,0 +1,65 @@
+"""What the Restorer asks of an engine, and what its user may ask of both."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from carfilter.pictures import ASSUMED_QP, Luma, Picture
+from carfilter.restore.reuse import Box
+
+COMPILE_AFTER_SECONDS = 60.0
+"""See carfilter.restore.compiled."""
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """How to restore; 0 and "auto" leave the choice to the engine."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int = 0
+    tile: int = 0
+    strength: float = 1.0
+    qp: int | None = ASSUMED_QP  # where a picture has none; None lets the network know that
+    lookahead: int = 64  # pictures that a multi-frame network may wait for
+    reuse: bool = True  # keep the result of what did not change, see carfilter.restore.reuse
+    compile_after: float = COMPILE_AFTER_SECONDS  # of waiting for a network on CUDA; inf for never
+
+
+class Engine(Protocol):
+    """A network on a device, with buffers and threads of its own while it is entered.
+
+    Attributes:
+        precision: a name of devices.PRECISIONS, or "int8".
+        batch_size: pictures that are worked on at a time.
+        tile: side of the pieces that a picture is cut into, or 0.
+        halo: pixels to each side that a restored pixel depends on.
+        rounds_alike: a part of a picture gives the very bits that it has in the whole one.
+        ahead: pictures that are begun before the first of them is waited for.
+        on_cpu: a result is at hand when the next picture is looked at, as on a GPU it is not.
+        busy_seconds: that somebody waited for the network so far.
+    """
+
+    precision: str
+    batch_size: int
+    tile: int
+    halo: int
+    rounds_alike: bool
+    on_cpu: bool
+    busy_seconds: float
+
+    @property
+    def ahead(self) -> int: ...
+
+    def describe(self) -> str:
+        """Say in a few words on what and how the network runs."""
+
+    def working(self) -> AbstractContextManager[object]:
+        """Return what holds its threads while pictures are restored."""
+
+    def restore(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
+        """Yield the restored luma of each picture, same dtype and shape, in order."""
+
+    def start_box(self, picture: Picture, box: Box) -> Callable[[], Luma]:
+        """Begin to restore a part of a picture; return what waits for it."""
