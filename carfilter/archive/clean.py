@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from carfilter.archive.book import Book, Settings, describe_options
-from carfilter.archive.estimate import estimate, probe_lengths
+from carfilter.archive.estimate import estimate, look_at_files, probe_lengths
 from carfilter.archive.events import (
     ENDED,
     PLANNED,
@@ -191,7 +191,10 @@ class _Drive:
             pool, pending, lengths, self.template, self._samples(pending, lengths), self.stop
         )
         plan = self._plan(found, pending, lengths, expected)
-        self.observe(Event(PLANNED, values={"plan": plan, "lengths": lengths}))
+        rows = []
+        if self.options.plan_only:
+            rows = look_at_files(pool, pending, self.template, self.stop)
+        self.observe(Event(PLANNED, values={"plan": plan, "lengths": lengths, "files": rows}))
         self._check_space(plan)
         if not self.options.plan_only:
             begun = time.perf_counter()

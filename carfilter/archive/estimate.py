@@ -13,7 +13,9 @@ from carfilter.archive.events import Estimate
 from carfilter.archive.plan import Found
 from carfilter.archive.pool import Pool
 from carfilter.archive.schedule import run_jobs
-from carfilter.archive.worker import PROBE, SAMPLE, Job, Outcome
+from carfilter.archive.worker import INSPECT, PROBE, SAMPLE, Job, Outcome
+from carfilter.inspection.inspection import Inspection
+from carfilter.inspection.summary import row_of
 
 _SAMPLE_SECONDS = 2.0
 
@@ -39,6 +41,26 @@ def probe_lengths(
     jobs = [replace(template, action=PROBE, key=f.key, source=f.source) for f in unknown]
     run_jobs(pool, jobs, stop, take)
     return lengths
+
+
+def look_at_files(
+    pool: Pool, files: Sequence[Found], template: Job, stop: threading.Event
+) -> list[tuple[str, ...]]:
+    """Return a row of carfilter.inspection.summary.COLUMNS for each file, those first of which
+    most would change; what cannot be looked at says why, last."""
+    seen: list[tuple[str, Inspection]] = []
+    failed: list[tuple[str, ...]] = []
+
+    def take(job: Job, outcome: Outcome) -> None:
+        if outcome.seen is not None:
+            seen.append((job.key, outcome.seen))
+        else:
+            failed.append((job.key, *[""] * 7, outcome.error))
+
+    jobs = [replace(template, action=INSPECT, key=f.key, source=f.source) for f in files]
+    run_jobs(pool, jobs, stop, take)
+    seen.sort(key=lambda one: (-one[1].gain, one[0]))
+    return [*(row_of(one, key) for key, one in seen), *sorted(failed)]
 
 
 def estimate(

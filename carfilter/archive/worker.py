@@ -20,6 +20,8 @@ from pathlib import Path
 
 from carfilter.archive.verify import check_result
 from carfilter.errors import CarfilterError, DeviceError, MediaError
+from carfilter.inspection.inspect import InspectOptions, inspect
+from carfilter.inspection.inspection import Inspection
 from carfilter.media.options import SourceOptions
 from carfilter.media.source import Decoded, open_source
 from carfilter.process import limit_threads, prepare_process
@@ -30,7 +32,7 @@ from carfilter.run.pipeline import filter_video
 from carfilter.run.sidecar import sidecar_of
 from carfilter.unfinished import check_name
 
-PROBE, SAMPLE, RESTORE, THUMBNAILS = "probe", "sample", "restore", "thumbnails"
+PROBE, INSPECT, SAMPLE, RESTORE, THUMBNAILS = "probe", "inspect", "sample", "restore", "thumbnails"
 _HASH_BYTES = 8 << 20
 _THUMBNAIL = (256, 192)  # pixels, cut from the centre at their own size, where artifacts show
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -80,6 +82,7 @@ class Outcome:
     content_sha256: str = ""
     target_size: int = 0
     engine: str = ""
+    seen: Inspection | None = None  # by an inspection
     worker: str = ""  # host and process
 
 
@@ -115,6 +118,20 @@ def _probe(job: Job, _: Setup, report: Report) -> Outcome:
         return Outcome(job.key, seconds=source.seconds)
     finally:
         source.close()
+
+
+def _inspect(job: Job, setup: Setup, report: Report) -> Outcome:
+    """Look at a file as carfilter-inspect does."""
+    report(0, 0.0)
+    restore = _settled(job, setup).restore
+    options = InspectOptions(
+        hashes=False,
+        tries=restore.strength > 0,
+        weights=job.weights,
+        device=restore.device,
+        precision=restore.precision,
+    )
+    return Outcome(job.key, seen=inspect(job.source, options))
 
 
 def _sample(job: Job, setup: Setup, report: Report) -> Outcome:
@@ -211,6 +228,7 @@ def _write_thumbnail(path: Path, image: Path, seconds: float) -> float:
 
 _ACTIONS: dict[str, Callable[[Job, Setup, Report], Outcome]] = {
     PROBE: _probe,
+    INSPECT: _inspect,
     SAMPLE: _sample,
     RESTORE: _restore,
     THUMBNAILS: _thumbnails,

@@ -11,6 +11,8 @@ from rich.table import Table
 
 from carfilter.archive import events
 from carfilter.commands.display import passing_bar
+from carfilter.commands.inspect_display import plan_table
+from carfilter.inspection.summary import COLUMNS
 from carfilter.pages.numbers import duration_text
 from carfilter.pages.numbers import size_text as size
 
@@ -45,6 +47,8 @@ class BatchDisplay:
     def __call__(self, event: events.Event) -> None:
         self._work.note(event)
         if event.kind == events.PLANNED:
+            if event.values["files"] and self._level <= logging.INFO:
+                self.console.print(plan_table(COLUMNS, event.values["files"]))
             for line in plan_lines(event.values["plan"]):
                 self._say(logging.INFO, line)
             self._start_bars()

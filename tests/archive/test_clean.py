@@ -289,9 +289,11 @@ def test_a_plan_says_time_and_growth_and_does_nothing(tmp_path: Path) -> None:
     archive, out = make_archive(tmp_path / "in", 2, frames=30), tmp_path / "out"
     totals, seen = clean(archive, out, replace(PLAIN, plan_only=True))
     assert totals.exit_code == 0
-    (plan,) = [e.values["plan"] for e in seen if e.kind == PLANNED]
+    ((plan, files),) = [(e.values["plan"], e.values["files"]) for e in seen if e.kind == PLANNED]
     assert plan.pending == 2
     assert plan.pending_seconds == pytest.approx((30 + 31) / 25)
+    assert len(files) == 2
+    assert all("h264 64x48 25 fps" in row and "QP" in row[-1] for row in files)
     assert plan.estimate.sampled == 2
     assert plan.estimate.growth is not None
     assert 0.2 < plan.estimate.growth < 20  # tiny clips are mostly headers
