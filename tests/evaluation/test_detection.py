@@ -1,12 +1,16 @@
 """Boxes from ONNX files, their suppression, and mean average precision."""
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 
+from carfilter.commands.evaluate import main
 from carfilter.detection.detector import (
     Boxes,
     DetectorSettings,
@@ -20,13 +24,18 @@ from carfilter.detection.ssd import SsdDetector
 from carfilter.errors import CarfilterError
 from carfilter.evaluation.average_precision import (
     SMALL,
+    Precision,
     _matches,
     _weighted_mean,
     average_precision,
     difference_interval,
     truth_of,
 )
+from carfilter.evaluation.detection_scores import DetectionScores, Group, Judge
+from carfilter.evaluation.evaluate import Evaluation
+from carfilter.evaluation.verdicts import _detection_of
 from detectors import SIDE, save_detector, yolox_output
+from scenes import draw_clip, save_clip, save_model
 
 AT_FILE_SIZE = DetectorSettings(at_frame_size=False)
 NAMES = {0: "person", 1: "car"}
@@ -237,3 +246,55 @@ def test_an_ssd_without_its_description_is_one_sentence(tmp_path: Path) -> None:
     path.with_suffix(".pbtxt").write_text("nothing")
     with pytest.raises(CarfilterError, match="fetch it again"):
         SsdDetector(path)
+
+
+def test_two_detectors_judge_two_folders_apart(tmp_path: Path) -> None:
+    for seed, folder in enumerate(("val", "check")):
+        (tmp_path / folder / "video").mkdir(parents=True)
+        clip = draw_clip(seed, frames=6)
+        if folder == "check":  # a camera that does not move, over a scene that does not either
+            clip = replace(clip, luma=clip.luma[:1].repeat(6, 0))
+        save_clip(tmp_path / folder / "video" / f"{folder}.mkv", clip)
+    shapes = {"first": [0.5, 0.5, 0, 0, 0.9, 0, 1, 0], "second": [0.5, 0.5, 1, 1, 0.9, 1, 0, 0]}
+    for name, cell in shapes.items():
+        save_detector(tmp_path / f"{name}.onnx", yolox_output({80: cell}))
+    command = [str(tmp_path / folder / "video") for folder in ("val", "check")]
+    for name in shapes:
+        command += ["--detector", str(tmp_path / f"{name}.onnx")]
+    command += ["--detector-size", "file", "--no-shipped", "--no-spp", "--no-vmaf", "--paper"]
+    command += ["-g", "3", "-bf", "0", "--cache", str(tmp_path / "cache")]
+    result = CliRunner().invoke(
+        main, [*command, "--weights", str(save_model(tmp_path / "tiny.pt")), "--json", "-"]
+    )
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    tables = {table["key"]: table for table in found["tables"]}
+    for name in shapes:
+        labels = [row for row, _ in tables[f"map_groups_{name}"]["rows"]]
+        groups = list(dict.fromkeys(label.split(":")[0] for label in labels))
+        assert groups == ["val", "check", "fixed cameras", "moving cameras", "small things"]
+        assert len(tables[f"map_clips_{name}"]["rows"]) == 2 * 2  # clips x rows
+    assert "3, 0 B-frames in a row" in found["record"]["variants"]
+    bars = [bar for bar in found["bars"] if "tiny" in bar["sentence"]]
+    assert [bar["met"] for bar in bars] == [True, True]  # these detectors see what they always see
+
+
+def test_a_row_is_judged_by_its_worst_folder_and_clip() -> None:
+    column = (41, (None,))
+
+    def group(row: float) -> Group:
+        return Group({("decode", column): 0.5, ("fast", column): row}, 30)
+
+    score = Precision(0.5, {}, ())
+    found = DetectionScores(
+        judge=Judge("eye", "boxes", {0: "car"}, 0.25),
+        frames=10,
+        scores={("decode", column): score, ("fast", column): score},
+        intervals={},
+        groups={"check": group(0.49)},
+        clips={"road": group(0.46), "yard": group(0.54)},
+    )
+    evaluation = Evaluation(columns=[column], groups={"check": ("road", "yard")})
+    verdict = _detection_of(evaluation, found, "fast")
+    assert verdict.met is False
+    assert "check CRF 41 (-0.010), road CRF 41 (-0.040)." in verdict.sentence
