@@ -17,7 +17,6 @@ from PIL import Image, ImageDraw
 import carfilter
 from carfilter.detection.detector import Boxes, DetectorSettings, OnnxDetector
 
-WEIGHTS = "detect"  # the model for programs that read the result; "best" is for eyes
 SURE = 0.25
 
 
@@ -39,7 +38,7 @@ def drawn(frame: av.VideoFrame, detector: OnnxDetector) -> tuple[np.ndarray, Box
     return np.asarray(picture), boxes
 
 
-def main(source: str, model: str, target: str, weights: str = WEIGHTS) -> None:
+def main(source: str, model: str, target: str, weights: str = "best") -> None:
     """Detect on both sides of every frame and write them beside each other."""
     detector = OnnxDetector(Path(model), DetectorSettings(score=SURE))
     counts = np.zeros(2, int)

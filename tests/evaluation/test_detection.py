@@ -252,8 +252,8 @@ def test_two_detectors_judge_two_folders_apart(tmp_path: Path) -> None:
     for seed, folder in enumerate(("val", "check")):
         (tmp_path / folder / "video").mkdir(parents=True)
         clip = draw_clip(seed, frames=6)
-        if folder == "check":  # a camera that does not move, over a scene that does not either
-            clip = replace(clip, luma=clip.luma[:1].repeat(6, 0))
+        step = 7 if folder == "val" else 0  # a camera that pans, and one that does not
+        clip = replace(clip, luma=np.stack([np.roll(clip.luma[0], step * t, 1) for t in range(6)]))
         save_clip(tmp_path / folder / "video" / f"{folder}.mkv", clip)
     shapes = {"first": [0.5, 0.5, 0, 0, 0.9, 0, 1, 0], "second": [0.5, 0.5, 1, 1, 0.9, 1, 0, 0]}
     for name, cell in shapes.items():
