@@ -1,4 +1,4 @@
-"""Compiles carfilter/restore/int8/rows.c when carfilter is installed, where there is a compiler.
+"""Compiles the C of carfilter/restore/int8/ when carfilter is installed, where there is a compiler.
 
 Without one, the package is pure Python and computes the same more slowly. A cross-compiler makes
 the wheel of its own target: CC=aarch64-linux-gnu-gcc.
@@ -14,6 +14,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+SOURCES = ("rows.c", "planes.c")
 # Nothing is contracted, so that every compiler rounds alike.
 FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off")
 _AVX512 = ("-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512vnni")
@@ -47,17 +48,17 @@ class CustomBuildHook(BuildHookInterface):
         """Compile; see hatchling's documentation of build hooks."""
         compiler = shlex.split(os.environ.get("CC", "clang" if sys.platform == "win32" else "cc"))
         system = compiled_for(compiler)
-        source = Path(self.root, "carfilter", "restore", "int8", "rows.c")
+        folder = Path(self.root, "carfilter", "restore", "int8")
         made = []
         for kind, flags in KINDS.get(system, {}).items():
-            target = source.with_name(f"{kind}.so")
-            if error := compile_library(compiler, source, flags, target):
+            target = folder / f"{kind}.so"
+            if error := compile_library(compiler, folder, flags, target):
                 self._warn(f"{target.name} was not compiled ({error})")
             else:
                 made.append(target)
         if system == _NO_COMPILER:
             self._warn(f"{shlex.join(compiler)} is no C compiler here")
-        for older in {*source.parent.glob("*.so")} - {*made}:
+        for older in {*folder.glob("*.so")} - {*made}:
             older.unlink()
         if made:
             build_data["artifacts"] += [f"/{target.relative_to(self.root)}" for target in made]
@@ -81,14 +82,15 @@ def compiled_for(compiler: list[str]) -> tuple[str, str]:
 
 
 def compile_library(
-    compiler: list[str], source: Path, flags: tuple[str, ...], target: Path
+    compiler: list[str], folder: Path, flags: tuple[str, ...], target: Path
 ) -> str | None:
-    """Compile rows.c for one kind of CPU; return what went wrong."""
+    """Compile rows.c and planes.c for one kind of CPU; return what went wrong."""
     made = target.with_suffix(".part.so")
     shared = ("-shared",) if sys.platform == "win32" else ("-shared", "-fPIC")
     try:
         subprocess.run(
-            [*compiler, *FLAGS, *shared, *flags, str(source), "-o", str(made)],
+            [*compiler, *FLAGS, *shared, *flags, *SOURCES, "-o", str(made.absolute())],
+            cwd=folder,
             env={**os.environ, "MACOSX_DEPLOYMENT_TARGET": _OLDEST_MACOS},
             check=True, capture_output=True, text=True,
         )  # fmt: skip

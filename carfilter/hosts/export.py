@@ -12,7 +12,7 @@ from carfilter.errors import WeightsError
 from carfilter.hosts.graph import Graph
 from carfilter.hosts.networks import FloatLayers, Int8Layers, Layers, add_car, add_fast
 from carfilter.pictures import ASSUMED_QP
-from carfilter.restore.int8.convolutions import int8_twin
+from carfilter.restore.int8.convolutions import Int8Fast
 from carfilter.restore.network import Car
 from carfilter.restore.weights import Model
 from carfilter.unfinished import written_whole
@@ -81,7 +81,7 @@ def _check(model: Model, options: ExportOptions) -> None:
         raise WeightsError(f"{name} sees one frame at a time; export it without --references")
     if options.qp != ExportOptions.qp and not network.uses_qp:
         raise WeightsError(f"{name} knows no QP; export it without --qp")
-    if options.precision == "int8" and not model.int8_ranges:
+    if options.precision == "int8" and model.int8 is None:
         raise WeightsError(f"{name} was not calibrated for int8; export it with --precision fp16")
 
 
@@ -90,8 +90,8 @@ def _layers(graph: Graph, model: Model, maps: int, precision: str) -> Layers:
     assert not isinstance(network, Car)
     if precision != "int8":
         return FloatLayers(graph, network, maps, half=precision == "fp16")
-    assert model.int8_ranges is not None
-    return Int8Layers(graph, network, int8_twin(network, model.int8_ranges), maps)
+    assert model.int8 is not None
+    return Int8Layers(graph, network, Int8Fast(model.int8, exact=True), maps)
 
 
 def _about(model: Model, options: ExportOptions) -> dict[str, str]:

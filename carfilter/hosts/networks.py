@@ -162,7 +162,7 @@ class Int8Layers:
     def _convolve(self, x: str, layer: Convolution, channels: list[int] | None = None) -> str:
         weight = layer.weight if channels is None else layer.weight[:, channels]
         kernel = self._values(weight, layer.weight_scale, np.int8)
-        sums = (layer.added.double() / layer.sum_scale.double()).round()
+        sums = (layer.bias.double() / layer.sum_scale.double()).round()
         bias = self._values(sums, layer.sum_scale, np.int32)
         return self._graph.add("Conv", x, kernel, bias, pads=[1, 1, 1, 1])
 

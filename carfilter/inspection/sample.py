@@ -16,7 +16,7 @@ from carfilter.media.measured_qp import detail_bits
 from carfilter.media.survey.fields import FieldJudge
 from carfilter.media.survey.reading import Sampled, Survey
 from carfilter.pictures import MACROBLOCK, Luma, Picture
-from carfilter.restore.reuse import changed_blocks
+from carfilter.restore.planes import changed_blocks
 
 TYPES = {1: "I", 2: "P", 3: "B"}
 _KEPT = 6  # pictures of one run, for the measurement of the filter

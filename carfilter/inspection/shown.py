@@ -22,8 +22,8 @@ from carfilter.media.survey.reading import (
     read_runs,
 )
 from carfilter.pictures import MACROBLOCK, Area, Blocks, Luma, Picture, QpMap, cropped
+from carfilter.restore.planes import changed_blocks
 from carfilter.restore.restorer import Restorer
-from carfilter.restore.reuse import changed_blocks
 
 _NEIGHBOURS = 2  # pictures to each side of a shown one that are decoded with it
 _LATE = 16  # packets after a picture's own among which its neighbours are looked for

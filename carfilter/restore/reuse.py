@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from carfilter.pictures import MACROBLOCK, Area, Blocks, Luma, Picture, cut
+from carfilter.restore.planes import changed_blocks
 
 _TILE = 4  # macroblocks to a side of what is computed again or not
 _GAP = 4  # unchanged tiles between two boxes of a row
@@ -58,17 +59,6 @@ class _Patch:
         rows = slice(box.top - around.top, box.bottom - around.top)
         columns = slice(box.left - around.left, box.right - around.left)
         restored[box.top : box.bottom, box.left : box.right] = self.wait()[rows, columns]
-
-
-def changed_blocks(luma: Luma, before: Luma) -> Blocks:
-    """Return in which macroblocks two pictures [H, W] differ, [ceil(H/16), ceil(W/16)]."""
-    height, row_bytes = luma.shape[0], luma.shape[1] * luma.itemsize
-    unit: Any = np.uint64 if row_bytes % 8 == 0 else np.uint8  # eight samples in one comparison
-    differs = luma.view(unit) != before.view(unit)
-    step = MACROBLOCK * luma.itemsize // np.dtype(unit).itemsize
-    rows = np.logical_or.reduceat(differs, np.arange(0, height, MACROBLOCK), axis=0)
-    blocks: Blocks = np.logical_or.reduceat(rows, np.arange(0, differs.shape[1], step), axis=1)
-    return blocks
 
 
 def settle(pictures: Iterable[Picture]) -> Iterator[Picture]:

@@ -18,12 +18,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from carfilter.pictures import MACROBLOCK, Blocks, Luma, Picture
+from carfilter.pictures import Blocks, Luma, Picture
+from carfilter.restore.planes import Floats, Linked, average, kept, links
 from carfilter.restore.reuse import settle
 
 # The share of a pixel that goes on to the next picture where nothing changed, and the levels by
@@ -38,10 +37,6 @@ _MAYBE, _SURELY = 0.2, 0.4
 _GOOD_QP, _POOR_QP = 20.0, 25.0  # mean QP up to which nothing is averaged, and from which all is
 _MOST_BYTES = 256 << 20  # of pictures that wait
 _BYTES = 5  # that a pixel of such a picture takes, at 8 bits
-_ROWS = 32  # of a picture are worked on at a time, so that they stay in a core's cache
-_KERNEL = 16  # sum of the weights 1-2-1 x 1-2-1 of 3x3 pixels
-
-_Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +78,11 @@ def keep_unchanged(planes: Iterable[Luma], noted: deque[Noted]) -> Iterator[Rest
         note = noted.popleft()
         changed, still = note.changed, None
         if last is not None and changed is not None:
-            last = _renewed(last, plane, changed)
+            last = kept(plane, last, changed)
             still = 1.0 - float(changed.mean())
         else:
             last = plane
         yield Restored(last, note.depth, still, note.qp)
-
-
-def _renewed(last: Luma, plane: Luma, changed: Blocks) -> Luma:
-    """Return the macroblocks of `plane` that changed, and the others of `last`."""
-    renewed = last.copy()
-    wide = changed.repeat(MACROBLOCK, 1)[:, : plane.shape[1]]
-    # By rows of macroblocks: a mask for each pixel takes four times as long.
-    for top, columns in zip(range(0, plane.shape[0], MACROBLOCK), wide, strict=True):
-        rows = slice(top, top + MACROBLOCK)
-        np.copyto(renewed[rows], plane[rows], where=columns)
-    return renewed
 
 
 class _Scene:
@@ -147,12 +131,10 @@ def steadied(pictures: Iterable[Restored], lookahead: int, strength: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(Linked):
     """A picture that waits for later ones."""
 
-    luma: Luma
     amount: float  # of averaging, 0..1, as the scene was when it came
-    link: _Floats | None  # share of the picture before that goes on to it, [H, W]; None is nothing
 
 
 class _Shot:
@@ -168,16 +150,15 @@ class _Shot:
         self.waiting: list[_Waiting] = []
         self.last: Luma | None = None
         # What the picture that came out last was made of, itself and before: sum and weight.
-        self.past: _Floats | None = None
+        self.past: Floats | None = None
 
     def add(self, luma: Luma, amount: float) -> None:
         """Let a picture wait."""
         link = None
         if amount > 0 and self.last is not None:
             level = self.level * (1 << (self.depth - 8))
-            link = _likeness(self.last, luma, level)
-            link *= np.float32(self.decay)
-        self.waiting.append(_Waiting(luma, amount, link))
+            link = links(self.last, luma, self.depth, level, self.decay)
+        self.waiting.append(_Waiting(luma, link, amount))
         self.last = luma
 
     def come_out(self, count: int) -> Iterator[Luma]:
@@ -191,72 +172,4 @@ class _Shot:
             return
         if self.past is None:
             self.past = np.zeros((2, *self.shape), np.float32)
-        averages = [np.empty_like(picture.luma) for picture in pictures[:count]]
-        for top in range(0, self.shape[0], _ROWS):
-            rows = slice(top, top + _ROWS)
-            _average(pictures, amounts, self.past[:, rows], rows, averages)
-        yield from averages
-
-
-def _average(
-    pictures: list[_Waiting],
-    amounts: list[float],
-    past: _Floats,
-    rows: slice,
-    averages: list[Luma],
-) -> None:
-    """Fill rows of the averages of the first pictures, and bring `past` up to the last of them.
-
-    Args:
-        amounts: how much of the way to its average each of the first pictures goes.
-        past: sum and weight of what the picture before the first was made of.
-    """
-    later = np.zeros_like(past)
-    after = np.empty((len(averages), *past.shape), np.float32)
-    luma = np.empty(past.shape[1:], np.float32)
-    for i in reversed(range(len(pictures))):
-        picture = pictures[i]
-        if i < len(averages):
-            after[i] = later
-        if picture.link is None:
-            later[:] = 0
-        else:
-            np.copyto(luma, picture.luma[rows])
-            later[0] += luma
-            later[1] += 1
-            later *= picture.link[rows]
-    for picture, amount, future, average in zip(pictures, amounts, after, averages, strict=False):
-        past *= 0 if picture.link is None else picture.link[rows]
-        np.copyto(luma, picture.luma[rows])
-        past[0] += luma
-        past[1] += 1
-        future += past
-        mean = np.divide(future[0], future[1], out=future[0])
-        mean -= luma
-        mean *= np.float32(amount)
-        mean += luma
-        np.copyto(average[rows], np.rint(mean, out=mean), casting="unsafe")
-
-
-def _likeness(before: Luma, luma: Luma, level: float) -> _Floats:
-    """Return how alike two pictures are around each pixel, 1 where they are equal; [H, W].
-
-    It falls to 1/e where the absolute differences around, times 1-2-1 in both directions, are
-    `level` on average.
-    """
-    height, width = luma.shape
-    apart: Any = np.maximum(luma, before) - np.minimum(luma, before)
-    apart = np.pad(apart, 1, mode="edge")
-    likeness = np.empty(luma.shape, np.float32)
-    for top in range(0, height, _ROWS):
-        around = apart[top : top + _ROWS + 2].astype(np.int16 if luma.itemsize == 1 else np.int32)
-        pairs = around[:-1] + around[1:]
-        columns = (pairs[:-1] + pairs[1:]).ravel()
-        # In flat arrays a shift to a side runs over memory that lies in one piece.
-        sides = columns[:-1] + columns[1:]
-        np.add(sides[:-1], sides[1:], out=columns[:-2])
-        part = likeness[top : top + _ROWS]
-        np.copyto(part, columns.reshape(-1, width + 2)[:, :width])
-        part *= np.float32(-1 / (_KERNEL * level))
-        np.exp(part, out=part)
-    return likeness
+        yield from average(pictures, amounts, self.past)

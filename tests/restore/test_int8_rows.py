@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from carfilter.pictures import Luma, Picture, cropped, uniform_qp
-from carfilter.restore.int8 import rows
+from carfilter.restore.int8 import library, rows
 from carfilter.restore.int8.convolutions import Int8Fast, torch_is_exact
 from carfilter.restore.int8.kinds import KINDS, Kind, usable_kinds
 from carfilter.restore.int8.quantised import Quantised
@@ -52,9 +52,9 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Emulat
 @pytest.fixture
 def through(kind: Kind, emulated: Callable[[str], Emulated]) -> Callable[[Quantised], Rows]:
     """Return what lets rows.c compute a network on that kind of CPU."""
-    library = rows._library(kind) if kind in usable_kinds() else emulated(kind.name)
-    assert library is not None, f"not compiled for {kind.label}"
-    return lambda network: Rows(network, kind, library)
+    compiled = rows._library(kind) if kind in usable_kinds() else emulated(kind.name)
+    assert compiled is not None, f"not compiled for {kind.label}"
+    return lambda network: Rows(network, kind, compiled)
 
 
 def quantised(name: str) -> Quantised:
@@ -132,7 +132,7 @@ ON_A_LESSER_CPU = """
 import sys
 from pathlib import Path
 import numpy as np
-from carfilter.restore.int8 import rows
+from carfilter.restore.int8 import library, rows
 from carfilter.pictures import Picture, uniform_qp
 from carfilter.restore.restorer import RestoreOptions, Restorer
 from carfilter.restore.weights import load_weights
@@ -140,7 +140,7 @@ from emulation import CPUS, Emulated, can_emulate
 
 model, luma = load_weights("best"), np.load(sys.argv[1])
 if len(sys.argv) > 3:
-    rows._FOLDER = Path(sys.argv[3])  # where nothing was compiled
+    library._FOLDER = Path(sys.argv[3])  # where nothing was compiled
 restorer = Restorer(model, RestoreOptions("cpu"), luma.shape)
 np.save(sys.argv[2], next(restorer.restore([Picture(luma, qp=uniform_qp(luma.shape, 38))])))
 print(restorer.describe())
@@ -221,6 +221,7 @@ def test_without_what_is_compiled_torch_computes(
 
     def run() -> tuple[str, np.ndarray]:
         rows._library.cache_clear()
+        library.load_library.cache_clear()
         options = RestoreOptions("cpu", "int8")
         restorer = Restorer(model, options, (64, 64))
         return restorer.describe(), next(restorer.restore([Picture(luma)]))
@@ -228,7 +229,7 @@ def test_without_what_is_compiled_torch_computes(
     said, with_it = run()
     best = next(iter(usable_kinds()), None)
     assert best is None or COMPILER is None or f", int8 on {best.label}, batch" in said
-    monkeypatch.setattr(rows, "_FOLDER", tmp_path)
+    monkeypatch.setattr(library, "_FOLDER", tmp_path)
     for content in (None, b"built for another system"):
         for each in KINDS if content is not None else ():
             (tmp_path / f"int8_{each.name}.so").write_bytes(content)
@@ -237,6 +238,7 @@ def test_without_what_is_compiled_torch_computes(
         assert np.array_equal(with_it, without)
     monkeypatch.undo()
     rows._library.cache_clear()
+    library.load_library.cache_clear()
 
 
 @pytest.mark.parametrize("compiler", ["cc", "no-such-compiler", "false"])

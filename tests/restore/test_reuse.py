@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from carfilter.pictures import Luma, Picture
 from carfilter.restore.network import Fast
+from carfilter.restore.planes import changed_blocks
 from carfilter.restore.restorer import RestoreOptions, Restorer
-from carfilter.restore.reuse import Box, Reuse, changed_blocks, settle
+from carfilter.restore.reuse import Box, Reuse, settle
 from carfilter.restore.weights import load_weights
 
 SIZE = (256, 640)

@@ -238,6 +238,11 @@ static void run_strip(Strip *strip, int top, int bottom) {
     }
 }
 
+/* By what a library of another version is told from this one. */
+EXPORTED int carfilter_rows_sizes(void) {
+    return (int)(sizeof(Network) << 16 | sizeof(Picture));
+}
+
 /* Restore the rows of cells top to bottom of a picture; 0, or -1 without memory. */
 EXPORTED int carfilter_rows_restore(
     const Network *network, const Picture *picture, int top, int bottom

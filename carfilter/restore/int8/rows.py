@@ -8,7 +8,6 @@ Without it, or on another CPU, carfilter.restore.int8.convolutions computes the 
 import ctypes
 import itertools
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from carfilter.pictures import Luma, Picture, QpMap
 from carfilter.restore.int8.kinds import Kind, usable_kinds
+from carfilter.restore.int8.library import load_library
 from carfilter.restore.int8.packing import CHANNELS, totals
 from carfilter.restore.int8.quantised import (
     INPUT_ZERO,
@@ -26,7 +26,6 @@ from carfilter.restore.int8.quantised import (
     qp_codes,
 )
 
-_FOLDER = Path(__file__).parent
 _MOST_LAYERS, _MOST_INPUTS, _MOST_MAPS = 32, 40, 8
 _BAND = 32  # rows of cells at least that a thread restores
 _NUMBERS = ("layers", "maps", "inputs", "contrast", "head_bytes", "body_bytes")
@@ -54,15 +53,20 @@ class _Picture(ctypes.Structure):
 
 @cache
 def _library(kind: Kind) -> ctypes.CDLL | None:
-    """Load what was compiled for a kind of CPU, once; None where it is not to be had."""
-    try:
-        library = ctypes.CDLL(str(_FOLDER / f"{kind.name}.so"))
-    except OSError:  # not built, or for another system
+    """Return what was compiled for a kind of CPU, ready; None where it is not to be had."""
+    library = load_library(kind)
+    if library is None or not _is_of_this_version(library):
         return None
     library.carfilter_rows_restore.argtypes = (
         ctypes.POINTER(_Network), ctypes.POINTER(_Picture), ctypes.c_int, ctypes.c_int,
     )  # fmt: skip
     return library if library.carfilter_rows_start() == 0 else None
+
+
+def _is_of_this_version(library: ctypes.CDLL) -> bool:
+    """Tell what an older rows.c made and no installation has replaced since."""
+    sizes = ctypes.sizeof(_Network) << 16 | ctypes.sizeof(_Picture)
+    return hasattr(library, "carfilter_rows_sizes") and library.carfilter_rows_sizes() == sizes
 
 
 def open_rows(network: Quantised) -> "Rows | None":

@@ -1,0 +1,86 @@
+/* The part of planes.c that is compiled for samples of each size. */
+
+/* Write table[d] for each pixel of rows top to bottom, where d is how far two planes are apart around
+ * it: the sum of absolute differences times 1-2-1 in both directions, `most` at the most. */
+EXPORTED int NAMED(carfilter_planes_links)(
+    const SAMPLE *a, const SAMPLE *b, int64_t a_row, int64_t b_row, int height, int width,
+    const float *table, int most, float *links
+) {
+    SUM *columns = malloc(((size_t)width + 2) * sizeof *columns);
+    if (!columns) return -1;
+    for (int y = 0; y < height; y++, links += width) {
+        const int above = y ? y - 1 : 0, below = smaller(y + 1, height - 1);
+        const SAMPLE *a0 = a + above * a_row, *a1 = a + y * a_row, *a2 = a + below * a_row;
+        const SAMPLE *b0 = b + above * b_row, *b1 = b + y * b_row, *b2 = b + below * b_row;
+        for (int x = 0; x < width; x++) {
+            const SUM upper = a0[x] > b0[x] ? a0[x] - b0[x] : b0[x] - a0[x];
+            const SUM here = a1[x] > b1[x] ? a1[x] - b1[x] : b1[x] - a1[x];
+            const SUM lower = a2[x] > b2[x] ? a2[x] - b2[x] : b2[x] - a2[x];
+            columns[x + 1] = (SUM)(upper + 2 * here + lower);
+        }
+        columns[0] = columns[1];
+        columns[width + 1] = columns[width];
+        for (int x = 0; x < width; x++) {
+            const int apart = (int)(columns[x] + 2 * columns[x + 1] + columns[x + 2]);
+            links[x] = table[smaller(apart, most)];
+        }
+    }
+    free(columns);
+    return 0;
+}
+
+/* Average columns of row y, `width` of them from `left` on.
+ *
+ * after: room for what comes after each picture that comes out, [count][2][TILE]. */
+static void NAMED(average)(const Average *of, int y, int left, int width, float *after) {
+    float later[2][TILE];
+    const int64_t at = (int64_t)y * of->width + left;
+    float *restrict sum = of->past + at, *restrict weight = sum + of->plane;
+    memset(later, 0, sizeof later);
+    for (int i = of->pictures - 1; i >= 0; i--) {
+        const SAMPLE *luma = (const SAMPLE *)of->lumas[i] + y * of->luma_rows[i] + left;
+        if (i < of->count) memcpy(after + (int64_t)i * 2 * TILE, later, sizeof later);
+        if (!of->links[i]) {
+            memset(later, 0, sizeof later);
+            continue;
+        }
+        const float *link = of->links[i] + at;
+        for (int x = 0; x < width; x++) {
+            later[0][x] = (later[0][x] + (float)luma[x]) * link[x];
+            later[1][x] = (later[1][x] + 1) * link[x];
+        }
+    }
+    for (int i = 0; i < of->count; i++) {
+        const SAMPLE *luma = (const SAMPLE *)of->lumas[i] + y * of->luma_rows[i] + left;
+        const float *link = of->links[i] ? of->links[i] + at : 0;
+        const float *coming = after + (int64_t)i * 2 * TILE, amount = of->amounts[i];
+        SAMPLE *restrict out = (SAMPLE *)of->averages[i] + at;
+        if (link) {
+            for (int x = 0; x < width; x++) {
+                sum[x] *= link[x];
+                weight[x] *= link[x];
+            }
+        } else {
+            memset(sum, 0, (size_t)width * sizeof *sum);
+            memset(weight, 0, (size_t)width * sizeof *weight);
+        }
+        for (int x = 0; x < width; x++) {
+            const float own = (float)luma[x];
+            sum[x] += own;
+            weight[x] += 1;
+            const float mean = (coming[x] + sum[x]) / (coming[TILE + x] + weight[x]);
+            out[x] = (SAMPLE)(int)__builtin_rintf((mean - own) * amount + own);
+        }
+    }
+}
+
+/* Fill rows top to bottom of the averages; 0, or -1 without memory. */
+EXPORTED int NAMED(carfilter_planes_average)(const Average *of, int top, int bottom) {
+    float *after = malloc((size_t)of->count * 2 * TILE * sizeof *after);
+    if (!after) return -1;
+    for (int y = top; y < bottom; y++)
+        for (int left = 0; left < of->width; left += TILE)
+            NAMED(average)(of, y, left, smaller(TILE, of->width - left), after);
+    free(after);
+    return 0;
+}

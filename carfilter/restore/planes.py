@@ -1,0 +1,241 @@
+"""What is done with whole planes beside the network: compared, kept, averaged over time.
+
+In C where planes.c was compiled for this CPU, which releases Python's lock meanwhile; else the same
+in numpy, bit by bit.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from carfilter.pictures import MACROBLOCK, Blocks, Luma
+from carfilter.restore.int8.kinds import usable_kinds
+from carfilter.restore.int8.library import load_library
+
+Floats = npt.NDArray[np.float32]
+
+_ROWS = 32  # of a picture are worked on at a time by numpy, so that they stay in a core's cache
+_KERNEL = 16  # sum of the weights 1-2-1 x 1-2-1 of 3x3 pixels
+
+
+class _Average(ctypes.Structure):
+    _fields_ = (
+        *((n, ctypes.c_void_p) for n in ("lumas", "luma_rows", "links", "amounts", "averages")),
+        ("past", ctypes.c_void_p),
+        ("plane", ctypes.c_int64),
+        *((n, ctypes.c_int32) for n in ("pictures", "count", "width")),
+    )
+
+
+@cache
+def _compiled() -> Any:
+    """Return the library, or None where there is none for this CPU."""
+    libraries = map(load_library, usable_kinds())
+    library = next((one for one in libraries if one is not None), None)
+    if library is None or not hasattr(library, "carfilter_planes_changed"):
+        return None
+    pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    blocks = (pointer, pointer, size, size, number, number, number, pointer)
+    library.carfilter_planes_changed.argtypes = library.carfilter_planes_keep.argtypes = blocks
+    library.carfilter_planes_changed.restype = library.carfilter_planes_keep.restype = None
+    for bits in (8, 16):
+        links = getattr(library, f"carfilter_planes_links_{bits}")
+        links.argtypes = (pointer, pointer, size, size, number, number, pointer, number, pointer)
+        average = getattr(library, f"carfilter_planes_average_{bits}")
+        average.argtypes = (ctypes.POINTER(_Average), number, number)
+    return library
+
+
+def changed_blocks(luma: Luma, before: Luma) -> Blocks:
+    """Return in which macroblocks two pictures [H, W] differ, [ceil(H/16), ceil(W/16)]."""
+    library = _compiled()
+    if library is None or not _in_rows(luma, before):
+        return _changed_blocks(luma, before)
+    height, width = luma.shape
+    changed = np.empty((-(-height // MACROBLOCK), -(-width // MACROBLOCK)), np.bool_)
+    library.carfilter_planes_changed(*_blockwise(luma, before), changed.ctypes.data)
+    return changed
+
+
+def kept(plane: Luma, last: Luma, changed: Blocks) -> Luma:
+    """Return the macroblocks of `plane` that changed, and the others of `last`.
+
+    The plane is used up.
+    """
+    library = _compiled()
+    if plane is last:
+        return plane
+    if library is None or not _in_rows(plane, last) or not plane.flags.writeable:
+        return _kept(plane, last, changed)
+    marks = np.ascontiguousarray(changed)
+    library.carfilter_planes_keep(*_blockwise(plane, last), marks.ctypes.data)
+    return plane
+
+
+def _blockwise(a: Luma, b: Luma) -> tuple[int, ...]:
+    rows = (a.ctypes.data, b.ctypes.data, a.strides[0], b.strides[0], a.shape[0])
+    return *rows, a.shape[1] * a.itemsize, MACROBLOCK * a.itemsize
+
+
+def _in_rows(*planes: Luma) -> bool:
+    return all(plane.strides[1] == plane.itemsize for plane in planes)
+
+
+def links(before: Luma, luma: Luma, depth: int, level: float, decay: float) -> Floats:
+    """Return what goes on from one picture to the next: how alike they are around each pixel.
+
+    It is `decay` where they are equal, [H, W], and falls to 1/e of that where the absolute
+    differences around, times 1-2-1 in both directions, are `level` on average.
+
+    Args:
+        depth: bits of a sample.
+    """
+    table = _table(depth, level, decay)
+    library = _compiled()
+    if library is None or not _in_rows(before, luma):
+        return _links(before, luma, table)
+    height, width = luma.shape
+    result = np.empty((height, width), np.float32)
+    run = getattr(library, f"carfilter_planes_links_{8 * luma.itemsize}")
+    pitches = (one.strides[0] // one.itemsize for one in (before, luma))
+    failed = run(
+        before.ctypes.data, luma.ctypes.data, *pitches, height, width,
+        table.ctypes.data, len(table) - 1, result.ctypes.data,
+    )  # fmt: skip
+    return _links(before, luma, table) if failed else result
+
+
+@cache
+def _table(depth: int, level: float, decay: float) -> Floats:
+    """Return the link for each sum of differences around a pixel."""
+    apart = np.arange(_KERNEL * ((1 << depth) - 1) + 1, dtype=np.float32)
+    table: Floats = np.exp(apart * np.float32(-1 / (_KERNEL * level))) * np.float32(decay)
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """A picture among others that are averaged with it."""
+
+    luma: Luma
+    link: Floats | None  # share of the picture before that goes on to it, [H, W]; None is nothing
+
+
+def average(pictures: Sequence[Linked], amounts: Sequence[float], past: Floats) -> list[Luma]:
+    """Return the averages of the first pictures, and bring `past` up to the last of them.
+
+    Args:
+        amounts: how much of the way to its average each of the first pictures goes, 0..1.
+        past: sum and weight of what the picture before the first was made of, [2, H, W].
+    """
+    library = _compiled()
+    height, width = past.shape[1:]
+    averages = [np.empty((height, width), pictures[0].luma.dtype) for _ in amounts]
+    if library is not None and _in_rows(*(one.luma for one in pictures)):
+        run = getattr(library, f"carfilter_planes_average_{8 * averages[0].itemsize}")
+        if not _averaged_by(run, pictures, amounts, past, averages):
+            return averages
+    for top in range(0, height, _ROWS):
+        rows = slice(top, top + _ROWS)
+        _average(pictures, amounts, past[:, rows], rows, averages)
+    return averages
+
+
+def _averaged_by(
+    run: Any,
+    pictures: Sequence[Linked],
+    amounts: Sequence[float],
+    past: Floats,
+    averages: Sequence[Luma],
+) -> int:
+    lumas = [one.luma for one in pictures]
+    pitches = np.array([one.strides[0] // one.itemsize for one in lumas], np.int64)
+    wanted = np.array(amounts, np.float32)
+    pointers = [
+        np.array([0 if one is None else one.ctypes.data for one in planes], np.uintp)
+        for planes in (lumas, [one.link for one in pictures], averages)
+    ]
+    given = _Average(
+        lumas=pointers[0].ctypes.data, luma_rows=pitches.ctypes.data,
+        links=pointers[1].ctypes.data, amounts=wanted.ctypes.data,
+        averages=pointers[2].ctypes.data, past=past.ctypes.data, plane=past[0].size,
+        pictures=len(lumas), count=len(averages), width=past.shape[2],
+    )  # fmt: skip
+    return int(run(given, 0, past.shape[1]))
+
+
+def _changed_blocks(luma: Luma, before: Luma) -> Blocks:
+    height, row_bytes = luma.shape[0], luma.shape[1] * luma.itemsize
+    unit: Any = np.uint64 if row_bytes % 8 == 0 else np.uint8  # eight samples in one comparison
+    differs = np.ascontiguousarray(luma).view(unit) != np.ascontiguousarray(before).view(unit)
+    step = MACROBLOCK * luma.itemsize // np.dtype(unit).itemsize
+    rows = np.logical_or.reduceat(differs, np.arange(0, height, MACROBLOCK), axis=0)
+    blocks: Blocks = np.logical_or.reduceat(rows, np.arange(0, differs.shape[1], step), axis=1)
+    return blocks
+
+
+def _kept(plane: Luma, last: Luma, changed: Blocks) -> Luma:
+    renewed = last.copy()
+    wide = changed.repeat(MACROBLOCK, 1)[:, : plane.shape[1]]
+    # By rows of macroblocks: a mask for each pixel takes four times as long.
+    for top, columns in zip(range(0, plane.shape[0], MACROBLOCK), wide, strict=True):
+        rows = slice(top, top + MACROBLOCK)
+        np.copyto(renewed[rows], plane[rows], where=columns)
+    return renewed
+
+
+def _links(before: Luma, luma: Luma, table: Floats) -> Floats:
+    height, width = luma.shape
+    apart: Any = np.maximum(luma, before) - np.minimum(luma, before)
+    apart = np.pad(apart, 1, mode="edge")
+    result = np.empty(luma.shape, np.float32)
+    for top in range(0, height, _ROWS):
+        around = apart[top : top + _ROWS + 2].astype(np.int16 if luma.itemsize == 1 else np.int32)
+        pairs = around[:-1] + around[1:]
+        columns = (pairs[:-1] + pairs[1:]).ravel()
+        # In flat arrays a shift to a side runs over memory that lies in one piece.
+        sides = columns[:-1] + columns[1:]
+        np.add(sides[:-1], sides[1:], out=columns[:-2])
+        sums = columns.reshape(-1, width + 2)[:, :width]
+        result[top : top + _ROWS] = table[np.minimum(sums, len(table) - 1)]
+    return result
+
+
+def _average(
+    pictures: Sequence[Linked],
+    amounts: Sequence[float],
+    past: Floats,
+    rows: slice,
+    averages: Sequence[Luma],
+) -> None:
+    """Fill rows of the averages of the first pictures."""
+    later = np.zeros_like(past)
+    after = np.empty((len(averages), *past.shape), np.float32)
+    luma = np.empty(past.shape[1:], np.float32)
+    for i in reversed(range(len(pictures))):
+        picture = pictures[i]
+        if i < len(averages):
+            after[i] = later
+        if picture.link is None:
+            later[:] = 0
+        else:
+            np.copyto(luma, picture.luma[rows])
+            later[0] += luma
+            later[1] += 1
+            later *= picture.link[rows]
+    for picture, amount, future, result in zip(pictures, amounts, after, averages, strict=False):
+        past *= 0 if picture.link is None else picture.link[rows]
+        np.copyto(luma, picture.luma[rows])
+        past[0] += luma
+        past[1] += 1
+        future += past
+        mean = np.divide(future[0], future[1], out=future[0])
+        mean -= luma
+        mean *= np.float32(amount)
+        mean += luma
+        np.copyto(result[rows], np.rint(mean, out=mean), casting="unsafe")
