@@ -4,8 +4,10 @@ CarfilterError
 +-- MediaError      cannot open, decode, encode or mux
 |   +-- DownstreamClosedError  the reader of our output has gone
 +-- WeightsError    missing, foreign or damaged checkpoint
-+-- DeviceError     no such device, or out of memory
++-- DeviceError     no such device, out of memory, or it has failed
 """
+
+from pathlib import Path
 
 
 class CarfilterError(Exception):
@@ -25,4 +27,6 @@ class WeightsError(CarfilterError):
 
 
 class DeviceError(CarfilterError):
-    """A device does not exist or its memory does not suffice."""
+    """A device does not exist, has failed, or its memory does not suffice."""
+
+    partial: Path | None = None  # what was done before it failed, where that is kept

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from carfilter.process import cores
-from carfilter.restore.door import count_gpus
+from carfilter.restore.door import count_gpus, may_have_card
 from carfilter.restore.restorer import RestoreOptions
 
 _WORKER_BYTES = 1536 << 20  # torch, a model and the frames in flight of a 1080p file
@@ -31,12 +33,29 @@ def choose_workers(restore: RestoreOptions, jobs: int) -> Workers:
     Raises:
         DeviceError: there is no such device.
     """
-    gpus = count_gpus(restore.device) if wants_gpu(restore) else 0
+    gpus = _gpus_for(restore.device) if wants_gpu(restore) else 0
     if restore.device not in ("auto", "cuda"):
         gpus = min(gpus, 1)
     count = jobs or gpus or max(min(cores(), _memory() // _WORKER_BYTES), 1)
     devices = tuple(f"cuda:{i % gpus}" if gpus else "" for i in range(count))
     return Workers(devices, max(cores() // count, 1))
+
+
+def _gpus_for(device: str) -> int:
+    """Count in a process of its own where there may be cards.
+
+    To try a card takes memory on it, and where it serves one process at a time, it takes the card.
+    """
+    if not may_have_card() or not _sees_card():
+        return count_gpus(device)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(count_gpus, device).result()
+
+
+def _sees_card() -> bool:
+    from carfilter.restore.devices import has_card
+
+    return has_card()[0]
 
 
 def wants_gpu(restore: RestoreOptions) -> bool:

@@ -118,7 +118,8 @@ class LocalPool:
         alive = worker.process.is_alive()  # asked first: what a dead one has sent still counts
         latest = worker.received()
         if isinstance(latest, Outcome):
-            self._free(slot, worker, job)
+            # What failed on a card fails on it for all that the process still does.
+            self._free(slot, worker, job, ends=latest.device_failed)
             return [Message(slot, job, outcome=latest)]
         if not alive or worker.broken:
             worker.kill()
@@ -132,10 +133,10 @@ class LocalPool:
             return [Message(slot, job, lost=reason)]
         return [] if latest is None else [Message(slot, job, *latest)]
 
-    def _free(self, slot: int, worker: _Worker, job: Job) -> None:
+    def _free(self, slot: int, worker: _Worker, job: Job, *, ends: bool) -> None:
         worker.job = None
         worker.restored += job.action == RESTORE
-        if worker.restored >= self._recycle:
+        if ends or worker.restored >= self._recycle:
             worker.end()
             self._workers[slot] = None
 

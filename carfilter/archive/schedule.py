@@ -18,6 +18,7 @@ from carfilter.errors import CarfilterError
 
 _WAIT_SECONDS = 0.2  # how soon a signal is noticed
 _BEAT_SECONDS = 5.0  # between two notes for --status
+_DEVICE_FAILURES = 3  # in a row, of files of their own, that no file is to blame for
 _LOST_MACHINES = 10  # losses of a file without blame before it is blamed after all
 
 Observer = Callable[[Event], object]
@@ -64,6 +65,7 @@ class Restoring:
     _waiting: set[str] = field(default_factory=set)  # keys of the queue
     _tries: Counter[str] = field(default_factory=Counter)
     _moved: Counter[str] = field(default_factory=Counter)
+    _failures: int = 0  # of a device, since a file went well
     _working: dict[str, Found] = field(default_factory=dict)
     _states: dict[str, tuple[int, float]] = field(default_factory=dict)
 
@@ -153,7 +155,14 @@ class Restoring:
         if message.outcome.disk_full:
             self.book.release(found)
             self.totals.stopped = message.outcome.error
+        elif message.outcome.device_failed and self._failures + 1 >= _DEVICE_FAILURES:
+            self.book.release(found)
+            self.totals.stopped = (
+                f"{message.outcome.error}; it failed {_DEVICE_FAILURES} times in a row, and the"
+                " next run goes on with the rest"
+            )
         elif message.outcome.error:
+            self._failures += message.outcome.device_failed
             self._blame(found, message.outcome.error, again=message.outcome.may_pass_again)
         else:
             assert message.job.part is not None
@@ -180,7 +189,7 @@ class Restoring:
         except OSError as error:
             self._blame(found, f"cannot get its name ({error.strerror})", again=True)
             return
-        totals = self.totals
+        totals, self._failures = self.totals, 0
         totals.done += 1
         totals.frames += outcome.frames
         totals.video_seconds += outcome.seconds or 0.0

@@ -74,6 +74,7 @@ class Outcome:
     error: str = ""
     may_pass_again: bool = False  # not the file's fault for certain: worth another try
     disk_full: bool = False
+    device_failed: bool = False  # which the next file meets as well
     seconds: float | None = None  # of video: by its container, or written
     work_seconds: float = 0.0
     frames: int = 0
@@ -287,14 +288,16 @@ def _keep_times(path: Path, source: os.stat_result) -> None:
 
 def _failed(job: Job, error: BaseException) -> Outcome:
     """Turn an error into an outcome; only what may end otherwise next time is tried again."""
-    for path in () if job.part is None else (job.part, sidecar_of(job.part)):
-        path.unlink(missing_ok=True)
+    partial = error.partial if isinstance(error, DeviceError) else None
+    for path in () if job.part is None else (job.part, sidecar_of(job.part), partial):
+        if path is not None:
+            path.unlink(missing_ok=True)
     numbers = set()
     cause: BaseException | None = error
     while cause is not None:
         numbers.add(getattr(cause, "errno", None))
         cause = cause.__cause__
-    text = str(error)
+    text = str(error.__cause__) if partial is not None else str(error)
     if isinstance(error, MemoryError):
         text = "out of memory; give fewer --jobs"
     elif isinstance(error, OSError):
@@ -306,4 +309,5 @@ def _failed(job: Job, error: BaseException) -> Outcome:
         error=text.removeprefix(f"{job.source}: "),
         may_pass_again=isinstance(error, OSError | MemoryError | DeviceError),
         disk_full=bool(numbers & _NO_SPACE),
+        device_failed=isinstance(error, DeviceError),
     )

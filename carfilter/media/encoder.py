@@ -35,6 +35,8 @@ _CHOOSES_CODE = re.compile(r"(^|:)(asm|cpu-independent)(=|:|$)")
 _CODE_FIELDS = ("libx264", "mpeg2video", "mpeg4", "prores_ks")
 _BOTTOM_FIRST = (3, 5)  # AV_FIELD_BB, AV_FIELD_BT
 _KEEP_FIELDS = ("ffv1", "rawvideo", "utvideo", "mjpeg")  # each picture by itself, nothing predicted
+# Without any, NVENC aims at FFmpeg's 2 Mb/s whatever the size. As for libx264: a quality, no rate.
+_NVENC = {"rc": "vbr", "cq": "19", "b": "0"}
 _DEFAULT_CRF = {"libx264": "18", "libx265": "18"}
 
 
@@ -237,6 +239,8 @@ def _encoder_options(
         given.setdefault("preset", "medium")
     if codec == "libx264":
         given = _repeating_itself(given)
+    if codec.endswith("_nvenc") and not sets_rate:
+        given |= _NVENC
     if codec == "libsvtav1" and not verbose:
         os.environ.setdefault("SVT_LOG", "1")  # errors; it prints its settings otherwise
     if codec == "libx265" and not verbose:

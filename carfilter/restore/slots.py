@@ -71,7 +71,7 @@ class Slot:
         # The pictures first, then their references: one copy across the bus takes all.
         shape = (batch_size, 1 + references, *size)
         qp_shape = (*shape[:2], -(-size[0] // MACROBLOCK), -(-size[1] // MACROBLOCK))
-        self.references = references
+        self.references, self.size = references, batch_size
         self.count, self.bits = 0, batch[0].depth  # bits of a sample
         self.knows_qp = False
         self.host = torch.empty(shape, dtype=self.dtype, pin_memory=self.cuda)

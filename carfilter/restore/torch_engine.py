@@ -22,6 +22,8 @@ from carfilter.restore.batches import MEASURED_AT_BATCH, batches, default_batch,
 from carfilter.restore.compiled import Compiling
 from carfilter.restore.devices import PRECISIONS, choose_device, choose_precision
 from carfilter.restore.engine import RestoreOptions
+from carfilter.restore.failures import in_a_line, is_device_failure, is_out_of_memory
+from carfilter.restore.hand import hand
 from carfilter.restore.int8.convolutions import Int8Fast, torch_is_exact
 from carfilter.restore.network import Car
 from carfilter.restore.reuse import Box
@@ -67,10 +69,11 @@ class TorchEngine:
         self.references = int(getattr(network, "references", 0))
         self.batch_size = options.batch_size or default_batch(self.device.type, size)
         self._dtype = PRECISIONS.get(self.precision, torch.float32)
-        # A copy before half precision: the caller may use his network again.
-        mine = network if self._dtype == torch.float32 else deepcopy(network)
-        moved: Any = mine.to(self.device, self._dtype).eval()
-        self._network: LumaNetwork = moved.to(memory_format=torch.channels_last)
+        on_cuda = self.device.type == "cuda"
+        # A copy before it is moved or halved: the caller may use his network again.
+        mine = deepcopy(network) if on_cuda or self._dtype != torch.float32 else network
+        moved = self._moved(mine)
+        self._network: LumaNetwork = moved
         weights = sum(parameter.numel() for parameter in network.parameters())
         small = weights * size[0] * size[1] < _SMALL_WORK
         self._threads = 1 if small else torch.get_num_threads()
@@ -79,7 +82,6 @@ class TorchEngine:
             self.batch_size = max(self.batch_size, self._team.members)
         self.tile = options.tile or self._default_tile(size)
         self.busy_seconds = 0.0
-        on_cuda = self.device.type == "cuda"
         self._run: Callable[..., Tensor] = self._network
         if on_cuda and options.compile_after != math.inf:
             self._run = Compiling(moved, lambda: self.busy_seconds, options.compile_after)
@@ -88,7 +90,28 @@ class TorchEngine:
         self.rounds_alike = self._twin is None
         self.on_cpu = not on_cuda
         if on_cuda:
-            torch.backends.cudnn.benchmark = True
+            # It tries each new shape for a while, which is no more welcome there than compiling.
+            torch.backends.cudnn.benchmark = options.compile_after != math.inf
+
+    def _moved(self, network: Any) -> Any:
+        """Bring a network to where and in what it computes."""
+        try:
+            moved = network.to(self.device, self._dtype).eval()
+            moved = moved.to(memory_format=torch.channels_last)
+            if self.device.type == "cuda":
+                # Moved on the default stream, for which that of the batches does not wait.
+                torch.cuda.synchronize(self.device)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise self._full("the network") from error
+            raise
+        return moved
+
+    def _full(self, for_what: str) -> DeviceError:
+        return DeviceError(
+            f"out of memory on {self.device} even for {for_what}; free memory there, or use"
+            " --device cpu"
+        )
 
     def describe(self) -> str:
         """Say in a few words on what and how the network runs."""
@@ -119,43 +142,81 @@ class TorchEngine:
         """Yield the restored luma of each picture, same dtype and shape, in order.
 
         Raises:
-            DeviceError: not even one small tile fits into memory.
+            DeviceError: not even one small tile fits into memory, or the device has failed.
         """
+        try:
+            yield from self._restore(pictures)
+        except RuntimeError as error:
+            if self.on_cpu or not is_device_failure(error):
+                raise
+            raise DeviceError(
+                f"{self.device} has failed ({in_a_line(error)}); look at it with nvidia-smi and in"
+                " the system's log, or use --device cpu"
+            ) from error
+
+    def _restore(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
         slots: deque[Slot] = deque()
         free: list[Slot] = []
-        for batch in batches(pictures, lambda: self.batch_size):
-            slot = next((s for s in free if s.fits(batch)), None)
-            if slot is None:
-                slot = Slot(self.device, batch, self.batch_size, self.references)
-                free = []
-            else:
+        try:
+            for batch in batches(pictures, lambda: self.batch_size):
+                left = batch
+                while left:
+                    slot = self._slot_for(left, free)
+                    part, left = left[: slot.size], left[slot.size :]
+                    team = self._team if len(part) > 1 else None
+                    self._submit(slot, part, team)
+                    slots.append(slot)
+                    ahead = 1 if team is not None or self.device.type == "cuda" else 0
+                    while len(slots) > ahead:
+                        free.append(slots.popleft())
+                        yield from self._collect(free[-1])
+            while slots:
+                yield from self._collect(slots.popleft())
+        finally:
+            # Left early: what is still on its way must not lose its buffers.
+            for slot in slots:
+                with contextlib.suppress(RuntimeError, MemoryError):
+                    slot.wait()
+
+    def _slot_for(self, batch: list[Picture], free: list[Slot]) -> Slot:
+        """Take a free slot that fits, or make one, for a part of the batch if memory is short."""
+        for slot in free:
+            if slot.fits(batch):
                 free.remove(slot)
-            slots.append(slot)
-            team = self._team if len(batch) > 1 else None
-            self._submit(slot, batch, team)
-            ahead = 1 if team is not None or self.device.type == "cuda" else 0
-            while len(slots) > ahead:
-                free.append(slots.popleft())
-                yield from self._collect(free[-1])
-        while slots:
-            yield from self._collect(slots.popleft())
+                return slot
+        free.clear()
+        while True:
+            try:
+                return Slot(self.device, batch, self.batch_size, self.references)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            if self.batch_size == 1:
+                height, width = batch[0].luma.shape
+                raise self._full(f"one frame of {width}x{height}")
+            self._release_memory()
+            self.batch_size //= 2
 
     def _submit(self, slot: Slot, batch: list[Picture], team: Team | None) -> None:
         """Start a batch; on CUDA and with a team this returns while it is still worked on."""
         started = time.perf_counter()
         slot.fill(batch, with_qp=self._network.uses_qp)
         if self.device.type == "cuda":
-            slot.upload()
-            with torch.cuda.stream(slot.compute_stream):
-                slot.compute_stream.wait_event(slot.uploaded)
-                slot.store(self._restore_batch(slot.inputs(), slot.bits))
-                slot.computed.record(slot.compute_stream)
-            slot.download()
+            hand().do(lambda: self._launch(slot))
         elif team is not None:
             slot.store_later(self._start(team, slot.inputs(), slot.bits))
         else:
             self._restore_in_turn(slot)
         self.busy_seconds += time.perf_counter() - started
+
+    def _launch(self, slot: Slot) -> None:
+        """Start a batch on CUDA."""
+        slot.upload()
+        with torch.cuda.stream(slot.compute_stream):
+            slot.compute_stream.wait_event(slot.uploaded)
+            slot.store(self._restore_batch(slot.inputs(), slot.bits))
+            slot.computed.record(slot.compute_stream)
+        slot.download()
 
     def _start(self, team: Team, inputs: Inputs, depth: int) -> list[Future[Tensor]]:
         """Share a batch among the team."""
@@ -167,7 +228,7 @@ class TorchEngine:
         try:
             slot.wait()
         except (MemoryError, RuntimeError) as error:
-            if self.device.type == "cuda" or not _is_out_of_memory(error):
+            if self.device.type == "cuda" or not is_out_of_memory(error):
                 raise
             self._team = None  # as many at once are too many for this memory
             self._restore_in_turn(slot)
@@ -190,11 +251,12 @@ class TorchEngine:
                     for part in inputs.parts(self.batch_size)
                 ]
                 return torch.cat(parts) if len(parts) > 1 else parts[0]
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
                     raise
-                height, width = inputs.luma.shape[1:]
-                self._shrink(height, width, error)
+            # Out here, since the error's traceback holds the tensors that did not all fit.
+            height, width = inputs.luma.shape[1:]
+            self._shrink(height, width)
 
     def _measure_batch(self, inputs: Inputs, depth: int) -> None:
         """Find the fastest batch size, once, where nobody gave one; no larger than it is."""
@@ -212,19 +274,19 @@ class TorchEngine:
 
         self.batch_size = fastest_batch(restore, self.batch_size)
 
-    def _shrink(self, height: int, width: int, error: BaseException) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+    def _shrink(self, height: int, width: int) -> None:
+        self._release_memory()
         if self.batch_size > 1:
             self.batch_size //= 2
             return
         tile = _round_to_macroblock((self.tile or max(height, width)) // 2)
         if tile < _SMALLEST_TILE:
-            raise DeviceError(
-                f"out of memory on {self.device} even for one tile of {self.tile or 'one frame'}"
-                f" of {width}x{height}; free memory there, or use --device cpu"
-            ) from error
+            raise self._full(f"one tile of {self.tile or 'one frame'} of {width}x{height}")
         self.tile = tile
+
+    def _release_memory(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _restore_tiled(self, inputs: Inputs, depth: int, threads: int) -> Tensor:
         height, width = inputs.luma.shape[1:]
@@ -287,9 +349,3 @@ def _int8_twin(model: Model, device: torch.device, precision: str) -> Int8Fast |
 
 def _round_to_macroblock(value: int) -> int:
     return value // MACROBLOCK * MACROBLOCK
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        "allocate memory" in str(error)  # how torch says it for a CPU
-    )

@@ -40,11 +40,16 @@ class Pace:
         self.passed = 0  # frames
         self._is_full = is_full
         self._until = self._since = 0.0  # the present spell, in seconds of the video
-        self._warned = False
+        self._warned = self._given_up = False
+
+    def give_up(self, passed: int) -> None:
+        """Let all frames pass from now on, after so many that waited for the network."""
+        self.passed += passed
+        self._given_up = True
 
     def falls_behind(self, event: Decoded) -> bool:
         """Say whether a spell of unrestored frames has to begin with this one."""
-        if _age(event) <= _LATE_SECONDS and not self._is_full():
+        if not self._given_up and _age(event) <= _LATE_SECONDS and not self._is_full():
             return False
         self.passed += 1
         self._since = _seconds(event)
@@ -54,7 +59,7 @@ class Pace:
     def passes(self, event: Decoded) -> bool:
         """Say whether a frame belongs to the spell; the first that does not ends it."""
         at, late = _seconds(event), _age(event) > _CAUGHT_UP_SECONDS or self._is_full()
-        if at >= self._until and not late:
+        if at >= self._until and not late and not self._given_up:
             return False
         self.passed += 1
         if late and at - self._since > _HOPELESS_SECONDS and not self._warned:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carfilter.errors import MediaError
+from carfilter.errors import DeviceError, MediaError
 from carfilter.media.frames import bit_depth
 from carfilter.media.opening import display_name
 from carfilter.media.options import SourceOptions
@@ -76,6 +76,13 @@ def filter_video(
         announce(run, opened, sink, model, restorer)
         add_provenance(sink, provenance(model, options.restore.strength))
         _transfer(run, opened, sink, restorer, options, stop, progress)
+    except DeviceError as error:
+        # Not the file's fault, and hours may have gone into it.
+        error.partial = sink.keep_partial() if run.frames else None
+        if error.partial is None:
+            sink.abandon()
+            raise
+        raise _with_partial(error) from error
     except BaseException:
         sink.abandon()
         raise
@@ -83,6 +90,12 @@ def filter_video(
     if options.sidecar and sink.destination.part is not None and not run.interrupted:
         write_sidecar(run, Path(source), Path(target), model, options)
     return run
+
+
+def _with_partial(error: DeviceError) -> DeviceError:
+    told = DeviceError(f"{error}; what was done before lies in {error.partial}")
+    told.partial = error.partial
+    return told
 
 
 def restored_frames(
@@ -158,6 +171,7 @@ def _make_restorer(model: Model | None, source: Source, options: FilterOptions) 
     try:
         restorer = Restorer(model, options.restore, size)
         if options.live and decoder.format is not None:
+            # On CUDA in the very thread that will compute, see carfilter.restore.hand.
             warm_up(restorer, size, bit_depth(decoder.format))
     except BaseException:
         source.close()

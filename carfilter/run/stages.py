@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from carfilter.errors import DeviceError
 from carfilter.media.frames import bit_depth, copy_luma, replace_luma, side_by_side
 from carfilter.media.source import Decoded, Event, Source
 from carfilter.pictures import Picture
@@ -15,6 +17,8 @@ from carfilter.restore.restorer import Restorer
 from carfilter.run.account import Run
 from carfilter.run.live import Pace, keep_up
 from carfilter.run.options import FilterOptions
+
+logger = logging.getLogger("carfilter")
 
 _QUEUE_EVENTS = 32  # frames and packets between two stages
 _QUEUE_BYTES = 128 << 20
@@ -64,10 +68,21 @@ class Stages:
         return 0 if self._pace is None else self._pace.passed
 
     def _restored(self, events: Iterable[Event]) -> Iterator[Event]:
-        return _restored(events, self.restorer, keep_decoded=self.keep_decoded)
+        waiting: deque[Event] = deque()
+        try:
+            yield from _restored(events, self.restorer, waiting, keep_decoded=self.keep_decoded)
+        except DeviceError as error:
+            if self._pace is None:
+                raise
+            # A recorder goes on without its GPU. What waited for it passes as it came.
+            logger.warning("%s; the rest passes unrestored", error)
+            self._pace.give_up(sum(isinstance(event, Decoded) for event in waiting))
+            yield from self._unrestored(waiting)
 
     def _unrestored(self, events: Iterable[Event]) -> Iterable[Event]:
-        return _restored(events, None, keep_decoded=True) if self.keep_decoded else events
+        if not self.keep_decoded:
+            return events
+        return _restored(events, None, deque(), keep_decoded=True)
 
     def busy_seconds(self) -> dict[str, float]:
         return {name: stage.busy_seconds for name, stage in self._stages.items()}
@@ -90,10 +105,17 @@ def _event_bytes(event: Event) -> int:
 
 
 def _restored(
-    events: Iterable[Event], restorer: Restorer | None, *, keep_decoded: bool
+    events: Iterable[Event],
+    restorer: Restorer | None,
+    waiting: deque[Event],
+    *,
+    keep_decoded: bool,
 ) -> Iterator[Event]:
-    """Yield the events with the luma of their frames exchanged, packets in their old places."""
-    waiting: deque[Event] = deque()
+    """Yield the events with the luma of their frames exchanged, packets in their old places.
+
+    Args:
+        waiting: holds what was taken and has not come out yet.
+    """
     decoded_luma: deque[Any] = deque()
 
     def pictures() -> Iterator[Picture]:

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from carfilter.detection.features import FeatureLoss
 from carfilter.errors import CarfilterError, WeightsError
 from carfilter.restore.checkpoint import DAMAGED
-from carfilter.restore.devices import bfloat_is_fast
+from carfilter.restore.devices import training_precision
 from carfilter.restore.network import Fast, Network, build_network, config_of
 from carfilter.restore.weights import read_pt, save_weights
 from carfilter.training.dataset import Crops, Pairs, Sampling, draw_crops
@@ -40,6 +40,7 @@ class State:
     network: Network
     average: Network
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # of the gradients, in float16 alone
     step: int = 0
     seconds: float = 0.0
 
@@ -89,7 +90,8 @@ def new_state(recipe: Recipe, device: torch.device, start: Network | None = None
     groups = [{"params": trunk, "share": 1.0}, {"params": tail, "share": recipe.tail_rate}]
     fused = device.type == "cuda"
     optimizer = torch.optim.Adam(groups, recipe.lr, recipe.betas, fused=fused)
-    return State(network, average, optimizer)
+    scaler = torch.amp.GradScaler(device.type, enabled=training_precision(device) == torch.float16)
+    return State(network, average, optimizer, scaler)
 
 
 def prepare_fast(network: Fast) -> None:
@@ -113,6 +115,7 @@ def save_state(path: Path, state: State, recipe: Recipe) -> None:
         "network": state.network.state_dict(),
         "average": state.average.state_dict(),
         "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
         "step": state.step,
         "seconds": state.seconds,
     }
@@ -152,6 +155,8 @@ def load_state(path: Path, recipe: Recipe, device: torch.device) -> State:
         state.network.load_state_dict(content["network"])
         state.average.load_state_dict(content["average"])
         state.optimizer.load_state_dict(deepcopy(content["optimizer"]))  # out of the file
+        if content.get("scaler") and state.scaler.is_enabled():
+            state.scaler.load_state_dict(content["scaler"])
         state.step, state.seconds = content["step"], content["seconds"]
     except DAMAGED as error:
         raise WeightsError(unusable) from error
@@ -208,7 +213,8 @@ def train_step(
     if state.step < recipe.tail_first:
         state.optimizer.param_groups[0]["lr"] = 0.0
     device = crops.degraded.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat_is_fast(device)):
+    half = training_precision(device)
+    with torch.autocast(device.type, half, enabled=half is not None):
         correction = model(*crops.inputs)
     # The sum is formed in full precision, as in the filter.
     restored = crops.degraded + correction.float()
@@ -216,18 +222,20 @@ def train_step(
     if features is not None:
         loss = loss + recipe.feature_weight * features(restored, crops.degraded, crops.clean)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    state.scaler.scale(loss).backward()
+    state.scaler.unscale_(state.optimizer)
     if recipe.centre:
         centre_gradients(state.network)
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip or math.inf)
-    state.optimizer.step()
+    state.scaler.step(state.optimizer)  # leaves out steps whose gradients were too large
+    state.scaler.update()
     # Early on the average follows quickly, so that the initialisation is soon forgotten.
     decay = min(recipe.average, (1 + state.step) / (10 + state.step)) if recipe.average else 0.0
     with torch.no_grad():
         averages: list[Tensor] = list(state.average.parameters())
         torch._foreach_lerp_(averages, list(state.network.parameters()), 1 - decay)
     state.step += 1
-    return torch.stack((loss.detach(), norm))
+    return torch.stack((loss.detach(), norm.nan_to_num(0.0, posinf=0.0)))
 
 
 def centre_gradients(network: nn.Module) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from carfilter import filter_video
 from carfilter.errors import MediaError
+from carfilter.media.encoder import _encoder_options
 from carfilter.media.options import SourceOptions, TargetOptions
 from carfilter.restore.restorer import RestoreOptions
 from carfilter.run.options import FilterOptions
@@ -107,3 +108,18 @@ def test_nvdec_gives_the_frames_of_the_software_decoder(
     assert run.frames == 50
     assert after.seconds == before.seconds
     assert equal_planes(after.planes, before.planes)
+
+
+@pytest.mark.parametrize(
+    ("given", "quality"),
+    [({}, "19"), ({"preset": "p7"}, "19"), ({"b": "9M"}, None), ({"qp": "20"}, None)],
+)
+def test_nvenc_gets_a_quality_where_no_rate_is_given(
+    given: dict[str, str], quality: str | None
+) -> None:
+    context = av.CodecContext.create("h264_nvenc", "w")
+    assert isinstance(context, av.VideoCodecContext)
+    chosen = _encoder_options(context, "h264_nvenc", dict(given), verbose=False)
+    assert chosen.get("cq") == quality
+    assert chosen.get("rc") == ("vbr" if quality else None)
+    assert chosen.get("b") == ("0" if quality else given.get("b"))
