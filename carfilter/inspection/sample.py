@@ -91,7 +91,7 @@ class Sample:
             self._probe(luma, depth, float(qp.mean()))
         self.seen.append(
             Seen(
-                seconds=sampled.seconds or 0.0,
+                seconds=sampled.seconds,
                 run=sampled.run,
                 packet=sampled.packet,
                 place=self._place,

@@ -128,7 +128,7 @@ class _Plan:
     def __init__(self, packets: VideoPackets, seconds: float) -> None:
         times = packets.seconds
         keys = np.flatnonzero(np.frombuffer(bytes(packets.keys), np.uint8))
-        mine = int(np.nanargmin(np.abs(times - seconds)))
+        mine = int(np.argmin(np.nan_to_num(np.abs(times - seconds), nan=np.inf)))
         earlier = keys[keys <= mine]
         first = int(earlier[-1]) if len(earlier) else 0
         order = first + np.argsort(times[first : mine + _LATE], kind="stable")
@@ -157,10 +157,10 @@ def _decoded(path: Path, plans: Sequence[_Plan], shown: set[int]) -> tuple[dict[
     found: dict[int, _Found] = {}
     has_vectors = False
     for sampled in read_runs(path, _merged([r for p in plans for r in p.runs]), vectors=True):
-        at = None if sampled.seconds is None else _tick(sampled.seconds)
+        at = _tick(sampled.seconds)
         vectors = motion_of(sampled.decoded.frame)
         has_vectors = has_vectors or vectors is not None
-        if at in wanted and at is not None:
+        if at in wanted:
             found[at] = _Found(_picture(sampled))
             if at in shown:
                 found[at].frame, found[at].vectors = sampled.decoded.frame, vectors

@@ -41,7 +41,7 @@ def times_of(survey: Survey, video: StreamSurvey) -> Times:
         gaps=tuple((float(seconds[at]), float(intervals[at])) for at in gaps),
         jumps=survey.jumps,
         first_jump=survey.first_jump,
-        missing=int(np.isnan(given).sum()),
+        missing=int((np.isnan(packets.pts) & np.isnan(packets.dts)).sum()),
     )
 
 

@@ -208,3 +208,14 @@ def test_a_page_of_strange_names_is_escaped(tmp_path: Path) -> None:
     given += ["--weights", str(tiny_weights(tmp_path / "tiny.pt"))]
     assert CliRunner().invoke(carfilter_inspect, given).exit_code == 0
     assert "<b>&" not in (tmp_path / "a.html").read_text()
+
+
+def test_a_raw_stream_which_knows_no_times_is_counted_and_shown(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "a.h264", frames=20, size=(96, 64), options={"g": "5"})
+    seen = inspect(clip, FACTS)
+    assert seen.times.missing == 20
+    assert seen.times.seconds == pytest.approx(0.8)
+    given = [str(clip), "--html", str(tmp_path / "a.html")]
+    given += ["--weights", str(tiny_weights(tmp_path / "tiny.pt"))]
+    assert CliRunner().invoke(carfilter_inspect, given).exit_code == 0
+    assert (tmp_path / "a.html").read_text().count('class="stage compare') == 4

@@ -67,15 +67,18 @@ class VideoPackets:
     sizes: array[int] = field(default_factory=lambda: array("q"))
     keys: bytearray = field(default_factory=bytearray)  # 1 where a packet is a key frame
     types: list[str] = field(default_factory=list)  # I, P, B, S, or "" where it is not told
+    step: float = 0.04  # seconds of a picture, for streams that know no times
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     @property
     def seconds(self) -> npt.NDArray[np.float64]:
-        """Time of each packet: its pts, else its dts, else nan."""
+        """Time of each packet: its pts, else its dts, else nan; of raw streams, which know none,
+        as they follow each other."""
         pts, dts = np.array(self.pts), np.array(self.dts)
-        return np.where(np.isnan(pts), dts, pts)
+        known: npt.NDArray[np.float64] = np.where(np.isnan(pts), dts, pts)
+        return np.arange(len(known), dtype=float) * self.step if np.isnan(known).all() else known
 
     def note(self, packet: av.Packet[Any], kind: str) -> None:
         """Add a packet whose picture is of that type."""
@@ -95,7 +98,7 @@ class Sampled:
     decoded: Decoded
     run: int  # pictures of one run follow each other
     packet: int  # number of the packet that the run begins with
-    seconds: float | None
+    seconds: float
 
 
 @dataclass
@@ -123,6 +126,7 @@ class Survey:
         types, clock = reader_of(source.video), Clock(source.container, source.video)
         hashes = [hashlib.sha256() for _ in self.streams]
         runs, length = _Runs(source), self._run_length()
+        self.video.step = runs.step
         self.decoded_all = not length
         seen = place = 0
         for packet in source.packets(every):
@@ -177,6 +181,8 @@ class _Runs:
         self._base = float(source.time_base)
         step = 1 / ((source.rate or Fraction(25)) * source.time_base)
         self._times = FrameTimes(source.time_base, max(round(step), 1))
+        self.step = float(1 / (source.rate or Fraction(25)))  # seconds of a picture
+        self._number = 0  # of the next picture, where pictures know no times
         self._left: int | None = 0
         self._run, self._packet, self._first = -1, 0, False
         self.packets: list[av.Packet[Any]] = []  # the first ones of the run
@@ -185,7 +191,7 @@ class _Runs:
     def begin(self, packet: int, length: int | None) -> None:
         """Take the next `length` packets, or all, the first of which has that number."""
         self._left, self._packet, self._run, self._first = length, packet, self._run + 1, True
-        self.packets = []
+        self.packets, self._number = [], packet
         self._source.gauge_anew()
 
     def give(self, packet: av.Packet[Any]) -> Iterator[Sampled]:
@@ -221,9 +227,9 @@ class _Runs:
             if self._from is not None and pts is not None and pts < self._from:
                 report.damaged = damaged  # it lacks the pictures before the run, not the file
                 continue
-            yield Sampled(
-                decoded, self._run, self._packet, None if pts is None else pts * self._base
-            )
+            seconds = self._number * self.step if pts is None else pts * self._base
+            self._number += 1
+            yield Sampled(decoded, self._run, self._packet, seconds)
 
 
 def open_survey(path: Path, options: SourceOptions | None = None, *, full: bool = False) -> Survey:
