@@ -4,6 +4,7 @@
 
 network   the network alone, in each precision and in other runtimes, against measured peaks
 tool      the whole tool, each of its stages alone, FFmpeg's own filters, start-up, memory
+start     one frame and short clips from exec to exit, beside the imports alone; memory (CPU)
 pipeline  what the pipeline costs without a network and with an identity one (CPU; see pipeline.py)
 reuse     what is saved on quiet footage, and what looking for it costs on the clips given
 scaling   the network's time against resolution, cores and batch
@@ -33,11 +34,11 @@ from carfilter.restore.int8.rows import usable_kinds  # noqa: E402
 from carfilter.restore.network import build_network  # noqa: E402
 from carfilter.restore.weights import Model, load_weights, shipped_models  # noqa: E402
 
-from . import idle, network, reuse, scaling  # noqa: E402
+from . import idle, network, reuse, scaling, start  # noqa: E402
 from .load import Others  # noqa: E402
 from .rows import Row, show  # noqa: E402
 
-PARTS = ("network", "tool", "pipeline", "reuse", "scaling", "idle", "length")
+PARTS = ("network", "tool", "start", "pipeline", "reuse", "scaling", "idle", "length")
 SIZES = {"512": (512, 912), "1080": (1080, 1920)}
 TOOL_FRAMES = {"512": 250, "1080": 60}
 
@@ -102,7 +103,7 @@ def main() -> None:
     """Measure the parts asked for."""
     given = options().parse_args()
     chosen = given.parts or ["network", "tool", "reuse"]
-    if given.ffmpeg is None and {"tool", "reuse", "length"} & {*chosen}:
+    if given.ffmpeg is None and {"tool", "start", "reuse", "length"} & {*chosen}:
         sys.exit("needs an ffmpeg program (pip install imageio-ffmpeg)")
     device = choose_device(given.device).type
     if "idle" in chosen and device == "cpu":
@@ -128,6 +129,8 @@ def main() -> None:
         for model in models:
             for size in sizes.values():
                 keep(*network.measure(model, device, size, given.runs, peak))
+    if "start" in chosen:
+        keep(*start.measure([model.name for model in models], given.runs, given.ffmpeg))
     if "tool" in chosen:
         from . import tool  # needs PyAV
 

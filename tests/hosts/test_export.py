@@ -12,7 +12,7 @@ from carfilter.commands.export import main
 from carfilter.hosts.export import LEVELS, ExportOptions, export
 from carfilter.metrics import psnr
 from carfilter.pictures import Picture, uniform_qp
-from carfilter.restore.int8.convolutions import int8_twin
+from carfilter.restore.int8.convolutions import Int8Fast
 from carfilter.restore.restorer import RestoreOptions, Restorer
 from carfilter.restore.slots import Inputs
 from carfilter.restore.weights import load_weights
@@ -102,9 +102,9 @@ def test_references_come_as_further_planes(tmp_path: Path, precision: str) -> No
     planes = planes.astype(np.uint8)
     frame, others = torch.from_numpy(planes[:1]), torch.from_numpy(planes[None, 1:])
     if precision == "int8":
-        assert model.int8_ranges is not None
+        assert model.int8 is not None
         maps = torch.full((1, 1 + count, 4, 6), QP, dtype=torch.int8)
-        twin = int8_twin(model.network, model.int8_ranges)
+        twin = Int8Fast(model.int8)
         wanted = twin.restored(Inputs(frame, maps[:, 0], others, maps[:, 1:]), 128.0)[0].numpy()
     else:
         scaled = [(each.reshape(1, -1, 64, 96).float() - 128) / 128 for each in (frame, others)]
