@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from carfilter.pictures import Picture
 
 _CPU_BATCH_PIXELS = 912 * 512  # one 512p frame fills two cores; smaller ones go in batches
-_CUDA_BATCH_PIXELS = 8 * 912 * 512
+_CUDA_BATCH_PIXELS = 4 * 1080 * 1920  # so that 2 and 1 are tried beside it
 
 # Sizes are compared once a clip has filled so many batches: comparing costs as much as a dozen of
 # them, more than a shorter clip could win.

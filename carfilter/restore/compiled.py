@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from carfilter.restore.engine import COMPILE_AFTER_SECONDS
+from carfilter.restore.failures import in_a_line, is_out_of_memory
 
 logger = logging.getLogger("carfilter")
 
@@ -30,6 +31,7 @@ logger = logging.getLogger("carfilter")
 # torch compiles a network for no more shapes than that in a process (recompile_limit).
 _MOST_SHAPES = 8
 _GREY_LEVEL = 1 / 128  # of 8 bits, in a correction
+_MOST_SAMPLES, _COMPARED = 0.999, 1 << 20
 
 
 @dataclass
@@ -72,6 +74,7 @@ class Compiling:
         self._ledger = _PROCESS if ledger is None else ledger
         self._compiled: Any = None
         self._ready: set[Hashable] = set()
+        self._full: set[Hashable] = set()  # for which memory did not suffice
         self._pixels: Counter[Hashable] = Counter()  # not waited for yet
         self._seen_seconds = busy_seconds()
 
@@ -105,7 +108,7 @@ class Compiling:
 
     def _pays(self, shape: Hashable) -> bool:
         known = self._ledger
-        if shape in known.failed or self._ledger.waited[shape] < self._after_seconds:
+        if shape in known.failed | self._full or self._ledger.waited[shape] < self._after_seconds:
             return False
         return shape in known.tried or len(known.tried) < _MOST_SHAPES
 
@@ -120,19 +123,30 @@ class Compiling:
                 self._compiled = torch.compile(
                     self._network, fullgraph=True, dynamic=False, backend=self._backend
                 )
-            difference = (self._compiled(*inputs) - wanted).abs().max().item()
+            difference = _usual_difference(self._compiled(*inputs), wanted)
             if not difference <= _GREY_LEVEL:
                 raise ArithmeticError(f"its results differ by {difference * 128:.3g} grey levels")
             self._ready.add(shape)
         except Exception as error:  # noqa: BLE001 (compilers fail in many ways; eager always works)
+            if is_out_of_memory(error):
+                self._full.add(shape)  # a smaller batch comes with another shape, if one has to
+                return
             if not self._ledger.failed:
                 logger.warning("the network runs uncompiled, which is slower: %s", _reason(error))
             self._ledger.failed.add(shape)
 
 
+def _usual_difference(made: Tensor, wanted: Tensor) -> float:
+    """Return what all but a few samples differ by at most.
+
+    Those few may differ by more in half precision where a picture is all edges, as a test card is.
+    """
+    apart = (made - wanted).abs().float().flatten()
+    return float(apart[:: -(-len(apart) // _COMPARED)].quantile(_MOST_SAMPLES))
+
+
 def _reason(error: Exception) -> str:
-    cause = getattr(error, "inner_exception", error)  # of torch's BackendCompilerFailed
-    return str(cause).strip().partition("\n")[0] or type(cause).__name__
+    return in_a_line(getattr(error, "inner_exception", error))  # of torch's BackendCompilerFailed
 
 
 def _keep_compiled_code() -> None:

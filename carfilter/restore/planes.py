@@ -8,7 +8,7 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from carfilter.restore.int8.library import load_library
 Floats = npt.NDArray[np.float32]
 
 _ROWS = 32  # of a picture are worked on at a time by numpy, so that they stay in a core's cache
-_KERNEL = 16  # sum of the weights 1-2-1 x 1-2-1 of 3x3 pixels
+KERNEL = 16  # sum of the weights 1-2-1 x 1-2-1 of 3x3 pixels
 
 
 class _Average(ctypes.Structure):
@@ -113,8 +113,8 @@ def links(before: Luma, luma: Luma, depth: int, level: float, decay: float) -> F
 @cache
 def _table(depth: int, level: float, decay: float) -> Floats:
     """Return the link for each sum of differences around a pixel."""
-    apart = np.arange(_KERNEL * ((1 << depth) - 1) + 1, dtype=np.float32)
-    table: Floats = np.exp(apart * np.float32(-1 / (_KERNEL * level))) * np.float32(decay)
+    apart = np.arange(KERNEL * ((1 << depth) - 1) + 1, dtype=np.float32)
+    table: Floats = np.exp(apart * np.float32(-1 / (KERNEL * level))) * np.float32(decay)
     return table
 
 
@@ -123,7 +123,7 @@ class Linked:
     """A picture among others that are averaged with it."""
 
     luma: Luma
-    link: Floats | None  # share of the picture before that goes on to it, [H, W]; None is nothing
+    link: Any  # share of the picture before that goes on to it, [H, W]; None is nothing
 
 
 def average(pictures: Sequence[Linked], amounts: Sequence[float], past: Floats) -> list[Luma]:
@@ -239,3 +239,29 @@ def _average(
         mean *= np.float32(amount)
         mean += luma
         np.copyto(result[rows], np.rint(mean, out=mean), casting="unsafe")
+
+
+class Averaging(Protocol):
+    """What averages over time, on a CPU or a card."""
+
+    def links(self, before: Luma, luma: Luma, depth: int, level: float, decay: float) -> Any:
+        """See links()."""
+
+    def average(
+        self, pictures: Sequence[Linked], amounts: Sequence[float], past: Any
+    ) -> list[Luma]:
+        """See average()."""
+
+    def nothing(self, shape: tuple[int, ...]) -> Any:
+        """Return the `past` of a picture that has none before it, [H, W]."""
+
+
+class CpuPlanes:
+    """Averaging on a CPU."""
+
+    links = staticmethod(links)
+    average = staticmethod(average)
+
+    def nothing(self, shape: tuple[int, ...]) -> Floats:
+        """Return the past of a picture that has none."""
+        return np.zeros((2, *shape), np.float32)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RestoreOptions", "Restorer"]
 
+_PATIENCE = 16  # pictures; so few that the frames behind them do not fill the memory
 _AHEAD_BYTES = 64 << 20  # of restored pictures that wait to be averaged
 
 
@@ -65,6 +66,8 @@ class Restorer:
             spreads=not self.references,  # theirs is kept by keep_unchanged()
             doubtful=not engine.rounds_alike,
             ahead=engine.ahead,
+            # With --live, whose batches are of one, nothing waits.
+            patience=0 if options.batch_size == 1 else _PATIENCE,
         )
         self._reuses = options.reuse
 
@@ -103,7 +106,7 @@ class Restorer:
         Interlaced pictures are restored field by field: their lines belong to two moments.
 
         Raises:
-            DeviceError: not even one small tile fits into memory.
+            DeviceError: not even one small tile fits into memory, or the device has failed.
         """
         if self.assumed_qp is not None:
             pictures = with_qp(pictures, self.assumed_qp)
@@ -119,12 +122,13 @@ class Restorer:
         seen = with_references(settle_noting(pictures, noted), self.lookahead)
         kept = keep_unchanged(self._restore_frames(seen), noted)
         if not self.lookahead:
-            yield from steadied(kept, 0, self.strength)
+            yield from steadied(kept, 0, self.strength, self.engine.planes())
             return
         # Averages come out many at a time; the network goes on meanwhile.
         ahead = Prefetch(kept, self.lookahead // 2, _AHEAD_BYTES, lambda one: one.luma.nbytes)
         try:
-            yield from steadied(ahead, self.lookahead // 2, self.strength)
+            planes = self.engine.planes()
+            yield from steadied(ahead, self.lookahead // 2, self.strength, planes)
         finally:
             ahead.close()
 

@@ -100,6 +100,9 @@ class Reuse:
         doubtful: boxes must give the very same bits, and some shapes may run through kernels that
             round otherwise: each shape is tried once against a whole picture.
         ahead: pictures whose boxes are begun before those of one are waited for.
+        patience: pictures like the one before that wait for its result while `whole` goes on with
+            others, where there is no `part`; only where it looks at the next picture before it
+            gives a result.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class Reuse:
         spreads: bool = True,
         doubtful: bool,
         ahead: int = 0,
+        patience: int = 0,
     ) -> None:
         self._whole, self._part = whole, part
         self._halo_blocks = -(-halo // MACROBLOCK)
@@ -118,6 +122,8 @@ class Reuse:
         self._doubtful, self._ahead = doubtful, ahead
         self._is_equal: dict[tuple[int, int], bool] = {}  # shapes of boxes that were tried
         self._next: Planned | None = None
+        self._patience = patience if part is None else 0
+        self._repeats: deque[int] = deque()  # of each picture that is computed
         self.pictures = 0
         self.computed = 0.0  # pictures' worth of pixels that went through the network
 
@@ -138,6 +144,8 @@ class Reuse:
         while self._next is not None:
             for last in self._whole(self._changed_ones(stream)):
                 yield last
+                for _ in range(self._repeats.popleft()):
+                    yield last
             begun: deque[tuple[Picture, list[_Patch]]] = deque()
             while self._next is not None and self._next[1] is not None and last is not None:
                 self.pictures += 1
@@ -155,8 +163,15 @@ class Reuse:
         while self._next is not None and self._next[1] is None:
             self.pictures += 1
             self.computed += 1
+            self._repeats.append(0)
             yield self._next[0]
             self._next = next(stream, None)
+            while self._next is not None and self._next[1] == []:
+                if not self._repeats or self._repeats[-1] >= self._patience:
+                    return
+                self.pictures += 1
+                self._repeats[-1] += 1
+                self._next = next(stream, None)
 
     def _boxes(self, picture: Picture) -> list[Box] | None:
         """Return what of a picture is to be computed; None is all of it."""

@@ -18,7 +18,8 @@ def _pieces(planes: Tensor) -> tuple[Tensor, ...]:
     return pieces
 
 
-def _as_float(luma: Tensor) -> Tensor:
+def as_float(luma: Tensor) -> Tensor:
+    """uint8 or int16 luma to float32 of the same values."""
     # int16 carries uint16 samples bit by bit: torch computes with few unsigned types.
     return (luma if luma.dtype == torch.uint8 else luma.to(torch.int32) & 0xFFFF).to(torch.float32)
 
@@ -28,7 +29,7 @@ def scaled(luma: Tensor, centre: float) -> Tensor:
     scaled = torch.empty(luma.shape, dtype=torch.float32, device=luma.device)
     for piece, out in zip(_pieces(luma), _pieces(scaled), strict=True):
         # (Y - 128) / 128 is exact in half precision, and so is the QP's place in it.
-        torch.sub(_as_float(piece), centre, out=out).mul_(1 / centre)
+        torch.sub(as_float(piece), centre, out=out).mul_(1 / centre)
     return scaled
 
 
@@ -37,7 +38,7 @@ def add(luma: Tensor, correction: Tensor, scale: float, peak: float) -> Tensor:
     restored = torch.empty_like(luma, memory_format=torch.contiguous_format)
     parts = zip(_pieces(luma), _pieces(correction), _pieces(restored), strict=True)
     for decoded, change, out in parts:
-        total = _as_float(decoded).add_(change.to(torch.float32), alpha=scale)
+        total = as_float(decoded).add_(change.to(torch.float32), alpha=scale)
         # By way of int32, since torch takes twice as long from float to uint8 on a CPU.
         out.copy_(total.round_().clamp_(0.0, peak).to(torch.int32))
     return restored

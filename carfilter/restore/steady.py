@@ -18,11 +18,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-
-import numpy as np
+from typing import Any
 
 from carfilter.pictures import Blocks, Luma, Picture
-from carfilter.restore.planes import Floats, Linked, average, kept, links
+from carfilter.restore.planes import Averaging, CpuPlanes, Linked, kept
 from carfilter.restore.reuse import settle
 
 # The share of a pixel that goes on to the next picture where nothing changed, and the levels by
@@ -112,16 +111,22 @@ def _ramp(values: deque[float], none: float, full: float) -> float:
     return min(max((mean - none) / (full - none), 0.0), 1.0)
 
 
-def steadied(pictures: Iterable[Restored], lookahead: int, strength: float = 1.0) -> Iterator[Luma]:
+def steadied(
+    pictures: Iterable[Restored],
+    lookahead: int,
+    strength: float = 1.0,
+    planes: Averaging | None = None,
+) -> Iterator[Luma]:
     """Yield the luma of each picture, averaged over time where the scene keeps still.
 
     Args:
         lookahead: pictures to wait for at most; 0 averages over the past alone, and less.
         strength: 0..1, how much of the way to the average a picture goes.
+        planes: averages; None is this CPU.
     """
-    scene = _Scene()
+    scene, planes = _Scene(), planes or CpuPlanes()
     for (shape, depth), alike in groupby(pictures, lambda one: (one.luma.shape, one.depth)):
-        shot = _Shot(shape, depth, lookahead)
+        shot = _Shot(shape, depth, lookahead, planes)
         for picture in alike:
             scene.see(picture)
             shot.add(picture.luma, strength * scene.amount)
@@ -140,8 +145,10 @@ class _Waiting(Linked):
 class _Shot:
     """Pictures of one size and depth, which are averaged with each other."""
 
-    def __init__(self, shape: tuple[int, ...], depth: int, lookahead: int) -> None:
-        self.shape, self.depth = shape, depth
+    def __init__(
+        self, shape: tuple[int, ...], depth: int, lookahead: int, planes: Averaging
+    ) -> None:
+        self.shape, self.depth, self.planes = shape, depth, planes
         fitting = _MOST_BYTES // (_BYTES * math.prod(shape))
         self.most = min(lookahead, max(1, fitting))  # pictures that wait for later ones
         # Pictures come out some at a time, since for each time all that wait are gone through.
@@ -150,14 +157,14 @@ class _Shot:
         self.waiting: list[_Waiting] = []
         self.last: Luma | None = None
         # What the picture that came out last was made of, itself and before: sum and weight.
-        self.past: Floats | None = None
+        self.past: Any = None
 
     def add(self, luma: Luma, amount: float) -> None:
         """Let a picture wait."""
         link = None
         if amount > 0 and self.last is not None:
             level = self.level * (1 << (self.depth - 8))
-            link = links(self.last, luma, self.depth, level, self.decay)
+            link = self.planes.links(self.last, luma, self.depth, level, self.decay)
         self.waiting.append(_Waiting(luma, link, amount))
         self.last = luma
 
@@ -171,5 +178,5 @@ class _Shot:
             yield from (picture.luma for picture in pictures[:count])
             return
         if self.past is None:
-            self.past = np.zeros((2, *self.shape), np.float32)
-        yield from average(pictures, amounts, self.past)
+            self.past = self.planes.nothing(self.shape)
+        yield from self.planes.average(pictures, amounts, self.past)

@@ -19,6 +19,7 @@ from torch import Tensor
 from carfilter.errors import DeviceError
 from carfilter.pictures import MACROBLOCK, Luma, Picture, cropped
 from carfilter.restore.batches import MEASURED_AT_BATCH, batches, default_batch, fastest_batch
+from carfilter.restore.card_planes import CardPlanes
 from carfilter.restore.compiled import Compiling
 from carfilter.restore.devices import PRECISIONS, choose_device, choose_precision
 from carfilter.restore.engine import RestoreOptions
@@ -26,6 +27,7 @@ from carfilter.restore.failures import in_a_line, is_device_failure, is_out_of_m
 from carfilter.restore.hand import hand
 from carfilter.restore.int8.convolutions import Int8Fast, torch_is_exact
 from carfilter.restore.network import Car
+from carfilter.restore.planes import Averaging, CpuPlanes
 from carfilter.restore.reuse import Box
 from carfilter.restore.samples import add, expand_qp, scaled
 from carfilter.restore.slots import Inputs, Slot
@@ -112,6 +114,10 @@ class TorchEngine:
             f"out of memory on {self.device} even for {for_what}; free memory there, or use"
             " --device cpu"
         )
+
+    def planes(self) -> Averaging:
+        """Return what averages over time."""
+        return CpuPlanes() if self.on_cpu else CardPlanes(self.device)
 
     def describe(self) -> str:
         """Say in a few words on what and how the network runs."""

@@ -12,9 +12,11 @@ import torch
 from card.fake import Card, fake_card
 from carfilter.errors import DeviceError
 from carfilter.pictures import Picture
+from carfilter.restore.card_planes import CardPlanes
 from carfilter.restore.devices import choose_device, choose_precision, training_precision
 from carfilter.restore.network import Network, build_network
 from carfilter.restore.restorer import RestoreOptions, Restorer
+from carfilter.restore.steady import Restored, steadied
 from carfilter.restore.weights import load_weights, shipped_models
 
 NEVER = float("inf")
@@ -72,6 +74,28 @@ def test_in_whatever_order_streams_go_on_the_pictures_are_those_of_the_cpu(
         assert not card.left
 
 
+@pytest.mark.parametrize("depth", [8, 10])
+@pytest.mark.parametrize("lookahead", [0, 6, 64])
+def test_pictures_are_averaged_over_time_on_the_card_as_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, depth: int, lookahead: int
+) -> None:
+    rng, size = np.random.default_rng(3), (50, 70)
+    kind = np.uint8 if depth == 8 else np.uint16
+    scene = rng.integers(40, 200, size) << (depth - 8)
+    seen = []
+    for i in range(30):
+        luma = scene + rng.integers(-2 << (depth - 8), 3 << (depth - 8), size)
+        luma[16:32, 2 * i : 2 * i + 16] = 3 * i
+        qp = 30.0 if i > 6 else 10.0  # good video at first: averaged is only what follows
+        seen.append(Restored(luma.astype(kind), depth, 0.9, qp))
+    wanted = list(steadied(seen, lookahead))
+    assert not all(np.array_equal(a, b.luma) for a, b in zip(wanted, seen, strict=True))
+    with fake_card(monkeypatch, depth) as card:
+        given = steadied(seen, lookahead, planes=CardPlanes(torch.device("cuda")))
+        assert equal(list(given), wanted)
+        assert not card.left
+
+
 def test_leaving_early_waits_for_what_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
     was_left = 0
     for seed in range(3):
@@ -83,6 +107,20 @@ def test_leaving_early_waits_for_what_is_on_its_way(monkeypatch: pytest.MonkeyPa
             results.close()
             assert not card.left  # else the allocator would give its memory to others
     assert was_left
+
+
+@pytest.mark.usefixtures("card")
+def test_pictures_that_repeat_do_not_stop_those_on_their_way() -> None:
+    pictures, network = clip(24), awake("fast")
+    wanted = restored("cpu", network, pictures)
+    options = RestoreOptions("cuda", "fp32", batch_size=2, compile_after=NEVER)
+    restorer, times = Restorer(network, options, (50, 70)), []
+    whole = restorer._reuse._whole
+    restorer._reuse._whole = lambda given: times.append(1) or whole(given)
+    still = [pictures[0]] * 40
+    assert equal(list(restorer.restore([*pictures, *still])), [*wanted, *wanted[:1] * 40])
+    assert len(times) == 1 + 0
+    assert restorer.saved > 0.5
 
 
 def test_one_thread_computes_for_all_files(card: Card) -> None:

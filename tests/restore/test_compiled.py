@@ -141,6 +141,34 @@ def test_where_compiling_fails_one_warning_says_so_and_nothing_else_changes(
 
 
 @torch.inference_mode()
+def test_a_few_samples_of_a_test_card_do_not_ban_compiling() -> None:
+    network, given = awake(), batch(4)
+
+    def differs(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
+        def run(*inputs: Tensor) -> list[Tensor]:
+            made = [x.clone() for x in graph.forward(*inputs)]
+            made[0][0, 0, 0, 0] += 0.1
+            return made
+
+        return run
+
+    run = Compiling(network, Clock(), 0, differs, Ledger())
+    run(*given)
+    assert run._ready
+
+
+@torch.inference_mode()
+def test_memory_that_runs_out_is_no_failed_compile(caplog: pytest.LogCaptureFixture) -> None:
+    network, ledger = awake(), Ledger()
+    full = Backend(error=torch.OutOfMemoryError("CUDA out of memory"))
+    run = Compiling(network, Clock(), 0, full, ledger)
+    run(*batch(4)), run(*batch(4))
+    assert full.compiled == 1
+    assert not ledger.failed
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@torch.inference_mode()
 def test_more_shapes_than_torch_takes_stay_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
     network, backend = nn.Tanh(), Backend()
     run = Compiling(network, Clock(), 0, backend, Ledger())
