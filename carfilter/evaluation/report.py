@@ -1,19 +1,16 @@
 """One self-contained HTML page of an evaluation: tables, plots, pictures; it loads nothing.
 
-The template beside this module (report.html.j2) holds layout, style and the little script.
+The template beside this module (report.html.j2) holds its layout, pages/ what it shares.
 """
 
 import base64
 import io
-import json
-from collections.abc import Sequence
-from importlib.resources import files
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from carfilter.errors import CarfilterError
 from carfilter.evaluation.detection_scores import DetectionScores
 from carfilter.evaluation.evaluate import ClipResult, Evaluation, Result
 from carfilter.evaluation.measures import busiest_square, shown_frame, unpack_boxes
@@ -21,10 +18,15 @@ from carfilter.evaluation.plots import quality_over_rate, quality_over_time
 from carfilter.evaluation.record import Record
 from carfilter.evaluation.tables import DECODE, Table, column_label, find_result, row_names
 from carfilter.evaluation.verdicts import Verdict
+from carfilter.media.stills import webp_within
+from carfilter.pages.document import data_uri, read_part, render, script_json
 
 CLEAN = "clean"
 _BOX_SCORE = 0.25  # doubtful boxes would hide the picture
-_SHOWN_CLIPS = 8  # with pictures, so that the page stays within some twenty megabytes
+_SHOWN_CLIPS = 8  # with pictures
+_WIDEST = 1032  # pixels that the page has for a picture
+# Of all pictures: the page stays within eight megabytes, and its text form is a third longer.
+_PICTURES_BYTES, _DETAILS_BYTES = 4_000_000, 1_200_000
 
 Picture = npt.NDArray[np.uint8]
 
@@ -43,16 +45,14 @@ def page(
         every: on which frames the detector ran; the pictures show one of them.
 
     Raises:
-        CarfilterError: jinja2 or matplotlib is missing.
+        CarfilterError: matplotlib is missing.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise CarfilterError("--report needs jinja2; pip install carfilter[eval]") from error
-    text = files("carfilter.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     shown = [clip for clip in evaluation.clips if "picture" in clip.clean][:_SHOWN_CLIPS]
-    return environment.from_string(text).render(
+    return render(
+        "evaluation",
+        "report.html.j2",
+        style=read_part("style.css"),
+        script=read_part("compare.js"),
         tables=[table for table in tables if not table.key.startswith("paper")],
         paper_tables=[table for table in tables if table.key.startswith("paper")],
         evaluation=evaluation,
@@ -63,16 +63,11 @@ def page(
         over_time=[
             (clip.name, quality_over_time(clip, evaluation.columns)) for clip in evaluation.clips
         ],
-        viewer=_json(_viewer(shown, evaluation, found, every)),
+        viewer=script_json(_viewer(shown, evaluation, found, every)),
         has_pictures=bool(shown),
         details=_details(shown, evaluation),
         rows=row_names(evaluation),
     )
-
-
-def _json(value: Any) -> str:
-    """Return JSON that cannot end the script element it stands in."""
-    return json.dumps(value).replace("<", "\\u003c")
 
 
 def _viewer(
@@ -82,6 +77,7 @@ def _viewer(
     every: int,
 ) -> dict[str, Any]:
     """Return what the slider's script needs: pictures as data URIs, boxes, names."""
+    light = _lightened(clips, evaluation)
     content: dict[str, Any] = {"clips": [], "rows": [*row_names(evaluation), CLEAN]}
     for clip in clips:
         index = shown_frame(clip.frames, every)
@@ -90,14 +86,14 @@ def _viewer(
             result = find_result(clip, column)
             if result is not None:
                 label = column_label(column, evaluation.columns)
-                views.append(_view(label, result, found, index, every))
+                views.append(_view(label, result, found, index, every, light))
         content["clips"].append(
             {
                 "name": clip.name,
                 "width": clip.width,
                 "height": clip.height,
                 "frame": index,
-                "clean": _uri(clip.clean["picture"]),
+                "clean": light[clip.clean["picture"]],
                 "cleanBoxes": _boxes(clip.clean, found, index, every),
                 "views": views,
             }
@@ -111,10 +107,11 @@ def _view(
     found: DetectionScores | None,
     index: int,
     every: int,
+    light: dict[str, str],
 ) -> dict[str, Any]:
     sides = {
         row: {
-            "uri": _uri(values["picture"]),
+            "uri": light[values["picture"]],
             "boxes": _boxes(values, found, index, every),
             "psnr": round(values["psnr"][index], 2),
             "ssim": round(values["ssim"][index], 4),
@@ -124,8 +121,34 @@ def _view(
     return {"label": label, "kbps": round(result.variant.kbps, 1), "rows": sides}
 
 
-def _uri(encoded: str) -> str:
-    return f"data:image/webp;base64,{encoded}"
+def _lightened(clips: Sequence[ClipResult], evaluation: Evaluation) -> dict[str, str]:
+    """Return what the page shows for each stored picture, which is without loss and of full size:
+    as large as the page shows it, all pictures of a clip with the same loss."""
+    groups = [list(dict.fromkeys(_stored(clip, evaluation))) for clip in clips]
+    most = _PICTURES_BYTES // max(sum(map(len, groups)), 1)
+    light: dict[str, str] = {}
+    for group in groups:
+        encoded = webp_within([_shrunk(_decode(stored)) for stored in group], most)
+        light |= dict(zip(group, map(data_uri, encoded), strict=True))
+    return light
+
+
+def _stored(clip: ClipResult, evaluation: Evaluation) -> Iterator[str]:
+    yield clip.clean["picture"]
+    for column in evaluation.columns:
+        result = find_result(clip, column)
+        if result is not None:
+            yield from (values["picture"] for values in result.rows.values())
+
+
+def _shrunk(picture: Picture) -> Picture:
+    from PIL import Image
+
+    height, width = picture.shape[:2]
+    if width <= _WIDEST:
+        return picture
+    size = (_WIDEST, round(height * _WIDEST / width))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
 
 
 def _boxes(
@@ -146,20 +169,24 @@ def _boxes(
 
 def _details(clips: Sequence[ClipResult], evaluation: Evaluation) -> list[dict[str, Any]]:
     """Return the sections of details; chosen without a look at any row, they favour none."""
+    count = sum(1 for clip in clips for _ in _stored(clip, evaluation))
+    most = _DETAILS_BYTES // max(2 * count, 1)
     return [
         {
             "id": "patches",
             "title": "One detail, all variants",
             "about": "The square in which the strongest compression is farthest from the clean"
             " frame, whatever the filters make of it.",
-            "patches": [_patch(clip, evaluation, _most_harmed(clip, evaluation)) for clip in clips],
+            "patches": [
+                _patch(clip, evaluation, _most_harmed(clip, evaluation), most) for clip in clips
+            ],
         },
         {
             "id": "moving",
             "title": "What moves, all variants",
             "about": "The square in which the clean clip moves most: here a filter that borrows"
             " from other frames would leave ghosts.",
-            "patches": [_patch(clip, evaluation, clip.clean["moving"]) for clip in clips],
+            "patches": [_patch(clip, evaluation, clip.clean["moving"], most) for clip in clips],
         },
     ]
 
@@ -173,8 +200,14 @@ def _most_harmed(clip: ClipResult, evaluation: Evaluation) -> Sequence[int]:
     return busiest_square(np.abs(clean - coded).sum(axis=2))
 
 
-def _patch(clip: ClipResult, evaluation: Evaluation, square: Sequence[int]) -> dict[str, Any]:
-    """Return a square, given as top, left and size, in all variants of a clip."""
+def _patch(
+    clip: ClipResult, evaluation: Evaluation, square: Sequence[int], most: int
+) -> dict[str, Any]:
+    """Return a square, given as top, left and size, in all variants of a clip.
+
+    Args:
+        most: bytes of each.
+    """
     clean = _decode(clip.clean["picture"])
     results = [
         (column_label(column, evaluation.columns), result)
@@ -182,19 +215,15 @@ def _patch(clip: ClipResult, evaluation: Evaluation, square: Sequence[int]) -> d
         if (result := find_result(clip, column)) is not None
     ]
     top, left, size = square
-
-    def cut(picture: Picture) -> str:
-        return _encode(picture[top : top + size, left : left + size])
-
-    lines = [
-        (row, [cut(_decode(result.rows[row]["picture"])) for _, result in results])
-        for row in row_names(evaluation)
-    ]
+    rows = row_names(evaluation)
+    shown = [_decode(result.rows[row]["picture"]) for row in rows for _, result in results]
+    pieces = [picture[top : top + size, left : left + size] for picture in (clean, *shown)]
+    encoded = iter(map(data_uri, webp_within(pieces, most)))
     return {
         "name": clip.name,
         "labels": [label for label, _ in results],
-        "lines": lines,
-        "clean": cut(clean),
+        "clean": next(encoded),
+        "lines": [(row, [next(encoded) for _ in results]) for row in rows],
         "place": f"{size}x{size} pixels at {left},{top}",
         "size": size,
     }
@@ -205,11 +234,3 @@ def _decode(encoded: str) -> Picture:
 
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
         return np.asarray(image.convert("RGB"))
-
-
-def _encode(picture: Picture) -> str:
-    from PIL import Image
-
-    stored = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(stored, "WEBP", lossless=True)
-    return _uri(base64.b64encode(stored.getvalue()).decode())

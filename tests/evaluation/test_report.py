@@ -13,10 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from carfilter.commands.evaluate import main
-from carfilter.evaluation import measures, report
+from carfilter.evaluation import measures
 from carfilter.evaluation.measures import shown_frame
 from carfilter.evaluation.record import command_line
 from carfilter.media.clips import Clip
+from carfilter.pages.document import script_json
 from detectors import save_detector, yolox_output
 from scenes import draw_clip, save_clip, save_model
 
@@ -78,7 +79,7 @@ def test_text_from_outside_is_escaped(page: Path) -> None:
 
 
 def test_data_cannot_end_the_script_element() -> None:
-    assert "</script" not in report._json({"name": "</script><script>alert(1)"})
+    assert "</script" not in script_json({"name": "</script><script>alert(1)"})
 
 
 def test_the_page_says_how_it_was_made(page: Path) -> None:
