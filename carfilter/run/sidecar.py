@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +40,8 @@ def write_sidecar(
     run: Run, source: Path, target: Path, model: Model | None, options: FilterOptions
 ) -> None:
     """Write TARGET.json beside the target."""
+    from importlib.metadata import version  # only here: it is slow to load
+
     record = {
         "carfilter": __version__,
         "libraries": library_versions(),
