@@ -38,7 +38,7 @@ def drawn(frame: av.VideoFrame, detector: OnnxDetector) -> tuple[np.ndarray, Box
     return np.asarray(picture), boxes
 
 
-def main(source: str, model: str, target: str, weights: str = "best") -> None:
+def main(source: str, model: str, target: str, weights: str = "detect") -> None:
     """Detect on both sides of every frame and write them beside each other."""
     detector = OnnxDetector(Path(model), DetectorSettings(score=SURE))
     counts = np.zeros(2, int)
