@@ -28,17 +28,43 @@ def _strengths(
     return values
 
 
+def _codecs(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[str, ...]:
+    from carfilter.pairs.variants import CODECS
+
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in CODECS:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(CODECS)}")
+    return names
+
+
 @click.command("carfilter-degrade", context_settings={"show_default": True})
 @click.argument("clean", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("out_dir", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "--variants",
-    type=click.Choice(["paper", "mixed", "plain"]),
+    type=click.Choice(["paper", "mixed", "camera", "plain"]),
     default="paper",
     help="paper: CRF 29/35/41/47 x maxrate 2/1.5/1 Mb/s. mixed: random ones for training."
-    " plain: one uncapped encode for each of --crf.",
+    " camera: random ones as hardware encoders make them. plain: one uncapped encode for each of"
+    " --crf.",
 )
-@click.option("-crf", "--crf", "crfs", default="29,35,41,47", callback=_numbers, help="For plain.")
+@click.option(
+    "--codec",
+    "codecs",
+    default="h264",
+    callback=_codecs,
+    help="A list of h264, hevc, av1, vp9, mpeg4 and mjpeg, for all variants but the paper's; the"
+    " more often one is named, the more of the mixed variants it gets.",
+)
+@click.option(
+    "-crf",
+    "--crf",
+    "crfs",
+    default="29,35,41,47",
+    callback=_numbers,
+    help="For plain; on the codec's own scale, that of -q:v for mpeg4 and mjpeg.",
+)
 @click.option("--per-clip", default=8, type=click.IntRange(1), help="Mixed variants of a video.")
 @click.option("--per-photo", default=4, type=click.IntRange(1), help="Mixed variants of a photo.")
 @click.option("-preset", "--preset", default="medium", help="x264's, for paper and plain.")

@@ -31,8 +31,6 @@ MeasureQp = Literal["never", "where unknown", "always"]
 FRAME_TYPES = {1: "I", 2: "P", 3: "B"}
 _PLAIN = ("yuv420p", "yuvj420p")  # the same layout; yuvj420p only says "full range" once more
 _FULL = int(ColorRange.JPEG)
-# x264's AVX-512 code for mbtree differs from run to run at some widths; this code path does not.
-_REPEATABLE = {"x264-params": "cpu-independent=1"}
 
 
 @dataclass(frozen=True)
@@ -192,8 +190,14 @@ def _frames(clip: Clip, full_range: bool) -> Iterator[av.VideoFrame]:
         yield frame
 
 
-def write_clip(path: Path, clip: Clip, options: Mapping[str, str], threads: int = 1) -> None:
-    """Encode with libx264, whose private and general `options` are strings as FFmpeg takes them.
+def write_clip(
+    path: Path,
+    clip: Clip,
+    options: Mapping[str, str],
+    threads: int = 1,
+    encoder: str = "libx264",
+) -> None:
+    """Encode with one of FFmpeg's encoders; `options` are strings as FFmpeg takes them.
 
     One thread by default: with VBV the result depends on their number. The file appears under its
     name only when it is complete.
@@ -205,9 +209,7 @@ def write_clip(path: Path, clip: Clip, options: Mapping[str, str], threads: int 
     height, width = clip.luma.shape[1:]
     try:
         with av.open(str(part), "w") as container:
-            stream = container.add_stream(
-                "libx264", rate=clip.fps, options={**_REPEATABLE, **options}
-            )
+            stream: Any = container.add_stream(encoder, rate=clip.fps, options=dict(options))
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.time_base = 1 / clip.fps
             stream.codec_context.thread_count = threads

@@ -102,8 +102,8 @@ def degrade_clip(
     rows = []
     for variant in plan_variants(settings, name, pixel_rate, photo):
         video = out / "videos" / f"{name}.{variant.name}.mp4"
-        write_clip(video, clip, variant.options())
-        coded = read_clip(video)
+        write_clip(video, clip, variant.options(), encoder=variant.encoder)
+        coded = read_clip(video, measure_qp="where unknown")
         if len(coded.luma) != len(clip.luma):
             raise MediaError(
                 f"{video}: has {len(coded.luma)} frames of {len(clip.luma)}; try again"
@@ -123,7 +123,7 @@ def degrade_clip(
 
 def _twin(coded: Clip, name: str, about: dict[str, Any]) -> Twin:
     frames, height, width = coded.luma.shape
-    qp = coded.qp
+    qp = coded.measured_qp  # as the filter has it: what the decoder tells, else measured
     if qp is None:
         qp = np.full((frames, -(-height // 16), -(-width // 16)), NO_QP, np.int8)
     assert coded.types is not None  # read_clip() always fills them

@@ -1,7 +1,11 @@
-"""Which compressed versions are made of a clip: the paper's twelve, plain ones, a random mix."""
+"""Which compressed versions are made of a clip: the paper's twelve, plain ones, a random mix.
+
+Hardware encoders in cameras are not x264 at its defaults: they look at one picture before, spend
+no bits by psychovisual rules, and hold a bitrate or a QP. `camera` draws such settings.
+"""
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,36 +17,101 @@ _MIXED_CRFS = (18, 51)
 _MIXED_PRESETS = ("veryfast", "faster", "fast", "medium", "slow")
 
 
+
+@dataclass(frozen=True)
+class Codec:
+    """How one of FFmpeg's encoders is told what is wanted.
+
+    Attributes:
+        finest, coarsest: quality of mixed variants, on the encoder's own scale.
+        fixed: options that all its variants have.
+        plain: further options that stand for a hardware encoder in a camera.
+    """
+
+    encoder: str
+    finest: int
+    coarsest: int
+    fixed: dict[str, str] = field(default_factory=dict)
+    plain: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def by_quantiser(self) -> bool:
+        """Whether its quality is a quantiser, as `-q:v` of FFmpeg, instead of a CRF."""
+        return self.encoder in ("mpeg4", "mjpeg")
+
+
+# One thread each: with more the result may depend on their number.
+CODECS = {
+    "h264": Codec(
+        "libx264",
+        *_MIXED_CRFS,
+        # x264's AVX-512 code for mbtree differs from run to run at some widths; this path does not.
+        {"x264-params": "cpu-independent=1"},
+        {"refs": "1", "psy": "0", "aq-mode": "0", "rc-lookahead": "0", "mbtree": "0"},
+    ),
+    "hevc": Codec(
+        "libx265",
+        16,
+        47,
+        {"x265-params": "log-level=none:pools=none:frame-threads=1"},
+        {"x265-params": "log-level=none:pools=none:frame-threads=1:ref=1:psy-rd=0:psy-rdoq=0"
+         ":aq-mode=0:rc-lookahead=0:cutree=0"},
+    ),
+    "av1": Codec("libsvtav1", 20, 60, {"preset": "10", "svtav1-params": "lp=1"}),
+    "vp9": Codec("libvpx-vp9", 20, 60, {"b": "0", "deadline": "good", "cpu-used": "5"}),
+    "mpeg4": Codec("mpeg4", 2, 24),
+    "mjpeg": Codec("mjpeg", 3, 30, {"strict": "unofficial"}),  # which limited range needs
+}  # fmt: skip
+_WITH_PRESETS = ("h264", "hevc")
+
+
 @dataclass(frozen=True)
 class Variant:
-    """One way to encode with x264; None leaves x264's own default."""
+    """One way to encode; None leaves the encoder's own default."""
 
     name: str
-    crf: int
+    crf: int  # or what stands for it on the codec's scale
     preset: str = "medium"
     maxrate: int | None = None  # bits per second
     bufsize: int | None = None  # bits
     gop: int | None = None  # frames; x264's default is 250
     bframes: int | None = None
+    codec: str = "h264"  # of CODECS
+    rate: str = "crf"  # or qp, of all pictures; or cbr, which holds `maxrate`
+    camera: bool = False  # as hardware encoders code
+
+    @property
+    def encoder(self) -> str:
+        """FFmpeg's name of the encoder."""
+        return CODECS[self.codec].encoder
 
     def options(self) -> dict[str, str]:
-        """Return libx264's options as FFmpeg spells them."""
-        named = {
-            "crf": self.crf,
-            "preset": self.preset,
+        """Return the encoder's options as FFmpeg spells them."""
+        codec = CODECS[self.codec]
+        named: dict[str, object] = {
             "maxrate": self.maxrate,
             "bufsize": self.bufsize,
             "g": self.gop,
             "bf": self.bframes,
         }
-        return {key: str(value) for key, value in named.items() if value is not None}
+        if codec.by_quantiser:
+            named.update(qmin=self.crf, qmax=self.crf)
+        elif self.rate == "cbr":
+            named["b"] = self.maxrate
+        else:
+            named[self.rate] = self.crf
+        if self.codec in _WITH_PRESETS:
+            named["preset"] = self.preset
+        given = {key: str(value) for key, value in named.items() if value is not None}
+        return codec.fixed | (codec.plain if self.camera else {}) | given
 
 
 @dataclass(frozen=True)
 class Settings:
     """What carfilter-degrade makes of each clip."""
 
-    variants: str = "paper"  # paper, mixed or plain
+    variants: str = "paper"  # paper, mixed, camera or plain
+    codecs: tuple[str, ...] = ("h264",)  # of mixed, camera and plain; see CODECS
     crfs: tuple[int, ...] = PAPER_CRFS  # of plain
     per_clip: int = 8  # of mixed, for videos
     per_photo: int = 4  # of mixed, for photographs
@@ -66,12 +135,16 @@ def plan_variants(settings: Settings, clip: str, pixel_rate: float, photo: bool)
     Args:
         pixel_rate: width x height x frames per second, for caps that fit the picture.
     """
-    if settings.variants == "mixed":
+    if settings.variants in ("mixed", "camera"):
         count = settings.per_photo if photo else settings.per_clip
         return _mixed(count, generator_for(settings.seed, clip, "variants"), pixel_rate, settings)
     fixed = {"preset": settings.preset, "gop": settings.gop, "bframes": settings.bframes}
     if settings.variants == "plain":
-        return [Variant(f"crf{crf}", crf, **fixed) for crf in settings.crfs]  # type: ignore[arg-type]
+        return [
+            Variant(f"{_tag(codec)}crf{crf}", crf, codec=codec, **fixed)  # type: ignore[arg-type]
+            for codec in settings.codecs
+            for crf in settings.crfs
+        ]
     factor = pixel_rate / _PAPER_RATE if settings.scale_caps else 1.0
     return [
         Variant(
@@ -86,31 +159,56 @@ def plan_variants(settings: Settings, clip: str, pixel_rate: float, photo: bool)
     ]
 
 
+def _tag(codec: str) -> str:
+    return "" if codec == "h264" else f"{codec}-"
+
+
 def _mixed(
     count: int, rng: np.random.Generator, pixel_rate: float, settings: Settings
 ) -> list[Variant]:
-    """Draw variants whose CRFs are spread evenly over 18..51, one in each of `count` strata."""
-    edges = np.linspace(_MIXED_CRFS[0], _MIXED_CRFS[1] + 1, count + 1)
+    """Draw variants whose qualities are spread evenly, one in each of `count` strata."""
+    draw = _drawn_camera if settings.variants == "camera" else _drawn
     variants = []
     for index in range(count):
-        crf = int(rng.uniform(edges[index], edges[index + 1]))
-        cap = None
-        if (
-            rng.random() < 0.35
-        ):  # cameras are often capped; 0.01..0.16 bits per pixel is their range
-            cap = round(pixel_rate * 0.01 * 2 ** rng.uniform(0, 4))
-        variants.append(
-            Variant(
-                name=f"v{index}-crf{crf}",
-                crf=crf,
-                preset=str(rng.choice(_MIXED_PRESETS)),
-                maxrate=cap,
-                bufsize=None if cap is None else round(cap * settings.bufsize_seconds),
-                gop=250 if rng.random() < 0.15 else int(rng.integers(12, 61)),
-                bframes=int(rng.integers(0, 4)),
-            )
-        )
+        share = (index + rng.random()) / count  # of the way from the finest to the coarsest
+        # 0.01..0.16 bits per pixel is the range of cameras.
+        cap = round(pixel_rate * 0.01 * 2 ** rng.uniform(0, 4))
+        name = settings.codecs[int(rng.integers(len(settings.codecs)))]
+        codec = CODECS[name]
+        crf = int(codec.finest + share * (codec.coarsest + 1 - codec.finest))
+        variant = Variant(f"v{index}-{_tag(name)}crf{crf}", crf, codec=name)
+        variants.append(draw(variant, cap, rng, settings))
     return variants
+
+
+def _drawn(variant: Variant, cap: int, rng: np.random.Generator, settings: Settings) -> Variant:
+    capped = rng.random() < 0.35 and variant.codec in _WITH_PRESETS
+    return replace(
+        variant,
+        preset=str(rng.choice(_MIXED_PRESETS[:3] if variant.codec == "hevc" else _MIXED_PRESETS)),
+        maxrate=cap if capped else None,
+        bufsize=round(cap * settings.bufsize_seconds) if capped else None,
+        gop=250 if rng.random() < 0.15 else int(rng.integers(12, 61)),
+        bframes=int(rng.integers(0, 4)) if variant.codec in _WITH_PRESETS else None,
+    )
+
+
+def _drawn_camera(
+    variant: Variant, cap: int, rng: np.random.Generator, _settings: Settings
+) -> Variant:
+    """Draw as cameras encode: a QP or a bitrate is held, a key frame every 0.5 to 10 seconds."""
+    held = rng.random() < 0.5 and variant.codec in _WITH_PRESETS
+    free = "qp" if variant.codec in _WITH_PRESETS else "crf"
+    return replace(
+        variant,
+        preset="veryfast",
+        rate="cbr" if held else free,
+        maxrate=cap if held else None,
+        bufsize=round(cap * rng.uniform(0.3, 1)) if held else None,
+        gop=round(12.5 * 20 ** rng.random()),
+        bframes=0 if variant.codec in _WITH_PRESETS else None,
+        camera=True,
+    )
 
 
 def generator_for(seed: int, clip: str, purpose: str) -> np.random.Generator:
