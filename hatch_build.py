@@ -14,7 +14,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES = ("rows.c", "planes.c")
+SOURCES = ("rows.c", "planes.c", "motion.c")
 # Nothing is contracted, so that every compiler rounds alike.
 FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off")
 _AVX512 = ("-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512vnni")
@@ -84,7 +84,7 @@ def compiled_for(compiler: list[str]) -> tuple[str, str]:
 def compile_library(
     compiler: list[str], folder: Path, flags: tuple[str, ...], target: Path
 ) -> str | None:
-    """Compile rows.c and planes.c for one kind of CPU; return what went wrong."""
+    """Compile the sources for one kind of CPU; return what went wrong."""
     made = target.with_suffix(".part.so")
     shared = ("-shared",) if sys.platform == "win32" else ("-shared", "-fPIC")
     try:

@@ -17,7 +17,6 @@ _MIXED_CRFS = (18, 51)
 _MIXED_PRESETS = ("veryfast", "faster", "fast", "medium", "slow")
 
 
-
 @dataclass(frozen=True)
 class Codec:
     """How one of FFmpeg's encoders is told what is wanted.

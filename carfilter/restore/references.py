@@ -1,7 +1,8 @@
 """The window of a multi-frame network: each picture goes on with the pictures that help it.
 
-Of the past only what the window rule can ask for is kept; of the future as much as `lookahead`
-and the bound in bytes allow. A scene cut or a change of size empties the memory.
+They go along moved to where the picture shows the same (carfilter.restore.motion). Of the past only
+what the window rule can ask for is kept; of the future as much as `lookahead` and the bound in
+bytes allow. A scene cut or a change of size empties the memory.
 """
 
 from collections import deque
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from carfilter.pictures import Picture
+from carfilter.restore.motion.scene import Scene
 from carfilter.restore.window import KEY, NEAR, Coding, choose
 
 LOOKAHEAD_BYTES = 512 << 20
@@ -22,6 +24,7 @@ _CUT_LEVELS = 32.0  # mean difference of two pictures, at 8 bits, that share no 
 class _Seen:
     picture: Picture
     coding: Coding
+    number: int  # in the scene
 
 
 def with_references(
@@ -33,31 +36,56 @@ def with_references(
         lookahead: pictures to wait for at most; 0 looks at the past alone.
         most_bytes: of luma that waits; what does not fit is done without.
     """
-    past: list[_Seen] = []
-    waiting: deque[_Seen] = deque()
+    window = _Window()
     for picture in pictures:
-        if waiting or past:
-            before = waiting[-1] if waiting else past[-1]
-            if _is_cut(before.picture, picture):
-                yield from _emit(past, waiting, len(waiting))
-                past.clear()
-        waiting.append(_Seen(picture, _coding(picture)))
-        yield from _emit(past, waiting, _ready(waiting, lookahead, most_bytes))
-    yield from _emit(past, waiting, len(waiting))
+        if window.last is not None and _is_cut(window.last, picture):
+            yield from window.emit(len(window.waiting))
+            window = _Window()
+        window.add(picture)
+        yield from window.emit(_ready(window.waiting, lookahead, most_bytes))
+    yield from window.emit(len(window.waiting))
 
 
-def _emit(past: list[_Seen], waiting: deque[_Seen], count: int) -> Iterator[Picture]:
-    for _ in range(count):
-        known = [*past, *waiting]
-        chosen = choose([seen.coding for seen in known], len(past))
-        seen = waiting.popleft()
-        # Past pictures go without their own references, or none would ever be let go.
-        past.append(seen)
-        _forget(past)
-        yield replace(
-            seen.picture,
-            references=tuple(None if at is None else known[at].picture for at in chosen),
-        )
+class _Window:
+    """The pictures of one scene that are still of use, and their motion."""
+
+    def __init__(self) -> None:
+        self.past: list[_Seen] = []
+        self.waiting: deque[_Seen] = deque()
+        self.last: Picture | None = None
+        self._scene, self._count = Scene(), 0
+
+    def add(self, picture: Picture) -> None:
+        """Let a picture wait."""
+        self.waiting.append(_Seen(picture, _coding(picture), self._count))
+        self._scene.add(self._count, picture.luma, picture.depth)
+        self._count += 1
+        self.last = picture
+
+    def emit(self, count: int) -> Iterator[Picture]:
+        """Yield the pictures that wait longest, with their references."""
+        for _ in range(count):
+            known = [*self.past, *self.waiting]
+            chosen = choose([seen.coding for seen in known], len(self.past))
+            seen = self.waiting.popleft()
+            references = tuple(
+                None if at is None else self._moved(seen, known[at]) for at in chosen
+            )
+            # Past pictures go without their own references, or none would ever be let go.
+            self.past.append(seen)
+            _forget(self.past)
+            yield replace(seen.picture, references=references)
+            self._scene.forget([one.number for one in (*self.past, *self.waiting)])
+
+    def _moved(self, seen: _Seen, other: _Seen) -> Picture:
+        """Return a reference moved to where the picture shows the same."""
+        picture, reference = seen.picture, other.picture
+        # The lines of an interlaced picture belong to two moments; what did not change at all
+        # keeps its result and is not looked at.
+        unchanged = picture.changed is not None and not picture.changed.any()
+        if unchanged or picture.interlaced or reference.interlaced:
+            return reference
+        return replace(reference, luma=self._scene.moved(seen.number, other.number))
 
 
 def _ready(waiting: deque[_Seen], lookahead: int, most_bytes: int) -> int:

@@ -7,6 +7,7 @@ are an offset away.
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from carfilter.errors import MediaError
 from carfilter.pairs.packs import NO_QP, Twin, list_packs, load_clean, load_twin
 from carfilter.pictures import Picture
+from carfilter.restore.motion.scene import Scene
 from carfilter.restore.network import QP_UNKNOWN
 from carfilter.restore.reuse import settle
 from carfilter.restore.window import PAST_SLOTS, REFERENCES, Coding, choose
@@ -48,6 +50,9 @@ class Pairs:
     # int32 [degraded frames, REFERENCES]: of each frame, the times in its shot that window.choose()
     # names, or its own
     references: npt.NDArray[np.int32]
+    # int64, the same shape: where in `luma` the planes of these times begin, moved along the motion
+    # as in the filter
+    planes: npt.NDArray[np.int64]
     about: tuple[dict[str, Any], ...]  # of each shot, as its pack says
     things: npt.NDArray[Any] = field(default_factory=lambda: np.zeros(0, THING))  # to aim at
 
@@ -102,8 +107,12 @@ class Sampling:
     aimed: float = 0.0  # share of crops with one of Pairs.things in them
 
 
-def load_pairs(folder: Path, threads: int = 4) -> Pairs:
+def load_pairs(folder: Path, threads: int = 4, *, references: bool = False) -> Pairs:
     """Load every pack below a folder.
+
+    Args:
+        references: move them along the motion; up to seven times the memory. Else they are as they
+            are, for networks that have none.
 
     Raises:
         MediaError: none there, or one is missing its other half, damaged or foreign.
@@ -112,17 +121,24 @@ def load_pairs(folder: Path, threads: int = 4) -> Pairs:
     # These grow in place: lists of arrays, joined at the end, would take twice the memory.
     luma, maps = bytearray(), bytearray()
     errors: list[npt.NDArray[np.float32]] = []
-    rows, about, references = [], [], []
+    rows, about, times, planes = [], [], [], []
     frames = 0
+    load = partial(_load_clip, references=references)
     with ThreadPoolExecutor(threads) as pool:  # inflating releases the interpreter lock
-        for clean, twins in pool.map(_load_clip, packs.items()):
+        for clean, twins in pool.map(load, packs.items()):
             start = len(luma)
             luma.extend(clean.data)
-            for twin, error in twins:
-                rows.append((start, len(luma), len(maps), frames, *clean.shape))
+            for twin, error, chosen, moved in twins:
+                begin = len(luma)
+                rows.append((start, begin, len(maps), frames, *clean.shape))
                 about.append(twin.about)
-                references.append(_references_of(twin))
                 luma.extend(twin.luma.data)
+                own = begin + chosen.astype(np.int64) * clean[0].size
+                for (at, slot), plane in moved.items():
+                    own[at, slot] = len(luma)
+                    luma.extend(plane.data)
+                times.append(chosen)
+                planes.append(own)
                 maps.extend(twin.qp.data)
                 errors.append(error)
                 frames += len(error)
@@ -131,7 +147,8 @@ def load_pairs(folder: Path, threads: int = 4) -> Pairs:
         qp=torch.frombuffer(maps, dtype=torch.int8),
         error=torch.from_numpy(np.concatenate(errors)),
         shots=np.array(rows, _SHOT),
-        references=np.concatenate(references),
+        references=np.concatenate(times),
+        planes=np.concatenate(planes),
         about=tuple(about),
     )
 
@@ -151,10 +168,33 @@ def _references_of(twin: Twin) -> npt.NDArray[np.int32]:
     )
 
 
-_Loaded = tuple[npt.NDArray[np.uint8], list[tuple[Twin, npt.NDArray[np.float32]]]]
+def _moved_of(
+    twin: Twin, references: npt.NDArray[np.int32]
+) -> dict[tuple[int, int], npt.NDArray[Any]]:
+    """Return the references, by time and slot, that are not as they are, but moved."""
+    scene, moved = Scene(), {}
+    for at, luma in enumerate(twin.luma):
+        scene.add(at, luma, 8)
+    for at, times in enumerate(references.tolist()):
+        for slot, time in enumerate(times):
+            plane = twin.luma[at] if time == at else scene.moved(at, time)
+            if not np.shares_memory(plane, twin.luma):
+                moved[at, slot] = plane
+    return moved
 
 
-def _load_clip(paths: tuple[Path, list[Path]]) -> _Loaded:
+# A twin, the error of each frame, its references, and those that were moved.
+_LoadedTwin = tuple[
+    Twin,
+    npt.NDArray[np.float32],
+    npt.NDArray[np.int32],
+    dict[tuple[int, int], npt.NDArray[Any]],
+]
+
+
+def _load_clip(
+    paths: tuple[Path, list[Path]], *, references: bool
+) -> tuple[npt.NDArray[np.uint8], list[_LoadedTwin]]:
     clean_path, twin_paths = paths
     clean, _ = load_clean(clean_path)
     twins = []
@@ -164,7 +204,9 @@ def _load_clip(paths: tuple[Path, list[Path]]) -> _Loaded:
             np.square(c.astype(np.int16) - d, dtype=np.float32).mean()
             for c, d in zip(clean, twin.luma, strict=True)
         ]
-        twins.append((twin, np.array(errors, np.float32)))
+        chosen = _references_of(twin)
+        moved = _moved_of(twin, chosen) if references else {}
+        twins.append((twin, np.array(errors, np.float32), chosen, moved))
     return clean, twins
 
 
@@ -221,6 +263,8 @@ def draw_crops(
         if there is not None:
             times = pairs.references[chosen["frame"] + time]
             columns += [*np.where(there, times, time[:, None]).T]
+            own = chosen["degraded"] + time * chosen["height"] * chosen["width"]
+            columns += [*np.where(there, pairs.planes[chosen["frame"] + time], own[:, None]).T]
         tables.append(np.stack(columns))
     table = np.concatenate(tables, 1).astype(np.int64)
     on_device = torch.from_numpy(table).to(pairs.luma.device)
@@ -286,7 +330,7 @@ def _aim(
 
 
 def _gather(pairs: Pairs, table: Tensor, size: int, *, mine: bool) -> Crops:
-    """Cut the crops that `table`, int64 [18, N] or [18 + REFERENCES, N], lists one to a column."""
+    """Cut the crops that `table` lists one to a column, int64 [18 or 18 + 2 REFERENCES, N]."""
     clean_at, degraded_at, qp_at, frame_at, _, height, width = table[:7, :, None, None]
     time, judged, top, left, other_top, other_left, mirror, upset, swap, hard, unknown = table[
         7:18, :, None, None
@@ -319,8 +363,10 @@ def _gather(pairs: Pairs, table: Tensor, size: int, *, mine: bool) -> Crops:
         qp = pairs.qp[block + qp_at].float() / 51
         return torch.where((unknown != 0) | (qp < 0), QP_UNKNOWN, qp)
 
-    others = [(_scaled(pairs.luma[pixels(row, column, then) + degraded_at]), qps(then))
-              for then in table[18:, :, None, None]]  # fmt: skip
+    inside = row * width + column
+    slots = table[18:, :, None, None].unflatten(0, (2, -1))
+    others = [(_scaled(pairs.luma[inside + plane]), qps(then))
+              for then, plane in zip(*slots, strict=True)]  # fmt: skip
     lumas, maps = zip(*others, strict=True) if others else ((), ())
     return Crops(
         clean=_scaled(pairs.luma[pixel + clean_at])[:, None],

@@ -133,12 +133,15 @@ def run_training(
         raise CarfilterError(f"{out}: exists; give --resume to go on with it, or -y to start over")
     with joined_group(choose_device(options["device"])) as (group, device):
         state = _first_state(out, recipe, device, options)
-        pairs = load_pairs(packs_of(pairs_dir, out, recipe.seed))
+        references = recipe.model == "best"
+        pairs = load_pairs(packs_of(pairs_dir, out, recipe.seed), references=references)
         if features is not None:
             pairs = replace(pairs, things=find_things(pairs, features.detector))
             features.to(device)
         budget = budget_from(options, recipe, pairs.frames)
-        valid = load_pairs(options["valid"]) if options["valid"] and group.rank == 0 else None
+        valid = None
+        if options["valid"] and group.rank == 0:
+            valid = load_pairs(options["valid"], references=references)
         out.parent.mkdir(parents=True, exist_ok=True)
         with interrupts() as seen:
             hooks = Hooks(
@@ -234,7 +237,7 @@ def score_weights(pairs_dir: Path, weights: Path, device_name: str, every: int) 
         CarfilterError: no packs, no such weights, no such device.
     """
     network = load_weights(weights).network.to(choose_device(device_name))
-    pairs = load_pairs(pairs_dir)
+    pairs = load_pairs(pairs_dir, references=bool(network.references))
     return [
         score
         for mode in modes(network)

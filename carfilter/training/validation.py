@@ -112,7 +112,9 @@ def frame_of(pairs: Pairs, shot: np.void, time: int, mode: str = "qp") -> Sample
     rows, columns = -(-height // 16), -(-width // 16)
 
     def luma(name: str, time: int) -> Tensor:
-        start = int(shot[name]) + time * height * width
+        return plane(int(shot[name]) + time * height * width)
+
+    def plane(start: int) -> Tensor:
         return pairs.luma[start : start + height * width].view(height, width).cpu()
 
     def qp(time: int) -> Tensor:
@@ -124,15 +126,18 @@ def frame_of(pairs: Pairs, shot: np.void, time: int, mode: str = "qp") -> Sample
         plane = torch.where(unknown, QP_UNKNOWN, blocks.float() / 51)
         return plane.repeat_interleave(16, 0).repeat_interleave(16, 1)[:height, :width]
 
-    times = [int(then) for then in pairs.references[int(shot["frame"]) + time]]
+    frame = int(shot["frame"]) + time
+    times, planes = pairs.references[frame].tolist(), pairs.planes[frame].tolist()
     if mode in ("past", "alone"):
         kept = PAST_SLOTS if mode == "past" else ()
+        own = int(shot["degraded"]) + time * height * width
         times = [then if slot in kept else time for slot, then in enumerate(times)]
+        planes = [plane if slot in kept else own for slot, plane in enumerate(planes)]
     return Sample(
         clean=luma("clean", time),
         degraded=luma("degraded", time),
         qp=qp(time),
-        references=torch.stack([luma("degraded", then) for then in times]),
+        references=torch.stack([plane(start) for start in planes]),
         reference_qp=torch.stack([qp(then) for then in times]),
     )
 

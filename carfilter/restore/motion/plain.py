@@ -1,0 +1,193 @@
+"""What motion.c computes, in NumPy: slower, and the same bits.
+
+Sums are of integers, so that their order does not matter; what is left of floating point is
+computed in the same order, in float32.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from carfilter.restore.motion.arrays import (
+    BLOCK,
+    CELL,
+    EDGE,
+    ITERATIONS,
+    STEPS,
+    STIFFNESS,
+    Errors,
+    Field,
+    Filters,
+    Level,
+    Vectors,
+)
+
+_PATCH = 8
+_LEAST = np.float32(0.03125)  # of a pixel: a smaller step is not taken
+_CELLS_AT_ONCE = 4096  # so that their patches stay in a core's cache
+
+_Integers = npt.NDArray[np.int64]
+
+
+def halve(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return the mean of each 2x2 pixels, a last odd row or column doubled, with its edge."""
+    height, width = pixels.shape
+    even = np.pad(pixels, ((0, height % 2), (0, width % 2)), mode="edge").astype(np.uint16)
+    total = even[::2, ::2] + even[::2, 1::2] + even[1::2, ::2] + even[1::2, 1::2]
+    return np.pad(((total + 2) >> 2).astype(np.uint8), EDGE, mode="edge")
+
+
+class _Patches:
+    """The patches of some cells of a level: values and gradients, [N, 8, 8]."""
+
+    def __init__(self, level: Level, tops: _Integers, lefts: _Integers) -> None:
+        self.tops, self.lefts = tops, lefts
+
+        def taken(y: int, x: int) -> _Integers:
+            return _windows(level, tops + y, lefts + x, _PATCH)
+
+        self.values = taken(0, 0) * STEPS
+        self.across = taken(0, 1) - taken(0, -1)
+        self.down = taken(1, 0) - taken(-1, 0)
+        self.sum_x, self.sum_y = self.across.sum((1, 2)), self.down.sum((1, 2))
+        self.xx = (self.across * self.across).sum((1, 2)) - (self.sum_x * self.sum_x >> 6)
+        self.xy = (self.across * self.down).sum((1, 2)) - (self.sum_x * self.sum_y >> 6)
+        self.yy = (self.down * self.down).sum((1, 2)) - (self.sum_y * self.sum_y >> 6)
+
+    def compare(self, reference: Level, vectors: Vectors) -> tuple[_Integers, _Integers]:
+        """Return the squared error [N] about its mean and what differs, [N, 8, 8]."""
+        reach, (height, width) = EDGE - 1, reference.shape
+        moves = np.floor(vectors * np.float32(STEPS) + np.float32(0.5)).astype(np.int64)
+        y = (self.tops * STEPS + moves[:, 1]).clip(
+            -reach * STEPS, (height + reach - _PATCH - 1) * STEPS
+        )
+        x = (self.lefts * STEPS + moves[:, 0]).clip(
+            -reach * STEPS, (width + reach - _PATCH - 1) * STEPS
+        )
+        down, across = (part[:, None, None] % STEPS for part in (y, x))
+        around = _windows(reference, y >> 4, x >> 4, _PATCH + 1)
+        rows = around[:, :, :-1] * (STEPS - across) + around[:, :, 1:] * across
+        mixed = rows[:, :-1] * (STEPS - down) + rows[:, 1:] * down + STEPS // 2
+        apart = (mixed >> 4) - self.values
+        total = apart.sum((1, 2))
+        return (apart * apart).sum((1, 2)) - (total * total >> 6), apart
+
+    def step(self, apart: _Integers) -> tuple[Vectors, npt.NDArray[np.bool_]]:
+        """Return the step [N, 2] from where the patches differ so, and whether there is one."""
+        total = apart.sum((1, 2))
+        bx, by = (
+            ((slope * apart).sum((1, 2)) - (of * total >> 6)).astype(np.float32)
+            for slope, of in ((self.across, self.sum_x), (self.down, self.sum_y))
+        )
+        hold = np.float32(STIFFNESS)
+        xx, yy = self.xx.astype(np.float32) + hold, self.yy.astype(np.float32) + hold
+        xy = self.xy.astype(np.float32)
+        below = xx * yy - xy * xy
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = np.float32(-0.125) / below
+            steps = np.stack(((yy * bx - xy * by) * scale, (xx * by - xy * bx) * scale), 1)
+        return steps, below > 0
+
+
+def _windows(level: Level, tops: _Integers, lefts: _Integers, side: int) -> _Integers:
+    every = np.lib.stride_tricks.sliding_window_view(level.padded, (side, side))
+    return every[tops + EDGE, lefts + EDGE].astype(np.int64)
+
+
+def search(target: Level, reference: Level, guesses: list[Vectors]) -> tuple[Vectors, Errors]:
+    """See kernels.search()."""
+    rows, columns = target.cells
+    count = rows * columns
+    vectors = np.zeros((count, 2), np.float32)
+    errors = np.empty((count, 4, 4), np.uint16)
+    for start in range(0, count, _CELLS_AT_ONCE):
+        part = slice(start, min(start + _CELLS_AT_ONCE, count))
+        at = np.arange(part.start, part.stop)
+        tops, lefts = (index * CELL - CELL // 2 for index in divmod(at, columns))
+        patches = _Patches(target, tops, lefts)
+        starts = [guess.reshape(-1, 2)[part] for guess in guesses]
+        vectors[part], apart = _searched(patches, reference, starts)
+        quarters = np.abs(apart).reshape(-1, 4, 2, 4, 2).sum((2, 4))
+        errors[part] = quarters.astype(np.uint16)
+    return vectors.reshape(rows, columns, 2), errors.reshape(rows, columns, 4, 4)
+
+
+def _searched(
+    patches: _Patches, reference: Level, guesses: list[Vectors]
+) -> tuple[Vectors, _Integers]:
+    vectors = np.zeros((len(patches.tops), 2), np.float32)
+    error, apart = patches.compare(reference, vectors)
+    moving = error > 0
+    for guess in guesses:
+        other, differing = patches.compare(reference, guess)
+        better = moving & (other < error)
+        vectors, error = _where(better, guess, vectors), np.where(better, other, error)
+        apart = _where(better, differing, apart)
+    origin, going = vectors, moving
+    for _ in range(ITERATIONS):
+        steps, there = patches.step(apart)
+        going = going & there & ~(np.abs(steps) < _LEAST).all(1)
+        moved = np.where(going[:, None], vectors + steps, vectors)
+        going = going & (np.abs(moved - origin) < _PATCH).all(1)
+        other, differing = patches.compare(reference, _where(going, moved, vectors))
+        going = going & (other < error)
+        vectors, error = _where(going, moved, vectors), np.where(going, other, error)
+        apart = _where(going, differing, apart)
+    return vectors, apart
+
+
+def _where(chosen: npt.NDArray[np.bool_], one: Any, other: Any) -> Any:
+    return np.where(chosen.reshape(-1, *[1] * (one.ndim - 1)), one, other)
+
+
+def blend(vectors: Vectors, errors: Errors, scale: float) -> Vectors:
+    """See kernels.blend()."""
+    rows, columns = vectors.shape[:2]
+    y, x = np.arange(2 * rows)[:, None], np.arange(2 * columns)[None]
+    sums = np.zeros((2 * rows, 2 * columns, 2), np.float32)
+    weights = np.zeros((2 * rows, 2 * columns), np.float32)
+    for beside_row in (False, True):
+        row, part_y = _neighbour(y, beside_row)
+        for beside_column in (False, True):
+            column, part_x = _neighbour(x, beside_column)
+            inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+            r, c = row.clip(0, rows - 1), column.clip(0, columns - 1)
+            error = errors[r, c, part_y, part_x].astype(np.int32) + 64
+            weight: npt.NDArray[np.float32] = inside.astype(np.float32) / error.astype(np.float32)
+            sums += weight[..., None] * vectors[r, c]
+            weights += weight
+    blended: Vectors = np.multiply(sums / weights[..., None], scale, dtype=np.float32)
+    return blended
+
+
+def _neighbour(quads: _Integers, beside: bool) -> tuple[_Integers, _Integers]:
+    """Return the cell of 2x2 pixels, or the one beside it, and which part of its patch they are."""
+    odd = quads & 1
+    if beside:
+        return (quads >> 1) + 2 * odd - 1, np.where(odd, 0, 3)
+    return quads >> 1, 1 + odd
+
+
+def move(other: Any, field: Field, filters: Filters, most: int) -> Any:
+    """See kernels.move()."""
+    height, width = other.shape
+    y, x = np.arange(height)[:, None], np.arange(width)[None]
+    vectors = field[y // BLOCK, x // BLOCK].astype(np.int64)
+    # Of a block all pixels have the same fraction, so one of them tells where it is taken from.
+    top, left = y + (vectors[..., 1] >> 4) - 1, x + (vectors[..., 0] >> 4) - 1
+    down, across = (filters[vectors[..., axis] % STEPS].astype(np.int64) for axis in (1, 0))
+    total = np.zeros(other.shape, np.int64)
+    for i in range(4):
+        row = (top + i).clip(0, height - 1)
+        line = sum(other[row, (left + j).clip(0, width - 1)] * across[..., j] for j in range(4))
+        total += line * down[..., i]
+    return ((total + 2048) >> 12).clip(0, most).astype(other.dtype)
+
+
+def apart(one: Any, other: Any) -> npt.NDArray[np.int32]:
+    """See kernels.apart()."""
+    difference = np.abs(one.astype(np.int32) - other)
+    rows = np.add.reduceat(difference, np.arange(0, one.shape[0], BLOCK), axis=0)
+    blocks: npt.NDArray[np.int32] = np.add.reduceat(rows, np.arange(0, one.shape[1], BLOCK), axis=1)
+    return blocks

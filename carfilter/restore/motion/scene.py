@@ -1,0 +1,69 @@
+"""Motion between the pictures of a scene, each pair once, and pictures moved along it."""
+
+from collections.abc import Sequence
+
+from carfilter.pictures import Luma
+from carfilter.restore.motion.arrays import Field, Level
+from carfilter.restore.motion.flow import composed, estimate, pyramid
+from carfilter.restore.motion.move import moved_where_better
+
+
+class Scene:
+    """The pictures of one scene, by their number in it, and the motion between them.
+
+    Motion between neighbours is estimated; between pictures further off, that of the pictures
+    between is composed and then refined.
+    """
+
+    def __init__(self) -> None:
+        self._lumas: dict[int, Luma] = {}
+        self._levels: dict[int, list[Level]] = {}
+        self._depth = 8
+        self._fields: dict[tuple[int, int], Field] = {}
+
+    def add(self, number: int, luma: Luma, depth: int) -> None:
+        """Take up a picture [H, W]."""
+        self._lumas[number], self._depth = luma, depth
+
+    def forget(self, kept: Sequence[int]) -> None:
+        """Drop all but some pictures."""
+        known = set(kept)
+        self._lumas = {n: luma for n, luma in self._lumas.items() if n in known}
+        self._levels = {n: levels for n, levels in self._levels.items() if n in known}
+        self._fields = {pair: f for pair, f in self._fields.items() if known.issuperset(pair)}
+
+    def moved(self, number: int, other: int) -> Luma:
+        """Return another picture moved to where this one shows the same."""
+        field = self.field(number, other)
+        return moved_where_better(self._lumas[number], self._lumas[other], field, self._depth)
+
+    def field(self, number: int, other: int) -> Field:
+        """Return where each block of a picture lies in another one."""
+        step = 1 if other > number else -1
+        begin = number
+        while (begin, other) not in self._fields and begin + step != other:
+            if begin + step not in self._lumas:
+                break
+            begin += step
+        # From the nearest pair that is known, or is one of neighbours, to the one that is wanted.
+        for at in range(begin, number - step, -step):
+            if (at, other) not in self._fields:
+                self._fields[at, other] = self._estimated(at, other, at + step)
+        return self._fields[number, other]
+
+    def _estimated(self, number: int, other: int, between: int) -> Field:
+        known, beyond = self._fields.get((number, between)), self._fields.get((between, other))
+        shape = self._lumas[number].shape
+        if between == other or beyond is None:
+            step = between - number
+            before = self._fields.get((number - 1, number - 1 + step)) if between == other else None
+            return estimate(self._pyramid(number), self._pyramid(other), shape, before)
+        if known is None:
+            known = self.field(number, between)
+        guess = composed(known, beyond)
+        return estimate(self._pyramid(number), self._pyramid(other), shape, guess, refine=True)
+
+    def _pyramid(self, number: int) -> list[Level]:
+        if number not in self._levels:
+            self._levels[number] = pyramid(self._lumas[number], self._depth)
+        return self._levels[number]

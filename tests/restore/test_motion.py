@@ -1,0 +1,149 @@
+"""References are moved along the motion between pictures, in the filter as in training."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from carfilter.pairs.packs import Twin, save_clean, save_twin
+from carfilter.pictures import Luma, Picture
+from carfilter.restore.motion import kernels
+from carfilter.restore.motion.scene import Scene
+from carfilter.restore.references import with_references
+from carfilter.training.dataset import load_pairs
+
+KEY_EVERY = 6
+
+
+def ground(height: int, width: int) -> npt.NDArray[np.float64]:
+    """Hills and edges of all sizes, in 40..215."""
+    rng = np.random.default_rng(3)
+    plane = np.zeros((height, width))
+    for size in (4, 8, 16, 32):
+        rough = rng.normal(0, size, (height // size + 2, width // size + 2))
+        wide = rough.repeat(size, 0).repeat(size, 1)
+        plane += wide[:height, :width]
+    for axis in (0, 1):
+        plane = (np.roll(plane, 1, axis) + 2 * plane + np.roll(plane, -1, axis)) / 4
+    return (40 + 175 * (plane - plane.min()) / np.ptp(plane)).clip(0, 255)
+
+
+def pan(count: int, size: tuple[int, int], step: tuple[float, float], depth: int = 8) -> list[Luma]:
+    """Pictures of a camera that turns by (x, y) pixels a picture, between pixels as well."""
+    height, width = size
+    wide = ground(height + 80, width + 160)
+    pictures: list[Luma] = []
+    for number in range(count):
+        x, y = (number * part for part in step)
+        top, left = int(y), int(x)
+        down, right = y - top, x - left
+        near = [
+            wide[top + i : top + i + height, left + j : left + j + width]
+            for i in (0, 1)
+            for j in (0, 1)
+        ]
+        upper, lower = (near[i] * (1 - right) + near[i + 1] * right for i in (0, 2))
+        mixed = (upper * (1 - down) + lower * down) * (1 << (depth - 8))
+        pictures.append(mixed.round().astype(np.uint8 if depth == 8 else np.uint16))
+    return pictures
+
+
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    """Compute as where motion.c could not be compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "library", lambda: None)
+        yield
+
+
+def scene_of(pictures: list[Luma], depth: int = 8) -> Scene:
+    scene = Scene()
+    for number, luma in enumerate(pictures):
+        scene.add(number, luma, depth)
+    return scene
+
+
+def apart(one: Luma, other: Luma) -> float:
+    """Mean absolute difference away from the borders, where a pan shows something new."""
+    inner = slice(24, -24), slice(32, -32)
+    return float(np.abs(one[inner].astype(int) - other[inner]).mean())
+
+
+@pytest.mark.parametrize(("size", "depth"), [((131, 197), 8), ((70, 90), 10)])
+def test_motion_is_the_same_with_and_without_a_compiler(size: tuple[int, int], depth: int) -> None:
+    if kernels.library() is None:
+        pytest.skip("motion.c was not compiled here")
+    pictures = pan(4, size, (2.3, 1.1), depth)
+    compiled = scene_of(pictures, depth)
+    pairs = [(0, 1), (2, 1), (0, 3), (3, 0)]
+    expected = [(compiled.field(*pair), compiled.moved(*pair)) for pair in pairs]
+    with without_compiler():
+        plain = scene_of(pictures, depth)
+        for pair, (field, moved) in zip(pairs, expected, strict=True):
+            assert np.array_equal(plain.field(*pair), field)
+            assert np.array_equal(plain.moved(*pair), moved)
+
+
+@pytest.mark.parametrize("depth", [8, 10])
+def test_a_pan_is_followed_between_pixels_and_across_pictures(depth: int) -> None:
+    pictures = pan(9, (144, 208), (5.4, 0.0), depth)
+    scene = scene_of(pictures, depth)
+    inner = slice(8, -8), slice(12, -12)
+    near, far = (np.median(scene.field(0, other)[inner], (0, 1)) / 16 for other in (1, 8))
+    assert np.allclose(near, (-5.4, 0), atol=0.15)
+    assert np.allclose(far, (-43.2, 0), atol=0.3)
+    levels = 1 << (depth - 8)
+    assert apart(pictures[0], pictures[8]) > 8 * levels
+    assert apart(pictures[0], scene.moved(0, 8)) < 1.5 * levels
+
+
+def test_what_keeps_still_stays_as_it_is() -> None:
+    rng = np.random.default_rng(1)
+    still = ground(96, 128)
+    noisy = [(still + rng.normal(0, 2, still.shape)).round().astype(np.uint8) for _ in range(2)]
+    equal = [noisy[0], noisy[0].copy()]
+    assert scene_of(equal).moved(0, 1) is equal[1]
+    moved = scene_of(noisy).moved(0, 1)
+    assert np.mean(moved != noisy[1]) < 0.02
+
+
+def pictures_of(lumas: list[Luma], **known: bool) -> list[Picture]:
+    return [
+        Picture(luma, frame_type=1 if number % KEY_EVERY == 0 else 2, **known)
+        for number, luma in enumerate(lumas)
+    ]
+
+
+@pytest.mark.parametrize("lookahead", [0, 64])
+def test_references_show_what_the_picture_shows(lookahead: int) -> None:
+    lumas = pan(14, (96, 160), (1.7, 0.6))
+    for picture in with_references(pictures_of(lumas), lookahead):
+        for reference in picture.references:
+            assert reference is None or apart(picture.luma, reference.luma) < 3
+    assert apart(lumas[0], lumas[6]) > 15
+
+
+def test_references_of_interlaced_pictures_are_not_moved() -> None:
+    lumas = pan(4, (96, 160), (3.7, 0.6))
+    given = {id(luma) for luma in lumas}
+    for picture in with_references(pictures_of(lumas, interlaced=True), 64):
+        assert {id(r.luma) for r in picture.references if r is not None} <= given
+
+
+def test_training_sees_the_references_of_the_filter(tmp_path: Path) -> None:
+    lumas = pan(9, (64, 96), (2.2, 0.4))
+    types = [1 if number % KEY_EVERY == 0 else 2 for number in range(len(lumas))]
+    clean = np.stack(lumas)
+    qp = np.full((len(lumas), 4, 6), 30, np.int8)
+    save_clean(tmp_path, "pan", clean, {})
+    save_twin(tmp_path, "pan", clean, Twin("a", clean, qp, np.array(types, np.uint8), {}))
+    pairs = load_pairs(tmp_path, references=True)
+    filtered = with_references(pictures_of(lumas), 64)
+    for picture, planes in zip(filtered, pairs.planes, strict=True):
+        for reference, start in zip(picture.references, planes.tolist(), strict=True):
+            trained = pairs.luma[start : start + clean[0].size].view(64, 96).numpy()
+            seen = picture if reference is None else reference
+            assert np.array_equal(trained, seen.luma)
