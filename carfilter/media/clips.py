@@ -174,7 +174,7 @@ def scale_clip(clip: Clip, width: int, height: int) -> Clip:
         for frame in _frames(clip, clip.full_range)
     ]
     luma, chroma = (np.stack(planes) for planes in zip(*pairs, strict=True))
-    return replace(clip, luma=luma, chroma=chroma, qp=None)
+    return replace(clip, luma=luma, chroma=chroma, qp=None, measured_qp=None)
 
 
 def _frames(clip: Clip, full_range: bool) -> Iterator[av.VideoFrame]:

@@ -108,7 +108,35 @@ def test_the_paper_has_twelve_variants_with_one_second_buffers() -> None:
         "preset": "medium",
         "maxrate": "2000000",
         "bufsize": "2000000",
+        "x264-params": "cpu-independent=1",
     }
+
+
+@pytest.mark.parametrize("codec", ["hevc", "mpeg4", "mjpeg"])
+def test_other_codecs_code_coarser_as_asked_and_their_qp_is_measured(
+    clean_folder: Path, tmp_path: Path, codec: str
+) -> None:
+    crfs = {"hevc": (20, 44), "mpeg4": (2, 20), "mjpeg": (2, 20)}[codec]
+    settings = Settings(variants="plain", crfs=crfs, codecs=(codec,), gop=6, max_frames=8)
+    fine, coarse = degrade(find_sources([clean_folder]), tmp_path, settings)
+    assert fine["codec"] == coarse["codec"] == codec
+    assert fine["kbps"] > 2 * coarse["kbps"]
+    assert fine["mean_qp"] is None
+    clean, _ = load_clean(tmp_path / "packs" / "street.clean.npz")
+    qps = [load_twin(tmp_path / row["pack"], clean).qp.mean() for row in (fine, coarse)]
+    assert 0 <= qps[0] < qps[1] <= 51
+
+
+def test_cameras_hold_a_qp_or_a_bitrate_and_look_back_at_one_picture() -> None:
+    settings = Settings(variants="camera", codecs=("h264", "hevc", "mjpeg"), per_clip=40)
+    variants = plan_variants(settings, "clip", 2.5e6, photo=False)
+    assert {v.codec for v in variants} == {"h264", "hevc", "mjpeg"}
+    for variant in variants:
+        options = variant.options()
+        assert 12 <= int(options["g"]) <= 250
+        if variant.codec != "mjpeg":
+            assert options["bf"] == "0"
+            assert ("qp" in options) != ("b" in options)
 
 
 def test_scaled_caps_follow_the_pixel_rate() -> None:
