@@ -1,0 +1,1 @@
+"""Motion between pictures, and pictures moved along it."""
