@@ -66,3 +66,26 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get("CI"):
             pytest.fail("CI must have the ffmpeg program")
         pytest.skip("needs the ffmpeg program (Debian: apt install ffmpeg)")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[object]:
+    """Open Chromium without a window."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        if os.environ.get("CARFILTER_REQUIRE_BROWSER") == "1":
+            pytest.fail("CARFILTER_REQUIRE_BROWSER=1, but there is no chromium with chromedriver")
+        pytest.skip("needs chromium and chromedriver (Debian: apt install chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for name in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
+        options.add_argument(f"--{name}")
+    options.add_argument("--window-size=1200,900")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    try:
+        yield opened
+    finally:
+        opened.quit()

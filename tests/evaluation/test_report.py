@@ -1,10 +1,7 @@
 """The report: one page that loads nothing, and works in a real browser."""
 
 import json
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -110,28 +107,6 @@ def test_the_square_of_what_moves_lies_on_the_moving_part() -> None:
 
 
 # In a browser ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        if os.environ.get("CARFILTER_REQUIRE_BROWSER") == "1":
-            pytest.fail("CARFILTER_REQUIRE_BROWSER=1, but there is no chromium with chromedriver")
-        pytest.skip("needs chromium and chromedriver (Debian: apt install chromium-driver)")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for name in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
-        options.add_argument(f"--{name}")
-    options.add_argument("--window-size=1200,900")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    try:
-        yield opened
-    finally:
-        opened.quit()
 
 
 @pytest.fixture
