@@ -255,4 +255,4 @@ def _verdict(outcome: Outcome) -> str:
         notes.append(f"{outcome.damaged} damaged frames or packets concealed")
     if outcome.repaired:
         notes.append(f"{outcome.repaired} timestamps repaired")
-    return "; ".join(["restored", *notes])
+    return "; ".join(["restored", *notes, *outcome.warnings])

@@ -200,6 +200,7 @@ class Restoring:
             totals.concealed.append((found.key, row.verdict))
         values = {
             "verdict": row.verdict,
+            "warnings": list(outcome.warnings),
             "damaged": outcome.damaged,
             "bytes": outcome.target_size,
             "work_seconds": round(outcome.work_seconds, 3),

@@ -56,9 +56,9 @@ def check_result(
     if abs(contents.span_seconds - span) > _TOLERANCE_SECONDS:
         faults.append(f"it lasts {contents.span_seconds:.3f} s instead of {span:.3f} s")
     for kind in _COUNTED:
-        found = contents.streams.count(kind)
-        if found > wanted[kind] or (found < wanted[kind] and not options.target.drop_unsupported):
-            faults.append(f"it has {found} {kind} streams instead of {wanted[kind]}")
+        found, expected = contents.streams.count(kind), wanted[kind] - run.dropped.count(kind)
+        if found != expected:
+            faults.append(f"it has {found} {kind} streams instead of {expected}")
     if faults:
         part.unlink(missing_ok=True)
         raise VerificationError(

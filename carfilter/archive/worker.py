@@ -7,14 +7,16 @@ here: the driver does that, once it has noted that the result was verified.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
 import json
+import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from carfilter.media.source import Decoded, open_source
 from carfilter.process import limit_threads, prepare_process
 from carfilter.restore.weights import Model, load_weights
 from carfilter.run.account import Run
+from carfilter.run.announce import report_losses
 from carfilter.run.options import FilterOptions
 from carfilter.run.pipeline import filter_video
 from carfilter.run.sidecar import sidecar_of
@@ -85,6 +88,7 @@ class Outcome:
     engine: str = ""
     seen: Inspection | None = None  # by an inspection
     worker: str = ""  # host and process
+    warnings: tuple[str, ...] = ()  # what carfilter would have said of this file
 
 
 def perform(job: Job, setup: Setup, report: Report) -> Outcome:
@@ -96,14 +100,38 @@ def perform(job: Job, setup: Setup, report: Report) -> Outcome:
     prepare_process()
     if setup.torch_threads:
         limit_threads(setup.torch_threads)
-    try:
-        _check_inside(job)
-        outcome = _ACTIONS[job.action](job, setup, report)
-    except (CarfilterError, OSError, MemoryError) as error:
-        outcome = _failed(job, error)
+    with _overheard() as said:
+        outcome = _tried(job, setup, report)
+    outcome.warnings = tuple(dict.fromkeys(text.removeprefix(f"{job.source}: ") for text in said))
     outcome.worker = f"{socket.gethostname()}:{os.getpid()}"
     outcome.work_seconds = outcome.work_seconds or time.perf_counter() - started
     return outcome
+
+
+@contextlib.contextmanager
+def _overheard() -> Iterator[list[str]]:
+    """Collect what is warned of meanwhile, but for what an Outcome counts by itself."""
+    logger, said = logging.getLogger("carfilter"), list[str]()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.funcName != report_losses.__name__:
+                said.append(record.getMessage())
+
+    listener = Listener(logging.WARNING)
+    logger.addHandler(listener)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(listener)
+
+
+def _tried(job: Job, setup: Setup, report: Report) -> Outcome:
+    try:
+        _check_inside(job)
+        return _ACTIONS[job.action](job, setup, report)
+    except (CarfilterError, OSError, MemoryError) as error:
+        return _failed(job, error)
 
 
 def _check_inside(job: Job) -> None:

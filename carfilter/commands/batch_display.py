@@ -55,7 +55,8 @@ class BatchDisplay:
         elif event.kind in (events.FAILED, events.RETRIED):
             self._say(logging.WARNING, event.text)
         elif event.kind == events.DONE:
-            self._say(logging.WARNING if event.values["damaged"] else logging.DEBUG, event.text)
+            told = event.values["damaged"] or event.values["warnings"]
+            self._say(logging.WARNING if told else logging.DEBUG, event.text)
         elif event.kind in (events.SCANNED, events.NOTE):
             self._say(logging.INFO, event.text)
         elif event.kind == events.ENDED:

@@ -139,6 +139,7 @@ encode_options = grouped(
     ),
     click.option("-f", "format", metavar="FORMAT", help="Output container."),
     click.option("-movflags", metavar="FLAGS", help="Flags of the MP4/MOV muxer."),
+    click.option("--upright", is_flag=True, help="Turn the pixels of a rotated video."),
     click.option("-metadata", type=Pair(), multiple=True, help="Add a tag."),
     click.option(
         "--drop-unsupported", is_flag=True, help="Leave out streams the container cannot hold."
@@ -236,6 +237,7 @@ def filter_options(given: dict[str, Any]) -> "FilterOptions":
             threads=given["threads"],
             overwrite=given["overwrite"],
             drop_unsupported=given["drop_unsupported"],
+            upright=given["upright"],
             verbose_encoder=given["loglevel"] in ("verbose", "debug"),
         ),
         restore=RestoreOptions(

@@ -6,11 +6,21 @@ keeps its size is carried over sample by sample: FFmpeg takes gray as full range
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-from carfilter.media.frames import bit_depth, copy_luma, has_luma_plane, replace_luma
+from carfilter.errors import MediaError
+from carfilter.media.frames import (
+    COLOUR_TAGS,
+    bit_depth,
+    copy_luma,
+    has_luma_plane,
+    plane_rows,
+    replace_luma,
+)
 from carfilter.pictures import Luma
 
 # Semi-planar formats, and those that hold the same samples in planes of their own.
@@ -117,6 +127,44 @@ def _convert_yuv(
         replace_luma(made, luma)
     made.color_range = tag if same_range and not full_range else _range(full=full_range)
     return made
+
+
+def upright(frame: av.VideoFrame, matrix: Sequence[int]) -> av.VideoFrame:
+    """Return the frame as a player shows it that is told FFmpeg's display matrix, sample by sample.
+
+    Args:
+        matrix: of quarter turns and mirroring, as is_quarter_turn() says.
+    """
+    (a, b), (c, d) = matrix[0:2], matrix[3:5]
+    lies = not a  # on its side
+    if lies and frame.format.components[-1].width * frame.height != (
+        frame.format.components[-1].height * frame.width
+    ):  # chroma as wide as luma is not as high, as in 4:2:2: there is no such format turned
+        raise MediaError(
+            f"pictures of {frame.format.name} cannot be turned upright, since their chroma is"
+            " halved in one direction only; give -pix_fmt yuv420p or yuv444p"
+        )
+    width, height = (frame.height, frame.width) if lies else (frame.width, frame.height)
+    made = av.VideoFrame(width, height, frame.format.name)
+    for source, target in zip(plane_rows(frame), plane_rows(made), strict=True):
+        shown = source.T if lies else source
+        shown = shown[:, ::-1] if (c if lies else a) < 0 else shown
+        target[:] = shown[::-1] if (b if lies else d) < 0 else shown
+    made.pts, made.time_base, made.duration = frame.pts, frame.time_base, frame.duration
+    for tag in COLOUR_TAGS:
+        setattr(made, tag, getattr(frame, tag))
+    return made
+
+
+def is_quarter_turn(matrix: Sequence[int]) -> bool:
+    """Say whether a display matrix turns by right angles or mirrors, and does something at all."""
+    (a, b), (c, d) = matrix[0:2], matrix[3:5]
+    return not (a > 0 and d > 0) and (not (b or c)) != (not (a or d))
+
+
+def lies_on_side(matrix: Sequence[int]) -> bool:
+    """Say whether a display matrix exchanges width and height."""
+    return not matrix[0]
 
 
 def _at_depth(luma: Luma, depth: int, wanted: int, *, full: bool) -> Luma:

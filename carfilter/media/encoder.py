@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 
 import av
@@ -13,7 +14,8 @@ import av.error
 from av.codec.context import Flags
 
 from carfilter.errors import MediaError
-from carfilter.media.conform import PLANAR, is_full_range
+from carfilter.media.avstream import set_aspect_ratio
+from carfilter.media.conform import PLANAR, is_full_range, lies_on_side
 from carfilter.media.frames import COLOUR_TAGS, display_matrix, pixel_format
 from carfilter.media.hardware import usable_encoder
 from carfilter.media.hdr import hdr_options
@@ -21,6 +23,7 @@ from carfilter.media.options import TargetOptions
 from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
 from carfilter.media.source import Source
 from carfilter.media.streams import check_encoder, copy_tags
+from carfilter.media.ticks import as_fraction
 from carfilter.process import cpu_flags
 
 logger = logging.getLogger("carfilter")
@@ -107,6 +110,7 @@ def _time_base(codec: str, format_name: str, source: Source) -> Fraction:
     too_fine = codec == "mpeg4" and source.time_base.denominator > _MPEG4_TICKS
     # MPEG-1 and -2 know a few constant rates and no times; AVI writes something into every tick.
     counts_frames = codec in ("mpeg1video", "mpeg2video") or (too_fine and format_name == "avi")
+    counts_frames = counts_frames or format_name == "yuv4mpegpipe"  # takes it for the rate
     if counts_frames and source.rate:
         return 1 / source.rate
     return Fraction(1, _MPEG4_TICKS) if too_fine else source.time_base
@@ -250,20 +254,36 @@ def _encoder_options(
     return given
 
 
-def open_encoder(stream: av.VideoStream, frame: av.VideoFrame) -> None:
+def open_encoder(
+    stream: av.VideoStream, frame: av.VideoFrame, turned: Sequence[int] | None = None
+) -> None:
     """Open with the first frame's own tags: colours come from the picture, not the header.
+
+    Args:
+        turned: the display matrix by which what is encoded was turned upright.
 
     Raises:
         MediaError: the encoder refuses its settings.
     """
     context = stream.codec_context
     context.width, context.height = frame.width, frame.height
+    if turned is not None and lies_on_side(turned):
+        context.width, context.height = frame.height, frame.width
+        if context.sample_aspect_ratio:
+            context.sample_aspect_ratio = 1 / as_fraction(context.sample_aspect_ratio)
+    if context.sample_aspect_ratio and not set_aspect_ratio(
+        stream, as_fraction(context.sample_aspect_ratio)
+    ):
+        logger.warning(
+            "the shape of a sample, %s, may be lost: this PyAV is not known; use -c:v libx264",
+            context.sample_aspect_ratio,
+        )
     for tag in COLOUR_TAGS:
         setattr(context, tag, int(getattr(frame, tag)))
     if hasattr(frame, "chroma_location"):  # PyAV 19 tells it
         setattr(context, "chroma_sample_location", int(frame.chroma_location))  # noqa: B010
     matrix = display_matrix(frame)
-    if matrix is not None:
+    if matrix is not None and turned is None:
         stream.set_display_matrix(matrix)
     if context.name == "mjpeg" and not is_full_range(frame):
         full = frame.format.name.replace("yuv4", "yuvj4")
@@ -273,7 +293,25 @@ def open_encoder(stream: av.VideoStream, frame: av.VideoFrame) -> None:
     try:
         context.open()
     except (av.error.FFmpegError, ValueError) as error:
+        if odd := _odd_side(context):
+            full = (context.pix_fmt or "").replace("420", "444").replace("422", "444")
+            raise MediaError(
+                f"{context.name} takes no odd {odd} with {context.pix_fmt}, and the picture is"
+                f" {context.width}x{context.height}; give -pix_fmt {full}, or -c:v ffv1 with an"
+                " .mkv target, or crop it first with ffmpeg -vf crop"
+            ) from error
         raise MediaError(
             f"{context.name} refuses these settings for {frame.width}x{frame.height}"
             f" {context.pix_fmt}: {given or 'none'}; correct them or choose another -c:v"
         ) from error
+
+
+def _odd_side(context: av.VideoCodecContext) -> str:
+    """Return which side is odd though the chroma of the pixel format is halved there, if any."""
+    pix_fmt = context.format
+    if pix_fmt is None or len(pix_fmt.components) < 2:
+        return ""
+    chroma = pix_fmt.components[1]
+    sizes = (("width", context.width, chroma.width), ("height", context.height, chroma.height))
+    sides = [side for side, whole, halved in sizes if whole % 2 and halved != whole]
+    return " and ".join(sides)

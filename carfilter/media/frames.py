@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import av
 import numpy as np
-from av.sidedata.sidedata import SideDataContainer
+from av.sidedata.sidedata import SideDataContainer, Type
 
 from carfilter.errors import MediaError
 from carfilter.pictures import MACROBLOCK, Luma, QpMap
@@ -21,6 +21,18 @@ _BLOCK = np.dtype([("x", "i4"), ("y", "i4"), ("w", "i4"), ("h", "i4"), ("delta_q
 _H264_PARAMS = 1  # AV_VIDEO_ENC_PARAMS_H264
 COLOUR_TAGS = ("color_range", "colorspace", "color_trc", "color_primaries")
 _HIGH_BITS = ("p010", "p012", "p210", "p212", "p410", "p412")  # sample in the upper bits of 16
+
+
+def _unnamed(cls: type[Type], value: object) -> Type:
+    """Return a member for a kind of side data that PyAV has no name for."""
+    member: Any = object.__new__(cls)
+    member._name_, member._value_ = f"UNNAMED_{value}", value
+    return member  # type: ignore[no-any-return]
+
+
+# PyAV fails on a frame with one such kind, FFmpeg's newest ones, whichever else is asked for:
+# https://github.com/PyAV-Org/PyAV/pull/2392
+Type._missing_ = classmethod(_unnamed)  # type: ignore[method-assign, assignment]
 
 
 def bit_depth(pix_fmt: av.VideoFormat) -> int:
@@ -140,10 +152,10 @@ def clip_samples(frame: av.VideoFrame) -> bool:
     if depth in (8, 16) or _shift(frame.format):
         return False
     peak = (1 << depth) - 1
-    if all(int(rows.max(initial=0)) <= peak for rows in _plane_rows(frame)):
+    if all(int(rows.max(initial=0)) <= peak for rows in plane_rows(frame)):
         return False
     frame.make_writable()
-    for rows in _plane_rows(frame):
+    for rows in plane_rows(frame):
         np.minimum(rows, peak, out=rows)
     return True
 
@@ -197,10 +209,10 @@ def side_by_side(frame: av.VideoFrame, left_luma: Luma) -> av.VideoFrame:
     """
     width = frame.width // 2 * 2
     pair = av.VideoFrame(2 * width, frame.height, frame.format.name)
-    left = _plane_rows(frame)
+    left = plane_rows(frame)
     left[0] = np.empty_like(left[0])
     left[0][:, : left_luma.shape[1]] = np.left_shift(left_luma, _shift(frame.format))
-    for half, right, out in zip(left, _plane_rows(frame), _plane_rows(pair), strict=True):
+    for half, right, out in zip(left, plane_rows(frame), plane_rows(pair), strict=True):
         columns = out.shape[1] // 2
         out[:, :columns], out[:, columns:] = half[:, :columns], right[:, :columns]
     pair.pts, pair.time_base = frame.pts, frame.time_base
@@ -209,7 +221,7 @@ def side_by_side(frame: av.VideoFrame, left_luma: Luma) -> av.VideoFrame:
     return pair
 
 
-def _plane_rows(frame: av.VideoFrame) -> list[Any]:
+def plane_rows(frame: av.VideoFrame) -> list[Any]:
     """Return every plane as stored samples [H, W]; interleaved chroma counts twice in W."""
     interleaved = len(frame.planes) == 2
     return [

@@ -1,11 +1,14 @@
-"""What a raw format cannot hold of the picture: said once, at the first frame it matters for."""
+"""What the target cannot hold of the picture: said once, at the first frame it matters for."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from carfilter.media.conform import is_quarter_turn
+from carfilter.media.frames import display_matrix
 from carfilter.media.ticks import frame_seconds
 
 if TYPE_CHECKING:
@@ -17,6 +20,9 @@ _WITHOUT_TIMES = {"yuv4mpegpipe", "rawvideo", "h264", "hevc", "m4v", "mpeg2video
 # Containers that describe colours themselves; elsewhere the stream has to.
 _WITH_COLOURS = {"matroska", "webm", "mp4", "mov", "ipod", "mxf"}
 _WITHOUT_COLOURS = {"rawvideo", "ffv1", "mpeg4", "utvideo", "ffvhuff", "huffyuv", "mjpeg", "png"}
+_WITH_ROTATION = {"mp4", "mov", "ipod", "3gp", "3g2", "psp", "f4v", "ismv", "matroska"}
+# Of a stream, by AVPacketSideDataType: PyAV has no way to write them.
+_BESIDE = {6: "stereo 3D", 21: "360-degree projection", 36: "cropping", 38: "3D displays"}
 _UNSPECIFIED, _FULL_RANGE = 2, 2  # FFmpeg's numbers
 
 
@@ -37,6 +43,38 @@ class Losses:
         if not self._has_times and (at := frame_seconds(frame)) is not None:
             self._check_time(at)
         self._frames += 1
+
+    def note_container(self, kinds: Collection[int]) -> None:
+        """Say what the source's container tells of its video that is not carried."""
+        lost = [name for kind, name in _BESIDE.items() if kind in kinds]
+        if lost:
+            logger.warning(
+                "the source's %s metadata is not carried into the result, whose pixels stay as they"
+                " are; tell it to the player",
+                " and ".join(lost),
+            )
+
+    def turn_of(self, frame: av.VideoFrame, *, asked: bool) -> list[int] | None:
+        """Return the display matrix by which pixels are to be turned, since the user wants it so or
+        since the format cannot tell a player to do it; None leaves them."""
+        matrix = display_matrix(frame)
+        if matrix is None:
+            return None
+        holds = bool(_WITH_ROTATION & set(self._format.split(",")))
+        if not is_quarter_turn(matrix):
+            if not holds and [bool(v) for v in matrix[:5]] != [True, False, False, False, True]:
+                logger.warning("the %s format cannot hold the picture's rotation", self._format)
+            return None
+        if holds and not asked:
+            return None
+        if holds:
+            logger.info("--upright: the pixels are turned, and no rotation is written")
+        else:
+            logger.warning(
+                "the %s format cannot hold the video's rotation; its pixels are turned upright",
+                self._format,
+            )
+        return matrix
 
     def _check_colours(self, frame: av.VideoFrame) -> None:
         if self._codec not in _WITHOUT_COLOURS or _WITH_COLOURS & set(self._format.split(",")):

@@ -50,5 +50,6 @@ class TargetOptions:
     threads: int = 0
     overwrite: bool = False
     drop_unsupported: bool = False
+    upright: bool = False  # turn the pixels, even where the format can tell players to
     verbose_encoder: bool = False
     live: bool = False  # encode without delay, and write each packet at once

@@ -19,6 +19,7 @@ import av
 import av.error
 
 from carfilter.errors import MediaError
+from carfilter.media.avstream import codec_number
 from carfilter.media.clock import Clock, FrameTimes
 from carfilter.media.conform import convert
 from carfilter.media.cut import Cut
@@ -169,10 +170,20 @@ class Source:
         cut.shift = self.shift_seconds
         clock, times = Clock(self.container, self.video), self._frame_times()
         wanted = [self.video, *(s for s in self.copied if s.type != "attachment")]
+        codec, has_changed = codec_number(self.video), False
         for packet in self.packets(wanted):
             self._correct(packet, clock)
             if packet.stream_index == self.video.index:
-                yield from self._frames(packet, cut, times)
+                if not has_changed:
+                    yield from self._frames(packet, cut, times)
+                # The parser gives the last packet of the old codec when the new one is known.
+                if not has_changed and codec_number(self.video) != codec:
+                    has_changed = True
+                    logger.warning(
+                        "%s: its video changes to another codec in mid-stream; what follows is left"
+                        " out, cut the file there to restore it",
+                        self.name,
+                    )
             elif packet.size and cut.keeps_packet(packet):
                 yield packet
             if cut.is_past(packet):

@@ -1,55 +1,32 @@
-"""What happens to every stream that is not restored: copy, convert or drop; and the converters.
-
-Decided before any work, by asking the muxer: each stream is tried in a scratch file of the target's
-format. What the target cannot hold is converted where that is exact or usual, and else refused.
-"""
+"""The streams that are not restored on their way into the target: copied, or converted."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import av.error
+from av.bitstream import BitStreamFilterContext
 from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
 from carfilter.errors import MediaError
-from carfilter.media.adts import ADTS_FORMATS, audio_specific_config, without_adts
 from carfilter.media.opening import open_container
-from carfilter.media.selection import is_picture
 
-_G711 = {"pcm_mulaw", "pcm_alaw"}
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 _PICTURES = {"mjpeg": "jpg", "png": "png", "gif": "gif", "webp": "webp"}
+# AAC as MPEG-TS holds it has a header (ADTS) in each packet; elsewhere there is one for all.
+# FFmpeg's muxers change over by themselves, but at a pipe they fail: what they learn from the first
+# packet would belong into the file's beginning. So it is told beforehand here.
+_ADTS_FORMATS = ("mpegts", "adts", "segment", "stream_segment", "ssegment")
+_PROFILES = {"Main": 1, "LC": 2}  # of the AudioSpecificConfig, ISO/IEC 14496-3
+_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+_CHANNELS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 6, 8: 7}
 _MOV_TEXT_GAP = b"\0\0"  # an empty text; the MP4 muxer writes one into each gap by itself
-# The MPEG-TS muxer takes anything and writes what it does not know as anonymous private data.
-_TS_HOLDS = {
-    *("h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "av1"),
-    *("mp2", "mp3", "mp1", "aac", "aac_latm", "ac3", "eac3", "dca", "dts", "opus", "truehd"),
-    *("dvb_subtitle", "dvbsub", "dvb_teletext", "klv", "scte_35", "timed_id3"),
-}
-
-
-# No repr of the fields: that of a PyAV stream crashes once its container is closed.
-@dataclass(frozen=True, repr=False)
-class Route:
-    """One stream's way into the target; `codec` is the encoder where it is converted."""
-
-    stream: av.stream.Stream
-    action: str  # "copy", "convert" or "drop"
-    codec: str = ""
-    note: str = ""
-
-    def __str__(self) -> str:
-        kind = f"#{self.stream.index} {self.stream.type} ({stream_codec(self.stream)})"
-        note = f": {self.note}" if self.note else ""
-        return f"{kind} -> {self.action}{' to ' + self.codec if self.codec else ''}{note}"
 
 
 def stream_codec(stream: av.stream.Stream) -> str:
@@ -62,137 +39,27 @@ def stream_codec(stream: av.stream.Stream) -> str:
     return getattr(stream, "name", "unknown codec") or stream.type
 
 
-def plan_routes(
-    streams: Sequence[av.stream.Stream],
-    format_name: str,
-    *,
-    audio_codec: str | None = None,
-    subtitle_codec: str | None = None,
-    drop_unsupported: bool = False,
-) -> list[Route]:
-    """Decide for each stream; codecs are encoder names, "copy", or None for the default.
+def add_copy(target: av.container.OutputContainer, stream: av.stream.Stream) -> av.stream.Stream:
+    """Add a stream that holds another one's packets as they are.
+
+    PyAV asks a table of FFmpeg's whether the container holds the codec, in which WMA and ADPCM in
+    Matroska are missing; the muxer itself says so at the header. A bitstream filter that changes
+    nothing copies the parameters past that question:
+    https://github.com/PyAV-Org/PyAV/blob/main/av/bitstream.py (out_stream).
 
     Raises:
-        MediaError: the target cannot hold a stream; the sentence names it and the remedy.
+        FFmpegError, ValueError: the container does not hold it.
     """
-    wanted = {"audio": audio_codec, "subtitle": subtitle_codec}
-    routes = [_route(stream, format_name, wanted.get(stream.type)) for stream in streams]
-    refused = [route for route in routes if route.action == "refuse"]
-    if refused and not drop_unsupported:
-        raise MediaError(_remedy(refused[0], format_name))
-    return [
-        Route(r.stream, "drop", note="the target cannot hold it") if r.action == "refuse" else r
-        for r in routes
-    ]
-
-
-def _route(stream: av.stream.Stream, format_name: str, wanted: str | None) -> Route:
-    if wanted and wanted != "copy":
-        known = stream.codec_context is not None
-        return Route(stream, "convert", wanted) if known else Route(stream, "refuse")
-    if stream.type == "data" and not _is_free_data(stream):
-        kept = "the chapters, or timecode tag, it repeats are kept"
-        lost = "this format holds neither chapters nor timecodes"
-        return Route(stream, "drop", note=lost if format_name == "mpegts" else kept)
-    if can_hold(format_name, stream):
-        return Route(stream, "copy")
-    for codec in () if wanted == "copy" else _usual_conversions(stream):
-        if _can_encode(format_name, codec):
-            return Route(stream, "convert", codec)
-    return Route(stream, "refuse")
-
-
-def _is_free_data(stream: av.stream.Stream) -> bool:
-    """Say whether a data stream carries something of its own (KLV, ONVIF), and not MP4's timecode
-    or chapter track, which the muxer makes anew from tags and chapters."""
-    if stream.codec_context is not None:
-        return True
-    chapter_titles = bool(stream.container.chapters()) and "mp4" in stream.container.format.name
-    return "timecode" not in stream.metadata and not chapter_titles
-
-
-def _usual_conversions(stream: av.stream.Stream) -> Sequence[str]:
-    codec = stream_codec(stream)
-    if codec in _G711:
-        return ("pcm_s16le",)
-    if codec == "mov_text":
-        return ("srt",)
-    if codec in ("subrip", "srt", "text", "webvtt", "ass", "ssa"):
-        return ("mov_text", "srt")
-    return ()
-
-
-def can_hold(format_name: str, stream: av.stream.Stream) -> bool:
-    """Try whether a muxer takes a stream as it is, and whether a reader will know it again."""
-    if format_name == "mpegts" and stream_codec(stream) not in _TS_HOLDS:
-        return False
-    if format_name == "mov" and is_picture(stream):
-        return False  # its muxer leaves the picture out without a word
-    file = io.BytesIO()
-    with _scratch(format_name, file) as (target, refusals):
-        if stream.type == "attachment":
-            add_attachment(target, stream)
-        else:
-            made = target.add_stream_from_template(stream, opaque=True)
-        target.start_encoding()
-        if stream.type == "data":
-            _mux_nothing(target, made)
-    return not refusals and (stream.type != "data" or _is_known(file, format_name, stream))
-
-
-def _mux_nothing(target: av.container.OutputContainer, stream: av.stream.Stream) -> None:
-    packet: av.Packet[Any] = av.Packet(bytes(16))
-    packet.pts = packet.dts = 0
-    packet.time_base, packet.stream = Fraction(1, 1000), stream
-    target.mux_one(packet)
-
-
-def _is_known(file: io.BytesIO, format_name: str, stream: av.stream.Stream) -> bool:
-    """Say whether what was written is still the same kind of data: NUT and MOV take KLV, but
-    hand it back as data without a name."""
-    file.seek(0)
     try:
-        with av.open(file, format=format_name.split(",")[0]) as made:
-            return [(s.type, s.name) for s in made.streams] == [(stream.type, stream.name)]
-    except (av.error.FFmpegError, ValueError):
-        return False
-
-
-def _can_encode(format_name: str, codec: str) -> bool:
-    if format_name == "mpegts" and codec not in _TS_HOLDS:
-        return False
-    with _scratch(format_name, io.BytesIO()) as (target, refusals):
-        target.add_stream(codec)
-    return not refusals
-
-
-@contextlib.contextmanager
-def _scratch(
-    format_name: str, file: io.BytesIO
-) -> Iterator[tuple[av.container.OutputContainer, list[Exception]]]:
-    """Open a target in memory; what the muxer refuses in the block is put into the list."""
-    target = av.open(file, "w", format=format_name)
-    refusals: list[Exception] = []
-    try:
-        yield target, refusals
-    except (av.error.FFmpegError, ValueError) as error:
-        refusals.append(error)
-    finally:
-        with contextlib.suppress(av.error.FFmpegError):
-            target.close()
-
-
-def _remedy(route: Route, format_name: str) -> str:
-    stream = route.stream
-    what = f"stream #{stream.index} ({stream.type}, {stream_codec(stream)})"
-    ways = {
-        "audio": "give -c:a aac, an .mkv target, -an" if stream.codec_context else "give -an",
-        "subtitle": "give an .mkv target, -sn",
-        "data": "give a .ts target, -dn",
-        "attachment": "give an .mkv target, -map -0:t",
-        "video": "give an .mkv target, -map to leave it out",
-    }.get(stream.type, "give another container")
-    return f"the {format_name} format cannot hold {what}; {ways}, or --drop-unsupported"
+        return target.add_stream_from_template(stream, opaque=True)
+    except ValueError:
+        usual = target.default_audio_codec
+        if stream.type != "audio" or stream.codec_context is None or usual == "none":
+            raise
+    made = target.add_mux_stream(usual)
+    BitStreamFilterContext("null", stream, made)
+    made.time_base = stream.time_base
+    return made
 
 
 def add_attachment(
@@ -243,18 +110,18 @@ class Copy:
     """Hand packets on as they are."""
 
     def __init__(self, target: av.container.OutputContainer, stream: av.stream.Stream) -> None:
-        self.stream = target.add_stream_from_template(stream, opaque=True)
+        self.stream = add_copy(target, stream)
         self._is_mov_text = stream_codec(stream) == "mov_text"
-        header = None if target.format.name in ADTS_FORMATS else audio_specific_config(stream)
+        header = None if target.format.name in _ADTS_FORMATS else _audio_specific_config(stream)
         self._strips_adts = header is not None
-        if header is not None:
+        if header is not None and self.stream.codec_context is not None:
             self.stream.codec_context.extradata = header
 
     def convert(self, packet: av.Packet[Any]) -> Iterable[av.Packet[Any]]:
         if self._is_mov_text and bytes(packet) == _MOV_TEXT_GAP:
             return ()
         if self._strips_adts:
-            packet = without_adts(packet)
+            packet = _without_adts(packet)
         packet.stream = self.stream
         return (packet,)
 
@@ -281,7 +148,9 @@ class AudioConversion:
         # PCM names no layout but only a count, which encoders refuse.
         usual = _USUAL_LAYOUTS.get(layout.nb_channels, layout.name)
         self._encoder.layout = usual if layout.name.endswith("channels") else layout.name
-        self._resampler: av.AudioResampler | None = None
+        self._form: tuple[str, str, int] | None = None  # in which frames come
+        self._resampler: av.AudioResampler | None = None  # from that form to the encoder's
+        self._framer: av.AudioResampler | None = None  # to the encoder's number of samples
 
     def convert(self, packet: av.Packet[Any]) -> Iterable[av.Packet[Any]]:
         try:
@@ -293,8 +162,8 @@ class AudioConversion:
     def drain(self) -> Iterable[av.Packet[Any]]:
         with contextlib.suppress(av.error.FFmpegError):
             yield from self._encode(self._decoder.decode(None))
-        if self._resampler is not None:
-            for frame in self._resampler.resample(None):
+        if self._framer is not None:
+            for frame in [*self._last_of_form(), *self._framer.resample(None)]:
                 yield from self.stream.encode(frame)
         yield from self.stream.encode(None)
 
@@ -306,15 +175,31 @@ class AudioConversion:
         return packets
 
     def _resample(self, frame: av.AudioFrame) -> list[av.AudioFrame]:
-        if self._resampler is None:
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        fitting: list[av.AudioFrame] = []
+        if self._framer is None:
             self._encoder.open(strict=False)
-            self._resampler = av.AudioResampler(
-                format=self._encoder.format,
-                layout=self._encoder.layout,
-                rate=self._encoder.sample_rate,
-                frame_size=self._encoder.frame_size or None,
-            )
-        return self._resampler.resample(frame)
+            self._framer = self._to_encoder(self._encoder.frame_size or None)
+        if form != self._form:  # a resampler takes one form only, and a broadcast may change it
+            fitting += self._last_of_form()
+            self._form, self._resampler = form, self._to_encoder(None)
+        assert self._resampler is not None
+        for same in self._resampler.resample(frame):
+            fitting += self._framer.resample(same)
+        return fitting
+
+    def _last_of_form(self) -> list[av.AudioFrame]:
+        if self._resampler is None or self._framer is None:
+            return []
+        return [f for same in self._resampler.resample(None) for f in self._framer.resample(same)]
+
+    def _to_encoder(self, frame_size: int | None) -> av.AudioResampler:
+        return av.AudioResampler(
+            format=self._encoder.format,
+            layout=self._encoder.layout,
+            rate=self._encoder.sample_rate,
+            frame_size=frame_size,
+        )
 
 
 class SubtitleConversion:
@@ -361,22 +246,53 @@ class SubtitleConversion:
         return ()
 
 
+def _audio_specific_config(stream: av.stream.Stream) -> bytes | None:
+    """Return the header of an AAC stream that has none of its own; None for any other stream."""
+    if not isinstance(stream, av.AudioStream) or stream.codec_context.name != "aac":
+        return None
+    context = stream.codec_context
+    kind, channels = (
+        _PROFILES.get(context.profile or ""),
+        _CHANNELS.get(context.layout.nb_channels),
+    )
+    if context.extradata or kind is None or channels is None or context.sample_rate not in _RATES:
+        return None
+    bits = kind << 11 | _RATES.index(context.sample_rate) << 7 | channels << 3
+    return bits.to_bytes(2, "big")
+
+
+def _without_adts(packet: av.Packet[Any]) -> av.Packet[Any]:
+    """Return a packet without its ADTS header, times kept."""
+    data = bytes(packet)
+    if len(data) < 7 or data[0] != 0xFF or data[1] & 0xF6 != 0xF0:
+        return packet
+    bare: av.Packet[Any] = av.Packet(data[7 if data[1] & 1 else 9 :])
+    bare.pts, bare.dts, bare.duration = packet.pts, packet.dts, packet.duration
+    bare.time_base, bare.is_keyframe = packet.time_base, True
+    return bare
+
+
 Carrier = Copy | AudioConversion | SubtitleConversion
 
 
-def make_carrier(target: av.container.OutputContainer, route: Route) -> Carrier:
-    """Add the target's stream for a route and return what turns source packets into its packets.
+def make_carrier(
+    target: av.container.OutputContainer, stream: av.stream.Stream, codec: str
+) -> Carrier:
+    """Add the target's stream for one and return what turns source packets into its packets.
+
+    Args:
+        codec: to convert to; "" copies.
 
     Tags and dispositions come along: a stream made from a template has neither.
     """
-    if route.action == "copy":
-        carrier: Carrier = Copy(target, route.stream)
-    elif isinstance(route.stream, av.AudioStream):
-        carrier = AudioConversion(target, route.stream, route.codec)
+    if not codec:
+        carrier: Carrier = Copy(target, stream)
+    elif isinstance(stream, av.AudioStream):
+        carrier = AudioConversion(target, stream, codec)
     else:
-        assert isinstance(route.stream, SubtitleStream)
-        carrier = SubtitleConversion(target, route.stream, route.codec)
-    copy_tags(route.stream, carrier.stream)
+        assert isinstance(stream, SubtitleStream)
+        carrier = SubtitleConversion(target, stream, codec)
+    copy_tags(stream, carrier.stream)
     return carrier
 
 

@@ -18,22 +18,16 @@ import av
 import av.error
 
 from carfilter.errors import DownstreamClosedError, MediaError
-from carfilter.media.conform import convert, is_full_range, picture_form
+from carfilter.media.avstream import side_data_kinds
+from carfilter.media.conform import convert, is_full_range, lies_on_side, picture_form, upright
 from carfilter.media.destination import Destination, choose_destination
 from carfilter.media.encoder import add_video, open_encoder
 from carfilter.media.losses import Losses
 from carfilter.media.options import TargetOptions
+from carfilter.media.routes import M2TS, Route, plan_routes
 from carfilter.media.selection import is_picture
 from carfilter.media.source import Source
-from carfilter.media.streams import (
-    Carrier,
-    Route,
-    add_attachment,
-    add_cover,
-    copy_tags,
-    make_carrier,
-    plan_routes,
-)
+from carfilter.media.streams import Carrier, add_attachment, add_cover, copy_tags, make_carrier
 from carfilter.media.ticks import as_fraction, frame_seconds, packet_seconds, rescale
 from carfilter.unfinished import is_stdout
 
@@ -65,6 +59,7 @@ class Target:
     _last: tuple[int | None, int] = None, 0  # pts and duration of the last one
     _first: str = ""  # form in which the first one came
     _full_range: bool = False  # of what is written
+    _turn: list[int] | None = None  # display matrix by which frames are turned before encoding
     _held: deque[tuple[float, av.Packet[Any]]] = field(default_factory=deque)
     _held_bytes: int = 0
     _clock: float = float("-inf")  # seconds of the last muxed video dts
@@ -85,12 +80,15 @@ class Target:
                 if frame.format.name != context.pix_fmt:
                     frame = convert(frame, context.pix_fmt or "")
                 self._first, self._full_range = form, is_full_range(frame)
-                open_encoder(self.stream, frame)
+                self._turn = self.losses.turn_of(frame, asked=self.options.upright)
+                open_encoder(self.stream, frame, self._turn)
                 self.container.start_encoding()
             elif form != self._first or frame.format.name != context.pix_fmt:
                 frame = self._like_the_first(frame, form)
             self._given += 1
             self.losses.note(frame)
+            if self._turn is not None:
+                frame = upright(frame, self._turn)
             # Zero, else the source's frame types are forced on the encoder.
             frame.pict_type = _KEY if self._begins_segment(frame) else 0
             packets = self.stream.encode(frame)  # after which the frame counts in its ticks
@@ -112,6 +110,8 @@ class Target:
                 )
             self.changed += 1
         size = (context.width, context.height)
+        if self._turn is not None and lies_on_side(self._turn):
+            size = size[1], size[0]
         return convert(frame, context.pix_fmt or "", size, full_range=self._full_range)
 
     def write_packet(self, packet: av.Packet[Any]) -> None:
@@ -270,7 +270,7 @@ def _open_target(
         )
         routes = plan_routes(
             sorted(source.copied, key=_is_attachment),
-            holder.format.name,
+            _format_of(holder, destination.path),
             audio_codec=options.audio_codec,
             subtitle_codec=options.subtitle_codec,
             drop_unsupported=options.drop_unsupported,
@@ -278,7 +278,7 @@ def _open_target(
         kept = [r for r in routes if r.action != "drop"]
         covers = _add_covers(container, kept, source)
         carriers = {
-            r.stream.index: make_carrier(container, r)
+            r.stream.index: make_carrier(container, r.stream, r.codec)
             for r in kept
             if not _is_attachment(r.stream) and r.stream.index not in covers
         }
@@ -293,7 +293,13 @@ def _open_target(
         container.close()
         raise
     losses = Losses(holder.format.name, stream.codec_context.name, source.rate)
+    losses.note_container(side_data_kinds(source.video))
     return Target(destination, container, stream, source, options, routes, carriers, losses)
+
+
+def _format_of(holder: av.container.OutputContainer, path: str | Path) -> str:
+    is_m2ts = holder.format.name == "mpegts" and str(path).lower().endswith(".m2ts")
+    return M2TS if is_m2ts else holder.format.name
 
 
 def _is_attachment(stream: av.stream.Stream) -> bool:

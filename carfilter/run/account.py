@@ -12,6 +12,7 @@ class Run:
     model: str = ""  # name and sha256 of the weights; empty where no network ran
     engine: str = ""  # device, precision, batch
     seconds_expected: float | None = None  # of video; None where the source does not say
+    dropped: list[str] = field(default_factory=list)  # types of the streams that are left out
     frames: int = 0
     video_seconds: float = 0.0  # from the first frame written to the last
     bytes_written: int = 0

@@ -40,7 +40,8 @@ def announce(
             _clock(float(source.shift_seconds)),
         )
     for route in target.routes:
-        logger.info("%s", route)
+        logger.log(logging.WARNING if route.is_loss else logging.INFO, "%s", route)
+    run.dropped = [route.stream.type for route in target.routes if route.action == "drop"]
     if model is None or restorer is None:
         logger.info("strength 0: no network, the picture passes through unchanged")
         return

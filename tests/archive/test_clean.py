@@ -24,7 +24,7 @@ from archives import (
     run_batch,
 )
 from carfilter.archive.clean import ArchiveOptions, clean_archive
-from carfilter.archive.events import FAILED, PLANNED, STARTED, Event, Totals
+from carfilter.archive.events import DONE, FAILED, PLANNED, STARTED, Event, Totals
 from carfilter.archive.machine import choose_workers
 from carfilter.archive.state import STATE_NAME, State, locked_folder
 from carfilter.archive.verify import VerificationError, check_result
@@ -341,3 +341,18 @@ def test_wrong_use_is_told_in_one_sentence(
     assert status == code
     assert words in errors
     assert "Traceback" not in errors
+
+
+def test_what_carfilter_says_of_a_file_is_said_of_an_archive_too(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    parts = [
+        make_clip(tmp_path / f"{codec}.ts", codec=codec, frames=40)
+        for codec in ("libx264", "mpeg2video")
+    ]
+    (folder / "a.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    totals, seen = clean(folder, tmp_path / "out")
+    assert (totals.done, totals.failed) == (1, 0)
+    done = next(event for event in seen if event.kind == DONE)
+    assert "its video changes to another codec in mid-stream" in done.text
+    assert len(done.values["warnings"]) >= 1

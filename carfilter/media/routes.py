@@ -1,0 +1,248 @@
+"""What happens to every stream that is not restored: copy, convert, or leave out with a word.
+
+Decided before any work, by asking the muxer: each stream is tried in a scratch file of the target's
+format. What the target cannot hold is converted where that is exact or usual, and else refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.error
+from av.stream import Discard
+
+from carfilter.errors import MediaError
+from carfilter.media.selection import is_picture
+from carfilter.media.streams import add_attachment, add_copy, stream_codec
+
+_PCM = {"pcm_mulaw", "pcm_alaw", "pcm_bluray", "pcm_dvd", "s302m"}  # samples in a packing of theirs
+_WHOLE = {"audio": "sound", "video": "picture"}
+# The MPEG-TS muxer takes anything and writes what it does not know as anonymous private data.
+_TS_HOLDS = {
+    *("h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "av1"),
+    *("mp2", "mp2float", "mp3", "mp3float", "mp1", "mp1float", "aac", "aac_latm", "ac3", "eac3"),
+    *("dca", "dts", "opus", "truehd", "s302m"),
+    *("dvb_subtitle", "dvbsub", "dvb_teletext", "klv", "scte_35", "timed_id3"),
+}
+# That of Blu-ray knows these as well: https://ffmpeg.org/ffmpeg-formats.html (mpegts_m2ts_mode).
+M2TS = "m2ts"
+_M2TS_HOLDS = {*_TS_HOLDS, "pcm_bluray", "pgssub"}
+_NAMES = {
+    "an .mkv": "matroska",
+    "a .mov": "mov",
+    "a .ts": "mpegts",
+    "an .m2ts": M2TS,
+    "an .avi": "avi",
+    "a .nut": "nut",
+}  # formats that a remedy may name, the usual ones first
+
+
+# No repr of the fields: that of a PyAV stream crashes once its container is closed.
+@dataclass(frozen=True, repr=False)
+class Route:
+    """One stream's way into the target; `codec` is the encoder where it is converted."""
+
+    stream: av.stream.Stream
+    action: str  # "copy", "convert" or "drop"
+    codec: str = ""
+    note: str = ""
+    is_loss: bool = False  # what is dropped is in the target in no other way
+
+    def __str__(self) -> str:
+        kind = f"#{self.stream.index} {self.stream.type} ({stream_codec(self.stream)})"
+        note = f": {self.note}" if self.note else ""
+        return f"{kind} -> {self.action}{' to ' + self.codec if self.codec else ''}{note}"
+
+
+def plan_routes(
+    streams: Sequence[av.stream.Stream],
+    format_name: str,
+    *,
+    audio_codec: str | None = None,
+    subtitle_codec: str | None = None,
+    drop_unsupported: bool = False,
+) -> list[Route]:
+    """Decide for each stream; codecs are encoder names, "copy", or None for the default.
+
+    Args:
+        format_name: FFmpeg's, or M2TS.
+
+    Raises:
+        MediaError: the target cannot hold a stream; the sentence names it and what would help.
+    """
+    wanted = {"audio": audio_codec, "subtitle": subtitle_codec}
+    routes = [_route(stream, format_name, wanted.get(stream.type)) for stream in streams]
+    refused = [route for route in routes if route.action == "refuse"]
+    if refused and not drop_unsupported:
+        raise MediaError(_remedy(refused[0], format_name))
+    return [
+        _dropped(r.stream, "the target cannot hold it") if r.action == "refuse" else r
+        for r in routes
+    ]
+
+
+def _dropped(stream: av.stream.Stream, note: str) -> Route:
+    return Route(stream, "drop", note=note, is_loss=True)
+
+
+def _route(stream: av.stream.Stream, format_name: str, wanted: str | None) -> Route:
+    if stream.type == "unknown":
+        return _dropped(stream, "nobody knows what it is; FFmpeg leaves it out as well")
+    if _is_silent(stream):
+        return _dropped(stream, f"it is announced, but no {_WHOLE[stream.type]} in it was found")
+    if wanted and wanted != "copy":
+        known = stream.codec_context is not None
+        return Route(stream, "convert", wanted) if known else Route(stream, "refuse")
+    if stream.type == "data" and not _is_free_data(stream):
+        kept = "the chapters, or timecode tag, it repeats are kept"
+        lost = "this format holds neither chapters nor timecodes"
+        return Route(stream, "drop", note=lost if format_name in ("mpegts", M2TS) else kept)
+    if can_hold(format_name, stream) and (
+        wanted == "copy" or not _is_better_plain(format_name, stream)
+    ):
+        return Route(stream, "copy")
+    for codec in () if wanted == "copy" else _usual_conversions(stream):
+        if _can_encode(format_name, codec):
+            return Route(stream, "convert", codec)
+    return Route(stream, "refuse")
+
+
+def _is_silent(stream: av.stream.Stream) -> bool:
+    """Say whether nothing is known of a stream but its codec, since no packet of it came."""
+    if stream.codec_context is None:
+        return False
+    if isinstance(stream, av.AudioStream):
+        context = stream.codec_context
+        return not context.sample_rate or not context.layout.nb_channels
+    return isinstance(stream, av.VideoStream) and not stream.codec_context.width
+
+
+def _is_free_data(stream: av.stream.Stream) -> bool:
+    """Say whether a data stream carries something of its own (KLV, ONVIF, telemetry), and not MP4's
+    timecode or chapter track, which the muxer makes anew from tags and chapters."""
+    if stream.codec_context is not None:
+        return True
+    # FFmpeg's demuxer discards the packets of a chapter track by itself, and of no other.
+    return "timecode" not in stream.metadata and stream.discard != Discard.all
+
+
+def _is_better_plain(format_name: str, stream: av.stream.Stream) -> bool:
+    """Say whether sound is samples in a packing that few programs know in this container."""
+    if stream_codec(stream) not in _PCM or format_name in ("mpegts", M2TS):
+        return False
+    with _scratch(format_name, io.BytesIO()) as (target, refusals):
+        target.add_stream_from_template(stream, opaque=True)
+    return bool(refusals)
+
+
+def _usual_conversions(stream: av.stream.Stream) -> Sequence[str]:
+    codec = stream_codec(stream)
+    if codec in _PCM and isinstance(stream, av.AudioStream):
+        is_short = stream.codec_context.format.name.startswith("s16")
+        return ("pcm_s16le",) if is_short else ("pcm_s24le",)
+    if codec == "mov_text":
+        return ("srt",)
+    if codec in ("subrip", "srt", "text", "webvtt", "ass", "ssa"):
+        return ("mov_text", "srt")
+    return ()
+
+
+def can_hold(format_name: str, stream: av.stream.Stream) -> bool:
+    """Try whether a muxer takes a stream as it is, and whether a reader will know it again."""
+    if not _is_named(format_name, stream_codec(stream)):
+        return False
+    if format_name == "mov" and is_picture(stream):
+        return False  # its muxer leaves the picture out without a word
+    file, is_doubtful = io.BytesIO(), stream.type == "data"
+    with _scratch(format_name, file) as (target, refusals):
+        if stream.type == "attachment":
+            add_attachment(target, stream)
+        else:
+            made = add_copy(target, stream)
+            is_doubtful |= made.codec_context is None
+        target.start_encoding()
+        if is_doubtful:
+            _mux_nothing(target, made)
+    return not refusals and (not is_doubtful or _is_known(file, format_name, stream))
+
+
+def _is_named(format_name: str, codec: str) -> bool:
+    holds = {"mpegts": _TS_HOLDS, M2TS: _M2TS_HOLDS}.get(format_name)
+    return holds is None or codec in holds
+
+
+def _mux_nothing(target: av.container.OutputContainer, stream: av.stream.Stream) -> None:
+    packet: av.Packet[Any] = av.Packet(bytes(16))
+    packet.pts = packet.dts = 0
+    packet.time_base, packet.stream = Fraction(1, 1000), stream
+    target.mux_one(packet)
+
+
+def _is_known(file: io.BytesIO, format_name: str, stream: av.stream.Stream) -> bool:
+    """Say whether what was written is still the same kind of data: NUT and MOV take KLV, but
+    hand it back as data without a name."""
+    file.seek(0)
+    reader = "mpegts" if format_name == M2TS else format_name.split(",")[0]
+    try:
+        with av.open(file, format=reader) as made:
+            return [_kind(s) for s in made.streams] == [_kind(stream)]
+    except (av.error.FFmpegError, ValueError):
+        return False
+
+
+def _kind(stream: av.stream.Stream) -> tuple[str, str | None]:
+    if stream.codec_context is not None:
+        return stream.type, stream.codec_context.name
+    return stream.type, getattr(stream, "name", None)  # one of no known type has no name
+
+
+def _can_encode(format_name: str, codec: str) -> bool:
+    if not _is_named(format_name, codec):
+        return False
+    with _scratch(format_name, io.BytesIO()) as (target, refusals):
+        target.add_stream(codec)
+    return not refusals
+
+
+@contextlib.contextmanager
+def _scratch(
+    format_name: str, file: io.BytesIO
+) -> Iterator[tuple[av.container.OutputContainer, list[Exception]]]:
+    """Open a target in memory; what the muxer refuses in the block is put into the list."""
+    name, options = format_name, {}
+    if format_name == M2TS:
+        name, options = "mpegts", {"mpegts_m2ts_mode": "1"}
+    target = av.open(file, "w", format=name, container_options=options)
+    refusals: list[Exception] = []
+    try:
+        yield target, refusals
+    except (av.error.FFmpegError, ValueError) as error:
+        refusals.append(error)
+    finally:
+        with contextlib.suppress(av.error.FFmpegError):
+            target.close()
+
+
+def _remedy(route: Route, format_name: str) -> str:
+    stream = route.stream
+    what = f"stream #{stream.index} ({stream.type}, {stream_codec(stream)})"
+    ways = []
+    if stream.type == "audio" and stream.codec_context is not None:
+        ways += [f"-c:a {c}" for c in ("aac", "pcm_s16le") if _can_encode(format_name, c)][:1]
+    ways += [f"{name} target" for name in _NAMES if _is_taken(_NAMES[name], stream)][:1]
+    leaving = {"audio": "-an", "subtitle": "-sn", "data": "-dn", "attachment": "-map -0:t"}
+    ways.append(leaving.get(stream.type, f"-map -0:{stream.index} to leave it out"))
+    return (
+        f"the {format_name} format cannot hold {what}; give {', '.join(ways)},"
+        " or --drop-unsupported"
+    )
+
+
+def _is_taken(format_name: str, stream: av.stream.Stream) -> bool:
+    return _route(stream, format_name, None).action in ("copy", "convert")

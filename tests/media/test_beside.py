@@ -1,0 +1,277 @@
+"""What strangers' files hold beside the picture: carried, converted, or named with a way out."""
+
+import logging
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from av.sidedata.sidedata import Type
+
+from carfilter import filter_video
+from carfilter.errors import MediaError
+from carfilter.media.options import SourceOptions, TargetOptions
+from carfilter.restore.restorer import RestoreOptions
+from carfilter.run.account import Run
+from carfilter.run.options import FilterOptions
+from clips import draw_frame, equal_planes, make_clip, read_content
+
+
+def through(source: Path, target: Path, reading: SourceOptions | None = None, **kw: Any) -> Run:
+    options = FilterOptions(
+        reading or SourceOptions(), TargetOptions(**kw), RestoreOptions(strength=0)
+    )
+    return filter_video(source, target, options=options)
+
+
+def make_with(path: Path, set_up: Callable[[Any], Any], pix_fmt: str = "yuv420p") -> Path:
+    """A clip of 6 frames, 64x48, whose stream is set up before it is written."""
+    with av.open(str(path), "w") as out:
+        video = out.add_stream("libx264", rate=25, time_base=Fraction(1, 25))
+        video.width, video.height, video.pix_fmt = 64, 48, pix_fmt
+        set_up(video)
+        for number in range(6):
+            frame = draw_frame(number, (64, 48), pix_fmt)
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            out.mux(video.encode(frame))
+        out.mux(video.encode(None))
+    return path
+
+
+def with_sound(path: Path, codec: str, **layout: Any) -> Path:
+    """A clip with sound of one codec, muxed as FFmpeg's own program does it."""
+    with av.open(str(path), "w") as out:
+        video = out.add_stream("libx264", rate=25, time_base=Fraction(1, 25))
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sound = out.add_stream(codec, rate=layout.get("rate", 8000))
+        sound.codec_context.layout = layout.get("layout", "mono")
+        if bit_rate := layout.get("bit_rate"):
+            sound.codec_context.bit_rate = bit_rate
+        for number in range(12):
+            frame = draw_frame(number, (64, 48), "yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            out.mux(video.encode(frame))
+        out.mux(video.encode(None))
+        rate = sound.codec_context.sample_rate
+        resampler = av.AudioResampler(
+            sound.codec_context.format, sound.codec_context.layout, rate,
+            frame_size=sound.codec_context.frame_size or rate // 25,
+        )  # fmt: skip
+        tone = (np.sin(np.arange(rate // 2) / 7) * 9000).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(tone[None], "s16", "mono")
+        frame.rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+        for part in resampler.resample(frame):
+            out.mux(sound.encode(part))
+        out.mux(sound.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("codec", "ending", "pix_fmt"),
+    [("ffv1", "mkv", None), ("rawvideo", "nut", None), ("ffv1", "avi", None),
+     ("libvpx-vp9", "webm", None), ("libx264", "mp4", None), ("prores_ks", "mov", "yuv422p10le")],
+)  # fmt: skip
+def test_the_shape_of_a_sample_stays(
+    tmp_path: Path, codec: str, ending: str, pix_fmt: str | None
+) -> None:
+    def set_up(video: Any) -> None:
+        video.codec_context.sample_aspect_ratio = Fraction(4, 3)
+
+    source = make_with(tmp_path / "in.mp4", set_up)
+    through(source, tmp_path / f"out.{ending}", video_codec=codec, pix_fmt=pix_fmt)
+    with av.open(str(tmp_path / f"out.{ending}")) as made:
+        # WebM tells the width in whole pixels.
+        assert abs(made.streams.video[0].sample_aspect_ratio - Fraction(4, 3)) < 0.02
+
+
+TURNS = {
+    (90, False): lambda p: np.rot90(p, 1),
+    (-90, False): lambda p: np.rot90(p, -1),
+    (180, False): lambda p: np.rot90(p, 2),
+    (0, True): lambda p: p[:, ::-1],
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("ending", ["nut", "avi"])
+def test_a_rotated_video_is_turned_upright_where_the_target_cannot_say_so(
+    tmp_path: Path, turn: tuple[int, bool], ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = make_with(tmp_path / "in.mp4", lambda v: v.set_display_rotation(turn[0], turn[1]))
+    through(source, tmp_path / f"out.{ending}", video_codec="ffv1")
+    expected = [[TURNS[turn](p) for p in planes] for planes in read_content(source).planes]
+    assert equal_planes(read_content(tmp_path / f"out.{ending}").planes, expected)
+    assert "cannot hold the video's rotation; its pixels are turned upright" in caplog.text
+
+
+def test_upright_turns_the_pixels_where_the_target_could_say_so(tmp_path: Path) -> None:
+    source = make_with(tmp_path / "in.mp4", lambda v: v.set_display_rotation(90))
+    for upright, rotation, width in ((False, 90, 64), (True, 0, 48)):
+        through(source, tmp_path / "out.mp4", upright=upright, overwrite=True)
+        with av.open(str(tmp_path / "out.mp4")) as made:
+            frame = next(made.decode(video=0))
+            assert (frame.rotation, frame.width) == (rotation, width)
+
+
+def test_halved_chroma_that_cannot_be_turned_is_named_and_the_remedy_works(tmp_path: Path) -> None:
+    source = make_with(tmp_path / "in.mp4", lambda v: v.set_display_rotation(90), "yuv422p")
+    with pytest.raises(MediaError, match="give -pix_fmt yuv420p or yuv444p"):
+        through(source, tmp_path / "out.nut", video_codec="ffv1")
+    for pix_fmt in ("yuv420p", "yuv444p"):
+        run = through(
+            source, tmp_path / "out.nut", video_codec="ffv1", pix_fmt=pix_fmt, overwrite=True
+        )
+        assert run.frames == 6
+
+
+@pytest.mark.parametrize(
+    ("codec", "ending", "target"),
+    [("wmav2", "wmv", "mkv"), ("wmav2", "wmv", "avi"), ("adpcm_ms", "avi", "mkv"),
+     ("adpcm_ima_wav", "avi", "mkv")],
+)  # fmt: skip
+def test_sound_that_the_muxer_takes_is_copied_whatever_a_table_says(
+    tmp_path: Path, codec: str, ending: str, target: str
+) -> None:
+    source = with_sound(tmp_path / f"in.{ending}", codec, rate=44100, bit_rate=64000)
+    through(source, tmp_path / f"out.{target}")
+    before, after = read_content(source), read_content(tmp_path / f"out.{target}")
+    assert [data for _, data in after.packets[1]] == [data for _, data in before.packets[1]]
+
+
+@pytest.mark.parametrize(("codec", "ending"), [("pcm_bluray", "m2ts"), ("pcm_dvd", "vob")])
+@pytest.mark.parametrize("target", ["mkv", "mov"])
+def test_packed_samples_become_plain_ones(
+    tmp_path: Path, codec: str, ending: str, target: str
+) -> None:
+    source = with_sound(tmp_path / f"in.{ending}", codec, rate=48000, layout="stereo")
+    with av.open(str(source)) as container:
+        assert container.streams.audio[0].codec_context.name == codec
+        before = np.concatenate([f.to_ndarray() for f in container.decode(audio=0)], axis=1)
+    through(source, tmp_path / f"out.{target}")
+    with av.open(str(tmp_path / f"out.{target}")) as container:
+        assert container.streams.audio[0].codec_context.name == "pcm_s16le"
+        after = np.concatenate([f.to_ndarray() for f in container.decode(audio=0)], axis=1)
+    assert np.array_equal(before, after)
+
+
+def test_sound_that_changes_its_channels_goes_on(tmp_path: Path) -> None:
+    parts = [
+        with_sound(tmp_path / f"{layout}.ts", "ac3", rate=48000, layout=layout, bit_rate=128000)
+        for layout in ("stereo", "5.1")
+    ]
+    source = tmp_path / "in.ts"
+    source.write_bytes(b"".join(part.read_bytes() for part in parts))
+    through(source, tmp_path / "out.mkv", audio_codec="aac")
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        samples = sum(frame.samples for frame in container.decode(audio=0))
+    assert samples > 0.9 * 48000
+
+
+@pytest.mark.parametrize("codec", [None, "aac"])
+def test_sound_that_is_announced_and_never_comes_is_left_out_with_a_word(
+    tmp_path: Path, codec: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip, source = make_clip(tmp_path / "clip.ts", audio="aac"), tmp_path / "in.ts"
+    with av.open(str(clip)) as opened, av.open(str(source), "w") as out:
+        made = [out.add_stream_from_template(s, opaque=True) for s in opened.streams]
+        for packet in opened.demux(opened.streams.video[0]):
+            if packet.size:
+                packet.stream = made[packet.stream_index]
+                out.mux(packet)
+    run = through(source, tmp_path / "out.mp4", audio_codec=codec)
+    assert (run.frames, run.dropped) == (12, ["audio"])
+    assert "it is announced, but no sound in it was found" in caplog.text
+
+
+def test_y4m_tells_the_rate_of_the_source(tmp_path: Path) -> None:
+    through(make_clip(tmp_path / "in.mkv"), tmp_path / "out.y4m")
+    with av.open(str(tmp_path / "out.y4m")) as made:
+        assert made.streams.video[0].average_rate == 25
+
+
+REMEDIES: dict[str, dict[str, Any]] = {
+    "-c:a aac": {"audio_codec": "aac"},
+    "-c:a pcm_s16le": {"audio_codec": "pcm_s16le"},
+    "-an": {"reading": SourceOptions(audio=False)},
+    "--drop-unsupported": {"drop_unsupported": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("codec", "ending", "target"),
+    [
+        ("wmav2", "wmv", "mp4"),
+        ("adpcm_ms", "avi", "mp4"),
+        ("pcm_bluray", "m2ts", "ts"),
+    ],
+)
+def test_every_remedy_that_is_named_works(
+    tmp_path: Path, codec: str, ending: str, target: str
+) -> None:
+    source = with_sound(
+        tmp_path / f"in.{ending}", codec, rate=44100 if codec[0] != "p" else 48000,
+        layout="stereo", bit_rate=64000,
+    )  # fmt: skip
+    with pytest.raises(MediaError, match="cannot hold stream #1") as refused:
+        through(source, tmp_path / f"out.{target}")
+    named = re.split(r", (?:or )?", str(refused.value).split("; give ")[1])
+    assert len(named) >= 3
+    for number, way in enumerate(named):
+        other = re.search(r"an? (\.\w+) target", way)
+        written = tmp_path / f"out{number}{other.group(1) if other else '.' + target}"
+        assert through(source, written, **({} if other else REMEDIES[way])).frames == 12
+
+
+def test_telemetry_beside_chapters_is_no_chapter_track(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4")
+    source = tmp_path / "in.mp4"
+    chapters = [{"id": n, "start": n * 200, "end": n * 200 + 200, "time_base": Fraction(1, 1000),
+                 "metadata": {"title": f"part {n}"}} for n in range(2)]  # fmt: skip
+    with av.open(str(clip)) as opened, av.open(str(source), "w") as out:
+        video = out.add_stream_from_template(opened.streams.video[0], opaque=True)
+        data = out.add_data_stream("bin_data")
+        out.set_chapters(chapters)
+        for number in range(3):
+            packet: Any = av.Packet(b"DEVC" + bytes([number]) * 20)
+            packet.pts = packet.dts = number * 100
+            packet.duration, packet.time_base = 100, Fraction(1, 1000)
+            packet.stream = data
+            out.mux(packet)
+        for packet in opened.demux():
+            if packet.size:
+                packet.stream = video
+                out.mux(packet)
+    with av.open(str(source)) as container:
+        assert [s.type for s in container.streams] == ["video", "data", "data"]
+    through(source, tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert len(container.chapters()) == 2
+        found = [bytes(p) for p in container.demux() if p.size and p.stream.type == "data"]
+    assert [data for data in found if data.startswith(b"DEVC")] == [
+        b"DEVC" + bytes([number]) * 20 for number in range(3)
+    ]
+
+
+def test_side_data_that_pyav_has_no_name_for_is_passed_over() -> None:
+    assert Type(6).name == "DISPLAYMATRIX"
+    assert Type(4711).value == 4711
+    assert "UNNAMED" in Type(4711).name
+
+
+def test_a_codec_that_changes_in_mid_stream_ends_the_video_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = [
+        make_clip(tmp_path / f"{codec}.ts", codec=codec, frames=25)
+        for codec in ("libx264", "mpeg2video")
+    ]
+    source = tmp_path / "in.ts"
+    source.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with caplog.at_level(logging.WARNING, logger="carfilter"):
+        run = through(source, tmp_path / "out.mkv")
+    assert 24 <= run.frames <= 25
+    assert "changes to another codec in mid-stream" in caplog.text
