@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -44,8 +45,10 @@ _OLDEST_GLIBC = 17  # 2.17: the oldest that manylinux still serves
 class CustomBuildHook(BuildHookInterface):
     """Puts KIND.so beside its source, and into the wheel."""
 
-    def initialize(self, _version: str, build_data: dict[str, Any]) -> None:
-        """Compile; see hatchling's documentation of build hooks."""
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, and write the manuals; see hatchling's documentation of build hooks."""
+        if version == "standard":  # an editable install has no use for them
+            self._add_manuals(build_data)
         compiler = shlex.split(os.environ.get("CC", "clang" if sys.platform == "win32" else "cc"))
         system = compiled_for(compiler)
         folder = Path(self.root, "carfilter", "restore", "int8")
@@ -65,6 +68,19 @@ class CustomBuildHook(BuildHookInterface):
             build_data["pure_python"] = False
             # Loaded by ctypes: any Python will do.
             build_data["tag"] = f"py3-none-{platform_tag(system, made)}"
+
+    def _add_manuals(self, build_data: dict[str, Any]) -> None:
+        # Here, since an editable install does without what this needs.
+        sys.path.insert(0, self.root)
+        from hatch_manuals import write_manuals
+
+        sys.path.remove(self.root)
+        self._folder = TemporaryDirectory()
+        about, folder = self.metadata.core, Path(self._folder.name)
+        write_manuals(Path(self.root), about.scripts, about.version, folder)
+        for path in folder.rglob("*"):
+            if path.is_file():
+                build_data["shared_data"][str(path)] = str(path.relative_to(folder))
 
     def _warn(self, what: str) -> None:
         self.app.display_warning(f"{what}; int8 is slower without it")

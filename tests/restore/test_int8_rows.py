@@ -246,11 +246,11 @@ def test_without_what_is_compiled_torch_computes(
 def test_the_wheel_can_be_built_with_and_without_a_compiler(tmp_path: Path, compiler: str) -> None:
     if shutil.which(compiler) is None and compiler == "cc":
         pytest.skip("there is no C compiler")
-    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "hatch_build.py", "hatch_manuals.py", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, tmp_path)
     (tmp_path / "models").mkdir()
-    sources = shutil.ignore_patterns("__pycache__", "*.so")
-    shutil.copytree(REPOSITORY / "carfilter", tmp_path / "carfilter", ignore=sources)
+    built = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(REPOSITORY / "carfilter", tmp_path / "carfilter", ignore=built)
     (tmp_path / "carfilter/restore/int8/avx2.so").write_bytes(b"of an older source")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", "made"],
@@ -260,6 +260,8 @@ def test_the_wheel_can_be_built_with_and_without_a_compiler(tmp_path: Path, comp
     inside = subprocess.run(
         [sys.executable, "-m", "zipfile", "-l", str(wheel)], capture_output=True, text=True
     ).stdout
+    for place in ("man/man1/carfilter.1", "bash-completion/completions/carfilter"):
+        assert f"data/share/{place}" in inside
     compiled = compiler == "cc" and os.uname().machine == "x86_64"
     for each in KINDS:
         assert (f"int8/{each.name}.so" in inside) == (compiled and each.name not in CPUS)
