@@ -144,12 +144,16 @@ def _damage(seen: Inspection) -> str:
 def _clock(seen: Inspection) -> str:
     times = seen.times
     parts = [
-        f"{times.jumps} jumps" if times.jumps else "no jump",
-        f"{len(times.gaps)} gaps" if times.gaps else "no gap",
+        _counted(times.jumps, "jump"),
+        _counted(len(times.gaps), "gap"),
     ]
     if times.missing:
         parts.append(f"{times.missing} packets without a time")
     return ", ".join(parts)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count or 'no'} {what}{'s' if count > 1 else ''}"
 
 
 def _earlier(seen: Inspection) -> str:

@@ -15,10 +15,11 @@ def rate_text(rate: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Return a place in time as 0:07 or 1:02:03."""
-    whole = round(seconds)
+    """Return a place in time as 0:07 or 1:02:03, with a minus before zero."""
+    whole, sign = abs(round(seconds)), "-" if round(seconds) < 0 else ""
     hours, minutes = whole // 3600, whole % 3600 // 60
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+    rest = f"{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+    return f"{sign}{hours}:{rest}" if hours else f"{sign}{rest}"
 
 
 def duration_text(seconds: float) -> str:
