@@ -9,6 +9,7 @@ pipeline  what the pipeline costs without a network and with an identity one (CP
 reuse     what is saved on quiet footage, and what looking for it costs on the clips given
 scaling   the network's time against resolution, cores and batch
 idle      on CUDA: for how much of the time no kernel runs while the network is the bottleneck
+convolution  one of car's, with what follows it apart and fused
 length    the whole tool's time and memory against the length of the clip
 
 Ratios are the result: they are taken within one run on one machine. Leave the machine alone.
@@ -34,13 +35,24 @@ from carfilter.restore.int8.rows import usable_kinds  # noqa: E402
 from carfilter.restore.network import build_network  # noqa: E402
 from carfilter.restore.weights import Model, load_weights, shipped_models  # noqa: E402
 
-from . import idle, network, reuse, scaling, start  # noqa: E402
+from . import convolution, idle, network, reuse, scaling, start  # noqa: E402
 from .load import Others  # noqa: E402
 from .rows import Row, show  # noqa: E402
 
-PARTS = ("network", "tool", "start", "pipeline", "reuse", "scaling", "idle", "length")
+PARTS = (
+    "network",
+    "tool",
+    "start",
+    "pipeline",
+    "reuse",
+    "scaling",
+    "idle",
+    "length",
+    "convolution",
+)
 SIZES = {"512": (512, 912), "1080": (1080, 1920)}
-TOOL_FRAMES = {"512": 250, "1080": 60}
+TOY = {"toy": (64, 96)}  # to rehearse with
+TOOL_FRAMES = {"512": 250, "1080": 60, "toy": 3}
 
 
 def hardware(device: str, ffmpeg: str | None) -> Row:
@@ -83,7 +95,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("parts", nargs="*", choices=(*PARTS, []), default=[], metavar="PART")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--weights", action="append", help="model, again for more; default: fast")
-    parser.add_argument("--size", choices=(*SIZES, "both"), default="both")
+    parser.add_argument("--size", choices=(*SIZES, *TOY, "both"), default="both")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--frames", type=int, default=0, help="of a clip")
     parser.add_argument("--clip", type=Path, action="append", default=[], help="for reuse")
@@ -109,7 +121,7 @@ def main() -> None:
     if "idle" in chosen and device == "cpu":
         sys.exit("idle needs a CUDA device")
     models = [_model(name) for name in given.weights or ["fast"]]
-    sizes = SIZES if given.size == "both" else {given.size: SIZES[given.size]}
+    sizes = SIZES if given.size == "both" else {given.size: (SIZES | TOY)[given.size]}
     rows: list[Row] = []
     others = Others()
 
@@ -131,6 +143,9 @@ def main() -> None:
                 keep(*network.measure(model, device, size, given.runs, peak))
     if "start" in chosen:
         keep(*start.measure([model.name for model in models], given.runs, given.ffmpeg))
+    if "convolution" in chosen:
+        for size in sizes.values():
+            keep(*convolution.measure(choose_device(device), size, given.runs))
     if "tool" in chosen:
         from . import tool  # needs PyAV
 

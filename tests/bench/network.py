@@ -96,8 +96,34 @@ def _engines(model: Model, device: str, size: tuple[int, int]) -> dict[str, Call
         if isinstance(restorer.engine, RowsEngine) and torch_is_exact():
             by_torch = TorchEngine(model, options, size)
             jobs["int8 by torch"] = lambda e=by_torch, given=given: _restored(e, given)
-    if device == "cpu" and isinstance(model.network, Fast):
-        jobs |= _peers(model, size, count)
+    if isinstance(model.network, Fast):
+        jobs |= _peers(model, size, count) if device == "cpu" else _card_peers(model, size, count)
+    return jobs
+
+
+_CARD_PEERS: dict[str, tuple[str, dict[str, object]]] = {
+    "onnxruntime CUDA, fp32": ("CUDAExecutionProvider", {}),
+    "onnxruntime TensorRT, fp16": ("TensorrtExecutionProvider", {"trt_fp16_enable": True}),
+}
+
+
+def _card_peers(model: Model, size: tuple[int, int], count: int) -> dict[str, Callable[[], object]]:
+    """The same convolutions on a card in ONNX Runtime's hands, as far as it is installed for one.
+
+    Its inputs and outputs cross the bus in float, ours with the rest of the work as bytes.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        return {}
+    jobs: dict[str, Callable[[], object]] = {}
+    shape = (1, model.network.config.inputs, -(-size[0] // 2), -(-size[1] // 2))
+    cells = np.random.default_rng(0).random(shape, dtype=np.float32) * 2 - 1
+    data = to_onnx(model.network, shape, []).SerializeToString()
+    for name, provider in _CARD_PEERS.items():
+        if provider[0] in onnxruntime.get_available_providers():
+            session = onnxruntime.InferenceSession(data, providers=[provider])
+            jobs[name] = lambda s=session: [s.run(None, {"cells": cells}) for _ in range(count)]
     return jobs
 
 

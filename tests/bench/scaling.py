@@ -33,7 +33,7 @@ def measure_network(
     cases = [("resolution", size, cores, 0) for size in sizes]
     cases += [("cores", sizes[1], count, 0) for count in range(1, cores + 1)]
     for size in sizes[:2]:
-        cases += [("batch", size, cores, batch) for batch in (1, 2, 4, 8)]
+        cases += [("batch", size, cores, batch) for batch in (1, 2, 4, 8, 16)]
     jobs, rows = {}, []
     for what, size, threads, batch in cases:
         torch.set_num_threads(threads)
