@@ -9,6 +9,7 @@ pipeline  what the pipeline costs without a network and with an identity one (CP
 reuse     what is saved on quiet footage, and what looking for it costs on the clips given
 scaling   the network's time against resolution, cores and batch
 idle      on CUDA: for how much of the time no kernel runs while the network is the bottleneck
+beside    what the CPU does beside a network on a card that costs nothing, for `best`
 convolution  one of car's, with what follows it apart and fused
 length    the whole tool's time and memory against the length of the clip
 
@@ -35,7 +36,7 @@ from carfilter.restore.int8.rows import usable_kinds  # noqa: E402
 from carfilter.restore.network import build_network  # noqa: E402
 from carfilter.restore.weights import Model, load_weights, shipped_models  # noqa: E402
 
-from . import convolution, idle, network, reuse, scaling, start  # noqa: E402
+from . import beside, convolution, idle, network, reuse, scaling, start  # noqa: E402
 from .load import Others  # noqa: E402
 from .rows import Row, show  # noqa: E402
 
@@ -48,7 +49,7 @@ PARTS = (
     "scaling",
     "idle",
     "length",
-    "convolution",
+    *("convolution", "beside"),
 )
 SIZES = {"512": (512, 912), "1080": (1080, 1920)}
 TOY = {"toy": (64, 96)}  # to rehearse with
@@ -146,6 +147,9 @@ def main() -> None:
     if "convolution" in chosen:
         for size in sizes.values():
             keep(*convolution.measure(choose_device(device), size, given.runs))
+    if "beside" in chosen:
+        for size in sizes.values():
+            keep(*beside.measure(size, given.frames or 100))
     if "tool" in chosen:
         from . import tool  # needs PyAV
 

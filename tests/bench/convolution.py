@@ -56,6 +56,6 @@ def measure(device: torch.device, size: tuple[int, int], runs: int) -> list[Row]
     rows: list[Row] = []
     for name in forms:
         ms = median_ms(taken, name) / times
-        rows.append({"part": "convolution", "size": size_name(size), "what": name,
-                     "type": str(kind), "ms": ms, "gflops": flop / ms / 1e6, "car_at_33_ms": 33 * ms})  # fmt: skip
+        row = {"part": "convolution", "size": size_name(size), "what": name, "type": str(kind)}
+        rows.append(row | {"ms": ms, "gflops": flop / ms / 1e6, "car_at_33_ms": 33 * ms})
     return rows
