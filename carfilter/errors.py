@@ -3,6 +3,7 @@
 CarfilterError
 +-- MediaError      cannot open, decode, encode or mux
 |   +-- DownstreamClosedError  the reader of our output has gone
+|   +-- NotAVideoError  a readable file, and none that can be restored
 +-- WeightsError    missing, foreign or damaged checkpoint
 +-- DeviceError     no such device, out of memory, or it has failed
 """
@@ -20,6 +21,10 @@ class MediaError(CarfilterError):
 
 class DownstreamClosedError(MediaError):
     """The program that reads our output has closed the pipe: end quietly, it knows why."""
+
+
+class NotAVideoError(MediaError):
+    """A file is readable and holds no video: sound, subtitles, a list of other files."""
 
 
 class WeightsError(CarfilterError):

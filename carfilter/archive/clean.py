@@ -21,6 +21,7 @@ from carfilter.archive.events import (
     Plan,
     Totals,
 )
+from carfilter.archive.look import Look
 from carfilter.archive.machine import choose_workers, wants_gpu
 from carfilter.archive.plan import (
     Found,
@@ -97,9 +98,8 @@ def clean_archive(
     in_dir, out_dir = check_folders(in_dir, out_dir)
     naming = Naming(options.filter.target.format, options.append_ext)
     found = scan(in_dir, out_dir, naming)
-    check_collisions(found.videos)
-    if not found.videos and not options.watch:
-        raise CarfilterError(f"{in_dir}: holds no video; check the folder")
+    check_collisions([f for f in found.videos if f.claims])
+    _check_any(found, in_dir, options)
     observe(Event(SCANNED, _scan_text(found), values={"files": len(found.videos)}))
     settings = Settings(_weights_sha256(options), describe_options(options.filter))
     try:
@@ -134,10 +134,17 @@ def _weights_sha256(options: ArchiveOptions) -> str:
     return load_weights(options.weights).sha256
 
 
+def _check_any(found: Scan, in_dir: Path, options: ArchiveOptions) -> None:
+    if not found.videos and not options.watch:
+        left = [f"{key}: {reason}" for key, reason in found.left[:3]]
+        left += ["..."] if len(found.left) > len(left) else []
+        what = f" ({'; '.join(left)})" if left else ""
+        raise CarfilterError(f"{in_dir}: holds no video{what}; check the folder")
+
+
 def _scan_text(found: Scan) -> str:
-    left = [f"{found.others} other files"] if found.others else []
-    left += [f"{found.links} links, which are never followed"] if found.links else []
-    rest = f"; left alone: {', '.join(left)}" if left else ""
+    count = len(found.left)
+    rest = f"; {count} other{' is' if count == 1 else 's are'} left alone" if count else ""
     return f"{len(found.videos)} videos, {size_text(found.bytes)}{rest}"
 
 
@@ -177,6 +184,7 @@ class _Drive:
             weights=options.weights,
             verify=options.verify,
         )
+        self._look = Look(self.template)
 
     def run(self, found: Scan) -> Totals:
         """Plan, restore, report."""
@@ -186,6 +194,12 @@ class _Drive:
             self.totals.failed += 1
             self.totals.failures.append((path, f"cannot be read ({reason})"))
         pool = self._open_pool(len(pending))
+        self._look.into(pending, pool, self.stop)
+        found.leave(self._look.without_video(pending))
+        pending = [f for f in pending if f in found.videos]
+        self.totals.files = len(found.videos)
+        check_collisions(found.videos)
+        _check_any(found, self.in_dir, self.options)
         lengths = probe_lengths(pool, pending, self.book, self.template, self.stop)
         expected = estimate(
             pool, pending, lengths, self.template, self._samples(pending, lengths), self.stop
@@ -200,7 +214,7 @@ class _Drive:
             begun = time.perf_counter()
             self._restoring(pool, lengths, plan).run(self._ordered(pending, lengths))
             self.totals.elapsed_seconds = time.perf_counter() - begun
-            self._report(found.videos, pool)
+            self._report(found, pool)
         self.totals.interrupted = self.stop.is_set()
         self.totals.elapsed_seconds = self.totals.elapsed_seconds or time.perf_counter() - started
         self.observe(Event(ENDED, values={"totals": self.totals}))
@@ -276,8 +290,7 @@ class _Drive:
             pending_bytes=sum(f.size for f in pending),
             pending_seconds=sum(known),
             unknown_lengths=len(pending) - len(known),
-            others=found.others,
-            links=found.links,
+            left=tuple(found.left),
             unreadable=tuple(found.unreadable),
             workers=self._pool.places(),
             free_bytes=shutil.disk_usage(self.out_dir).free,
@@ -323,6 +336,8 @@ class _Drive:
         """Return the files that are complete, need work, and do not wait for it already."""
         assert self.watch is not None
         videos = self.watch.videos()
+        self._look_at_arrived([f for f in videos if self.watch.is_complete(f)])
+        left = self._look.without_video(videos)
         taken = {row.target for row in self.book.rows.values()}
         refused = {
             found.key: f"would become {text_of(found.target.name)}, and so would {group[0].key}"
@@ -331,9 +346,13 @@ class _Drive:
             if found.key not in self.book.rows
             and (text_of(found.target.relative_to(self.out_dir)) in taken or found is not group[0])
         }
-        arrived = []
+        arrived: list[Found] = []
         for found in videos:
-            if restoring.is_known(found.key) or not self.watch.is_complete(found):
+            if (
+                found.key in left
+                or restoring.is_known(found.key)
+                or not self.watch.is_complete(found)
+            ):
                 continue
             if self.book.is_finished(found, retry_failed=False):
                 continue
@@ -344,8 +363,17 @@ class _Drive:
                 arrived.append(found)
         return arrived
 
-    def _report(self, videos: Sequence[Found], pool: Pool) -> None:
-        if self.options.report is not None and not self.stop.is_set() and not self.totals.stopped:
-            write_report(
-                self.options.report, videos, self.book, self.totals, pool, self.template, self.stop
-            )
+    def _look_at_arrived(self, files: list[Found]) -> None:
+        """Look into them with a worker of their own: the others are busy for long."""
+        files = [f for f in files if f.key not in self.book.rows]
+        if self._look.is_needed(files):
+            pool = LocalPool([""], 1, len(files), self.options.stall_seconds)
+            try:
+                self._look.into(files, pool, self.stop)
+            finally:
+                pool.close()
+
+    def _report(self, found: Scan, pool: Pool) -> None:
+        path = self.options.report
+        if path is not None and not self.stop.is_set() and not self.totals.stopped:
+            write_report(path, found, self.book, self.totals, pool, self.template, self.stop)

@@ -50,8 +50,7 @@ class Plan:
     pending_bytes: int
     pending_seconds: float  # of video, as far as the containers say
     unknown_lengths: int  # pending files that do not say
-    others: int
-    links: int
+    left: tuple[tuple[str, str], ...]  # what is no video: path and reason
     unreadable: tuple[tuple[str, str], ...]  # path and reason
     workers: int
     free_bytes: int

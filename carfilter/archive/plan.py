@@ -1,4 +1,4 @@
-"""Which files of a folder are videos, and under which name each one's result goes.
+"""Which files of a folder may be videos, and under which name each one's result goes.
 
 Only names, sizes and first bytes are looked at here; opening a file is left to the workers, since
 a damaged one may crash the library that opens it.
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from carfilter.errors import CarfilterError
+from carfilter.media.probe import likely_format
 
 # Containers that hold H.264 with its timestamps; the value is the ending the result gets.
 _KEPT = (".mp4", ".m4v", ".mov", ".mkv", ".ts", ".m2ts", ".mts", ".nut")
@@ -23,9 +24,9 @@ _MOVED = (
     *(".hevc", ".mjpg", ".mjpeg", ".m1v", ".m2v", ".y4m", ".ivf", ".divx", ".trp", ".tp", ".amv"),
 )
 _ENDINGS = {"matroska": ".mkv", "mpegts": ".ts", "webm": ".webm"}  # else the format's own name
-_HEAD_BYTES = 1024
-_TS_PACKETS = (188, 192)  # bytes of a transport packet, bare and with a timestamp before it
-_OTHER_BRANDS = (b"M4A ", b"M4B ", b"heic", b"heix", b"mif1", b"avif", b"crx ", b"jp2 ")
+# FFmpeg opens these like videos.
+_PICTURES = ("image2", "gif", "apng", "ico", "webp_anim", "jpegxl_anim", "svg_pipe")
+_PICTURE_BRANDS = (b"heic", b"heix", b"heim", b"mif1", b"msf1", b"avif", b"avis", b"crx ", b"jp2 ")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Found:
     target: Path
     size: int
     mtime_ns: int
+    claims: bool = True  # by its ending, to be a video; else its first bytes look like one
 
     def as_it_is(self) -> Found:
         """Return the same file with its present size and time; OSError if it has gone."""
@@ -49,14 +51,18 @@ class Scan:
     """What lies in the folder: videos in the order of their names, and what was left alone."""
 
     videos: list[Found] = field(default_factory=list)
-    others: int = 0
-    links: int = 0
+    left: list[tuple[str, str]] = field(default_factory=list)  # path and reason
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # path and reason
 
     @property
     def bytes(self) -> int:
         """Bytes of all videos."""
         return sum(found.size for found in self.videos)
+
+    def leave(self, reasons: dict[str, str]) -> None:
+        """Leave videos alone that turned out to be none, by key."""
+        self.videos = [found for found in self.videos if found.key not in reasons]
+        self.left = sorted([*self.left, *reasons.items()])
 
 
 @dataclass(frozen=True)
@@ -105,31 +111,29 @@ def check_folders(in_dir: Path, out_dir: Path) -> tuple[Path, Path]:
 
 
 def scan(in_dir: Path, out_dir: Path, naming: Naming) -> Scan:
-    """Walk an archive; links are counted and never followed, hidden files count as others."""
+    """Walk an archive; links are never followed, hidden files are left alone like any other."""
     result = Scan()
     for entry in _walk(in_dir, result):
-        if entry.name.startswith("."):
-            result.others += 1
-            continue
+        relative = Path(entry.path).relative_to(in_dir)
+        key, path = text_of(relative), Path(entry.path)
         try:
             status = entry.stat(follow_symlinks=False)
-            if not stat.S_ISREG(status.st_mode) or not _is_video(Path(entry.path), status.st_size):
-                result.others += 1
+            if reason := _why_left(path, status):
+                result.left.append((key, reason))
                 continue
         except OSError as error:
             result.unreadable.append((text_of(entry.path), error.strerror or str(error)))
             continue
-        relative = Path(entry.path).relative_to(in_dir)
         target = out_dir / relative.with_name(naming.target_name(relative.name))
-        result.videos.append(
-            Found(text_of(relative), Path(entry.path), target, status.st_size, status.st_mtime_ns)
-        )
+        size, claims = status.st_size, _claims(path)
+        result.videos.append(Found(key, path, target, size, status.st_mtime_ns, claims))
     result.videos.sort(key=lambda found: found.key)
+    result.left.sort()
     return result
 
 
-def _walk(folder: Path, result: Scan) -> Iterator[os.DirEntry[str]]:
-    folders = [str(folder)]
+def _walk(in_dir: Path, result: Scan) -> Iterator[os.DirEntry[str]]:
+    folders = [str(in_dir)]
     while folders:
         here = folders.pop()
         try:
@@ -139,43 +143,41 @@ def _walk(folder: Path, result: Scan) -> Iterator[os.DirEntry[str]]:
             continue
         for entry in entries:
             if entry.is_symlink():
-                result.links += 1
+                result.left.append((text_of(Path(entry.path).relative_to(in_dir)), "a link"))
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)
             else:
                 yield entry
 
 
-def _is_video(path: Path, size: int) -> bool:
-    """Say whether a file claims to be a video, by its ending or else by its first bytes."""
-    if path.suffix.lower() in (*_KEPT, *_MOVED):
-        return True
-    if not size:
-        return False
+def _claims(path: Path) -> bool:
+    return path.suffix.lower() in (*_KEPT, *_MOVED)
+
+
+def _why_left(path: Path, status: os.stat_result) -> str:
+    """Return why a file is no video, by its ending or else by its first bytes; "" where it may be
+    one."""
+    if path.name.startswith("."):
+        return "hidden"
+    if not stat.S_ISREG(status.st_mode):
+        return "not a file"
+    if _claims(path):
+        return ""
+    if not status.st_size:
+        return "empty"
+    name = likely_format(path)
+    if not name:
+        return "nothing that FFmpeg knows"
+    if name in _PICTURES or name.endswith("_pipe") or _is_picture(path):
+        return "a picture"
+    return ""
+
+
+def _is_picture(path: Path) -> bool:
+    """Say whether a file of the MP4 kind holds pictures, which FFmpeg does not tell from videos."""
     with path.open("rb") as file:
-        return looks_like_video(file.read(_HEAD_BYTES))
-
-
-def looks_like_video(head: bytes) -> bool:
-    """Recognise the containers of recorders by the first bytes of a file (1024 suffice)."""
-    if head[4:8] == b"ftyp":
-        return head[8:12] not in _OTHER_BRANDS
-    if head[:4] == b"RIFF":
-        return head[8:12] == b"AVI "
-    for length in _TS_PACKETS:
-        starts = head[length - 188 :: length]
-        if len(starts) >= 4 and starts[:4] == b"GGGG":  # 0x47, the sync byte of MPEG-TS
-            return True
-    magics = (
-        b"\x1aE\xdf\xa3",  # Matroska, WebM
-        b"DHAV",  # Dahua's recorders
-        b"FLV\x01",
-        b"\x00\x00\x01\xba",  # MPEG program stream, also Hikvision's
-        b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF
-        b"\x00\x00\x00\x01\x67",  # H.264 that starts with its parameters
-        b"\x00\x00\x00\x01\x40\x01",  # H.265 likewise
-    )
-    return head.startswith(magics)
+        head = file.read(12)
+    return head[4:8] == b"ftyp" and head[8:] in _PICTURE_BRANDS
 
 
 def check_collisions(videos: Sequence[Found]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from carfilter import __version__
 from carfilter.archive.book import Book
 from carfilter.archive.events import Totals
-from carfilter.archive.plan import Found
+from carfilter.archive.plan import Found, Scan
 from carfilter.archive.pool import Pool
 from carfilter.archive.schedule import run_jobs
 from carfilter.archive.state import DONE, Row
@@ -25,7 +25,7 @@ from carfilter.unfinished import written_whole
 
 def write_report(
     path: Path,
-    videos: Sequence[Found],
+    scan: Scan,
     book: Book,
     totals: Totals,
     pool: Pool,
@@ -41,7 +41,7 @@ def write_report(
         CarfilterError: it cannot be written.
     """
     folder = path.with_name(f"{path.stem}_files")
-    shown = [(found, book.row(found)) for found in videos if found.key in book.rows]
+    shown = [(found, book.row(found)) for found in scan.videos if found.key in book.rows]
     done = [(found, row) for found, row in shown if row.status == DONE]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def write_report(
         missing = [job for job in jobs if job.thumbnails and not job.thumbnails[1].exists()]
         run_jobs(pool, missing, stop, lambda *_: None)
         with written_whole(path) as part:
-            part.write_text(_page(shown, totals, folder), "utf-8", "backslashreplace")
+            part.write_text(_page(shown, scan.left, totals, folder), "utf-8", "backslashreplace")
     except OSError as error:
         raise CarfilterError(f"{path}: cannot be written ({error.strerror})") from error
 
@@ -73,7 +73,12 @@ def _thumbnail_job(found: Found, row: Row, folder: Path, template: Job) -> Job:
     )
 
 
-def _page(shown: Sequence[tuple[Found, Row]], totals: Totals, folder: Path) -> str:
+def _page(
+    shown: Sequence[tuple[Found, Row]],
+    left: Sequence[tuple[str, str]],
+    totals: Totals,
+    folder: Path,
+) -> str:
     counts = Counter(row.status for _, row in shown)
     failed = [row for _, row in shown if row.error]
     facts = {
@@ -93,7 +98,10 @@ def _page(shown: Sequence[tuple[Found, Row]], totals: Totals, folder: Path) -> s
         style=read_part("style.css"),
         version=__version__,
         facts=facts,
-        failures=[(row.path, row.error) for row in failed],
+        reasons={
+            "Failed": [(row.path, row.error) for row in failed],
+            "Left alone": left,
+        },
         rows=[_row(row, folder) for _, row in shown],
     )
 

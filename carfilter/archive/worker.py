@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from carfilter.archive.verify import check_result
-from carfilter.errors import CarfilterError, DeviceError, MediaError
+from carfilter.errors import CarfilterError, DeviceError, MediaError, NotAVideoError
 from carfilter.inspection.inspect import InspectOptions, inspect
 from carfilter.inspection.inspection import Inspection
 from carfilter.media.options import SourceOptions
@@ -75,6 +75,7 @@ class Outcome:
 
     key: str
     error: str = ""
+    may_be_video: bool = True  # False where it was opened and holds none
     may_pass_again: bool = False  # not the file's fault for certain: worth another try
     disk_full: bool = False
     device_failed: bool = False  # which the next file meets as well
@@ -335,6 +336,7 @@ def _failed(job: Job, error: BaseException) -> Outcome:
     return Outcome(
         job.key,
         error=text.removeprefix(f"{job.source}: "),
+        may_be_video=not isinstance(error, NotAVideoError),
         may_pass_again=isinstance(error, OSError | MemoryError | DeviceError),
         disk_full=bool(numbers & _NO_SPACE),
         device_failed=isinstance(error, DeviceError),

@@ -188,6 +188,9 @@ def plan_lines(plan: events.Plan) -> list[str]:
             + (f"; {expected.engine}" if expected.engine else "")
         )
     lines += [f"{path}: cannot be read ({reason})" for path, reason in plan.unreadable]
+    lines += [f"left alone: {path}: {reason}" for path, reason in plan.left[:_LISTED]]
+    if len(plan.left) > _LISTED:
+        lines.append(f"left alone: {len(plan.left) - _LISTED} more, which --report names")
     return lines
 
 

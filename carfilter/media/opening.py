@@ -20,7 +20,7 @@ from typing import Any
 import av
 import av.error
 
-from carfilter.errors import MediaError
+from carfilter.errors import MediaError, NotAVideoError
 from carfilter.media.options import MAX_PIXELS
 
 """The largest picture of H.264's, HEVC's and AV1's level 6.2, as the default of --max-pixels."""
@@ -177,7 +177,7 @@ def _check_file(path: Path) -> None:
 def _refuse_playlist(path: Path, head: bytes) -> None:
     for pattern, kind in _PLAYLISTS:
         if pattern.match(head):
-            raise MediaError(
+            raise NotAVideoError(
                 f"{path}: is {kind}, which names other files or addresses, and carfilter opens"
                 " only what you name; give their own address, or join them with ffmpeg -i first"
             )

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import av
 from av.stream import Disposition
 
-from carfilter.errors import MediaError
+from carfilter.errors import MediaError, NotAVideoError
 
 _SPEC = re.compile(r"^(-)?0(?::([vasdt]))?(?::(\d+))?(\?)?$")
 _DEFAULT_WEIGHT = 5_000_000  # pixels that the mark "default" outweighs
@@ -66,7 +66,7 @@ def main_video(
     indices = {stream.index for stream in chosen}
     videos = [s for s in container.streams.video if not is_picture(s) and s.index in indices]
     if not videos:
-        raise MediaError(f"{name}: holds no video stream to restore; check the file (or -map)")
+        raise NotAVideoError(f"{name}: holds no video stream to restore; check the file (or -map)")
     video = max(videos, key=_weight)
     if not video.codec_context:
         raise MediaError(f"{name}: no decoder for its video; convert it first")

@@ -9,7 +9,6 @@ from carfilter.archive.plan import (
     Naming,
     check_collisions,
     check_folders,
-    looks_like_video,
     scan,
 )
 from carfilter.errors import CarfilterError
@@ -63,17 +62,27 @@ def test_a_link_does_not_hide_that_folders_overlap(tmp_path: Path) -> None:
 def test_videos_are_found_by_ending_and_by_content_and_nothing_else_is(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "good.mp4", frames=3)
     (tmp_path / "noending").write_bytes(clip.read_bytes())
-    (tmp_path / "recorder.bin").write_bytes(b"DHAV" + bytes(100))
+    transport = make_clip(tmp_path / "whole.ts", frames=12).read_bytes()
+    (tmp_path / "from.mid_packet").write_bytes(transport[100:])
+    make_clip(tmp_path / "raw.h264", frames=12).rename(tmp_path / "raw.bits")
     (tmp_path / "text.mp4").write_text("claims to be a video")
     (tmp_path / "notes.txt").write_text("does not")
+    (tmp_path / "nothing").touch()
     (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
     (tmp_path / "._good.mp4").write_bytes(b"a file that macOS leaves")
     found = scan(tmp_path, tmp_path / "out", Naming())
-    assert [f.key for f in found.videos] == ["good.mp4", "noending", "recorder.bin", "text.mp4"]
-    assert found.others == 3
+    by_ending = {f.key: f.claims for f in found.videos}
+    assert by_ending == {
+        "from.mid_packet": False, "good.mp4": True, "noending": False, "raw.bits": False,
+        "text.mp4": True, "whole.ts": True,
+    }  # fmt: skip
+    assert found.left == [
+        ("._good.mp4", "hidden"), ("notes.txt", "nothing that FFmpeg knows"), ("nothing", "empty"),
+        ("photo.heic", "a picture"),
+    ]  # fmt: skip
 
 
-def test_links_are_counted_and_never_followed(tmp_path: Path) -> None:
+def test_links_are_named_and_never_followed(tmp_path: Path) -> None:
     archive, outside = tmp_path / "in", tmp_path / "outside"
     archive.mkdir()
     outside.mkdir()
@@ -83,14 +92,7 @@ def test_links_are_counted_and_never_followed(tmp_path: Path) -> None:
     (archive / "loop").symlink_to(archive)
     found = scan(archive, tmp_path / "out", Naming())
     assert found.videos == []
-    assert found.links == 3
-
-
-def test_transport_streams_are_known_by_their_sync_bytes() -> None:
-    packet = b"G" + bytes(187)
-    assert looks_like_video(packet * 5)
-    assert looks_like_video((bytes(4) + packet) * 5)
-    assert not looks_like_video(b"G" + b"x" * 1000)
+    assert found.left == [(name, "a link") for name in ("file.mp4", "folder", "loop")]
 
 
 def test_names_that_are_no_text_get_a_key_that_is(tmp_path: Path) -> None:
