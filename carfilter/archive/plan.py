@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from carfilter.errors import CarfilterError
-from carfilter.media.probe import likely_format
+from carfilter.media.libav.probe import likely_format
 
 # Containers that hold H.264 with its timestamps; the value is the ending the result gets.
 _KEPT = (".mp4", ".m4v", ".mov", ".mkv", ".ts", ".m2ts", ".mts", ".nut")

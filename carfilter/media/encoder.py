@@ -14,11 +14,11 @@ import av.error
 from av.codec.context import Flags
 
 from carfilter.errors import MediaError
-from carfilter.media.avstream import set_aspect_ratio
 from carfilter.media.conform import PLANAR, is_full_range, lies_on_side
 from carfilter.media.frames import COLOUR_TAGS, display_matrix, pixel_format
 from carfilter.media.hardware import usable_encoder
 from carfilter.media.hdr import hdr_options
+from carfilter.media.libav.stream import set_aspect_ratio
 from carfilter.media.options import TargetOptions
 from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
 from carfilter.media.source import Source

@@ -19,7 +19,6 @@ import av
 import av.error
 
 from carfilter.errors import MediaError
-from carfilter.media.avstream import codec_number
 from carfilter.media.clock import Clock, FrameTimes
 from carfilter.media.conform import convert
 from carfilter.media.cut import Cut
@@ -31,6 +30,7 @@ from carfilter.media.frames import (
     read_qp,
 )
 from carfilter.media.hardware import HardwareDecoder, decoding_device
+from carfilter.media.libav.stream import codec_number
 from carfilter.media.measured_qp import QpGauge, gauge_of
 from carfilter.media.opening import (
     can_seek,

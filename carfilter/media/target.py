@@ -18,10 +18,10 @@ import av
 import av.error
 
 from carfilter.errors import DownstreamClosedError, MediaError
-from carfilter.media.avstream import side_data_kinds
 from carfilter.media.conform import convert, is_full_range, lies_on_side, picture_form, upright
 from carfilter.media.destination import Destination, choose_destination
 from carfilter.media.encoder import add_video, open_encoder
+from carfilter.media.libav.stream import side_data_kinds
 from carfilter.media.losses import Losses
 from carfilter.media.options import TargetOptions
 from carfilter.media.routes import M2TS, Route, plan_routes

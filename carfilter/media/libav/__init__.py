@@ -1,0 +1,1 @@
+"""What PyAV does not tell, asked of the very libraries that it has loaded."""
