@@ -13,6 +13,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc takes no larger one
 _KEPT_BYTES = 1 << 30
 _CPU = Path("/proc/cpuinfo")
+_FLAGS = ("flags", "Features")  # of x86-64, of ARM
 # A terminal that closes sends SIGHUP; Windows has none.
 STOPPING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -106,5 +107,5 @@ def cpu_flags() -> frozenset[str]:
         return frozenset()
     lines = (line.partition(":") for line in _CPU.read_text().splitlines())
     return next(
-        (frozenset(has.split()) for name, _, has in lines if name.strip() == "flags"), frozenset()
+        (frozenset(has.split()) for name, _, has in lines if name.strip() in _FLAGS), frozenset()
     )

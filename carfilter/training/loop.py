@@ -302,17 +302,20 @@ def train(
             save(out, state, recipe)
         if hooks.score and state.seconds - scored > hooks.score_seconds:
             scored = state.seconds
-            row = {"step": state.step, **hooks.score(state.average)}
-            log.write_score(row)
-            hooks.on_log(row)
+            _score(state, hooks, log)
     if log is not None:
         save(out, state, recipe)  # before scoring, which takes a while
         if hooks.score and progress >= 1:
-            row = {"step": state.step, **hooks.score(state.average)}
-            log.write_score(row)
-            hooks.on_log(row)
-            save(out, state, recipe, row)
+            save(out, state, recipe, _score(state, hooks, log))
     return progress >= 1
+
+
+def _score(state: State, hooks: Hooks, log: TrainingLog) -> dict[str, float]:
+    assert hooks.score is not None, "asked for where there is a score"
+    row = {"step": state.step, **hooks.score(state.average)}
+    log.write_score(row)
+    hooks.on_log(row)
+    return row
 
 
 class _Meter:

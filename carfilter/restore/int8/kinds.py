@@ -4,11 +4,9 @@ import ctypes
 import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
+from carfilter.process import cpu_flags
 from carfilter.restore.int8.packing import Dots, Pairs, SignedDots, Tiles
-
-_CPU = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,7 @@ def _flags() -> set[str]:
         return _flags_of_macos()
     if sys.platform == "win32":
         return _flags_of_windows()
-    if not _CPU.exists():
-        return set()
-    lines = (line.partition(":") for line in _CPU.read_text().splitlines())
-    named = (has.split() for name, _, has in lines if name.strip() in ("flags", "Features"))
-    return set(next(named, ()))
+    return set(cpu_flags())
 
 
 def _flags_of_macos() -> set[str]:
