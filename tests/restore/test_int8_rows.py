@@ -132,11 +132,10 @@ ON_A_LESSER_CPU = """
 import sys
 from pathlib import Path
 import numpy as np
-from carfilter.restore.int8 import library, rows
+from carfilter.restore.int8 import library
 from carfilter.pictures import Picture, uniform_qp
 from carfilter.restore.restorer import RestoreOptions, Restorer
 from carfilter.restore.weights import load_weights
-from emulation import CPUS, Emulated, can_emulate
 
 model, luma = load_weights("best"), np.load(sys.argv[1])
 if len(sys.argv) > 3:
