@@ -78,9 +78,11 @@ def test_a_terminal_that_closes_ends_a_run_as_sigterm_does_unless_it_was_to_outl
         tmp_path / "in.mkv", frames=900, size=(320, 240), options={"preset": "ultrafast"}
     )
     out = tmp_path / "out.mkv"
-    ignore = (lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) if ignored else None
+    answer = signal.SIG_IGN if ignored else signal.SIG_DFL
     process = subprocess.Popen(
-        [*COMMAND, str(clip), str(out), *THROUGH], stderr=subprocess.DEVNULL, preexec_fn=ignore
+        [*COMMAND, str(clip), str(out), *THROUGH],
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, answer),
     )
     deadline = time.monotonic() + 60
     while not any(p.stat().st_size for p in tmp_path.glob(".out.*")) and process.poll() is None:

@@ -91,9 +91,13 @@ def clip(path: Path, codec: str, pattern: str) -> Path:
     return make_clip(path, codec=codec, size=(128, 96), pix_fmt=pix_fmt, options=options, **given)
 
 
+_GEN_PTS = 0x1  # AVFMT_FLAG_GENPTS
+
+
 def decoded(path: Path) -> list[Fraction | None]:
     """The times of all frames that a decoder gives, in its order."""
     with av.open(str(path)) as container:
+        container.flags &= ~_GEN_PTS  # PyAV sets it, and H.264 in AVI comes a frame late by it
         return [
             None if frame.pts is None else frame.pts * Fraction(frame.time_base)
             for frame in container.decode(video=0)
