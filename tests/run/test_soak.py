@@ -17,6 +17,11 @@ FRAME = 1 / 25
 FLASH_SECONDS = 2
 
 
+# Bytes: a twentieth of what a run took when torch was part of it. FFmpeg's buffers of a network
+# source are part of this: they are touched bit by bit in the first minutes.
+_GROWTH = 16 << 20
+
+
 def make_flashes(path: Path) -> Path:
     """Encode twelve seconds: every two of them a flash of two frames, and a beep with it.
 
@@ -109,8 +114,8 @@ def test_a_long_live_run_keeps_its_memory_flat_and_audio_with_video(
         f" {apart[0] * 1000:+.1f} ms at the start, {apart[-1] * 1000:+.1f} ms at the end,"
         f" at most {max(apart, key=abs) * 1000:+.1f} ms"
     )
-    assert max(own) <= 1.05 * own[0]
+    assert max(own) <= own[0] + _GROWTH
     assert abs(own[-1] - own[0]) <= 0.05 * own[0]
-    assert resident[-1] <= 1.05 * resident[0]
+    assert resident[-1] <= resident[0] + _GROWTH
     assert len(seen) >= minutes * 60 / FLASH_SECONDS - 5
     assert max(map(abs, apart)) <= FRAME
