@@ -17,7 +17,8 @@ FRAME = 1 / 25
 FLASH_SECONDS = 2
 
 
-# Bytes: a twentieth of what a run took when torch was part of it.
+# Bytes that a run may grow by, of any length. Not a share of what it takes, which is little without
+# torch; a source over UDP still grows in its first minutes, for a reason not found yet.
 _GROWTH = 16 << 20
 
 
