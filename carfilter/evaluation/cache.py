@@ -12,11 +12,8 @@ from carfilter.unfinished import written_whole
 
 def sha256_of(path: Path) -> str:
     """Return the checksum of a file's content."""
-    digest = hashlib.sha256()
     with path.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def cached(
