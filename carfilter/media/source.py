@@ -20,6 +20,7 @@ import av.error
 
 from carfilter.errors import MediaError
 from carfilter.media.clock import Clock, FrameTimes
+from carfilter.media.codec_watch import CodecWatch
 from carfilter.media.conform import convert
 from carfilter.media.cut import Cut
 from carfilter.media.decoder import Decoder, prepare_decoder
@@ -30,7 +31,6 @@ from carfilter.media.frames import (
     read_qp,
 )
 from carfilter.media.hardware import HardwareDecoder, decoding_device
-from carfilter.media.libav.stream import codec_number
 from carfilter.media.measured_qp import QpGauge, gauge_of
 from carfilter.media.opening import (
     can_seek,
@@ -170,22 +170,16 @@ class Source:
         cut.shift = self.shift_seconds
         clock, times = Clock(self.container, self.video), self._frame_times()
         wanted = [self.video, *(s for s in self.copied if s.type != "attachment")]
-        codec, has_changed = codec_number(self.video), False
+        watch = CodecWatch(self.video, self.name, self._opened_again)
         for packet in self.packets(wanted):
-            self._correct(packet, clock)
             if packet.stream_index == self.video.index:
-                if not has_changed:
-                    yield from self._frames(packet, cut, times)
-                # The parser gives the last packet of the old codec when the new one is known.
-                if not has_changed and codec_number(self.video) != codec:
-                    has_changed = True
-                    logger.warning(
-                        "%s: its video changes to another codec in mid-stream; what follows is left"
-                        " out, cut the file there to restore it",
-                        self.name,
-                    )
-            elif packet.size and cut.keeps_packet(packet):
-                yield packet
+                for one in watch.packets(packet):
+                    self._correct(one, clock)
+                    yield from self._frames(one, cut, times)
+            else:
+                self._correct(packet, clock)
+                if packet.size and cut.keeps_packet(packet):
+                    yield packet
             if cut.is_past(packet):
                 return
         yield from self._frames(None, cut, times)
@@ -201,6 +195,10 @@ class Source:
             self.options.start_seconds,
             self.options.end_seconds,
         )
+
+    def _opened_again(self, options: dict[str, str]) -> av.container.InputContainer:
+        given = {**dict(self.options.options), **options}
+        return open_container(self.name, self.options.format, given, self.options.max_pixels)
 
     def gauge_anew(self) -> None:
         """Measure the QP at the next key frame, however near the last one was."""

@@ -16,6 +16,7 @@ from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
 from carfilter.errors import MediaError
 from carfilter.media.opening import open_container
+from carfilter.media.ticks import as_fraction, rescale
 
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 _PICTURES = {"mjpeg": "jpg", "png": "png", "gif": "gif", "webp": "webp"}
@@ -184,14 +185,21 @@ class AudioConversion:
             fitting += self._last_of_form()
             self._form, self._resampler = form, self._to_encoder(None)
         assert self._resampler is not None
-        for same in self._resampler.resample(frame):
-            fitting += self._framer.resample(same)
-        return fitting
+        return [*fitting, *self._framed(self._resampler.resample(frame))]
 
     def _last_of_form(self) -> list[av.AudioFrame]:
-        if self._resampler is None or self._framer is None:
-            return []
-        return [f for same in self._resampler.resample(None) for f in self._framer.resample(same)]
+        return [] if self._resampler is None else self._framed(self._resampler.resample(None))
+
+    def _framed(self, frames: list[av.AudioFrame]) -> list[av.AudioFrame]:
+        assert self._framer is not None
+        framed, base = [], Fraction(1, self._encoder.sample_rate)
+        for frame in frames:
+            if frame.pts is not None and frame.time_base:
+                # PyAV's resamplers take all frames to count in the first one's ticks.
+                frame.pts = rescale(frame.pts, as_fraction(frame.time_base), base)
+                frame.time_base = base
+            framed += self._framer.resample(frame)
+        return framed
 
     def _to_encoder(self, frame_size: int | None) -> av.AudioResampler:
         return av.AudioResampler(

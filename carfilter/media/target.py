@@ -217,7 +217,8 @@ class Target:
             lowest = dts if last is None else last + (packet.stream.type in ("video", "audio"))
             if dts < lowest:
                 pts = dts if packet.pts is None else rescale(packet.pts, own_base, base)
-                packet.time_base = base
+                duration = rescale(packet.duration or 0, own_base, base)
+                packet.time_base, packet.duration = base, duration
                 packet.pts, packet.dts = max(pts, lowest), lowest
             self._last_dts[index] = max(dts, lowest)
         self.container.mux_one(packet)

@@ -1,6 +1,6 @@
 """What strangers' files hold beside the picture: carried, converted, or named with a way out."""
 
-import logging
+import itertools
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -158,17 +158,26 @@ def test_packed_samples_become_plain_ones(
     assert np.array_equal(before, after)
 
 
-def test_sound_that_changes_its_channels_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [("5.1", 48000), ("stereo", 32000), ("mono", 44100)])
+def test_sound_that_changes_its_channels_or_rate_goes_on_at_its_times(
+    tmp_path: Path, change: tuple[str, int]
+) -> None:
     parts = [
-        with_sound(tmp_path / f"{layout}.ts", "ac3", rate=48000, layout=layout, bit_rate=128000)
-        for layout in ("stereo", "5.1")
+        with_sound(tmp_path / f"{n}.ts", "ac3", rate=rate, layout=layout, bit_rate=128000)
+        for n, (layout, rate) in enumerate((("stereo", 48000), change))
     ]
     source = tmp_path / "in.ts"
     source.write_bytes(b"".join(part.read_bytes() for part in parts))
     through(source, tmp_path / "out.mkv", audio_codec="aac")
     with av.open(str(tmp_path / "out.mkv")) as container:
-        samples = sum(frame.samples for frame in container.decode(audio=0))
-    assert samples > 0.9 * 48000
+        frames = list(container.decode(audio=0))
+        times = [frame.pts * Fraction(frame.time_base) for frame in frames]
+        (rate,) = {frame.sample_rate for frame in frames}
+        assert abs(sum(frame.samples for frame in frames) / rate - 1) < 0.1
+        # Two halves of a second, one behind the other.
+        assert abs(times[-1] - times[0] - 1) < 0.1
+        assert all(later - earlier < 0.1 for earlier, later in itertools.pairwise(times))
+        assert container.duration < 2_600_000
 
 
 @pytest.mark.parametrize("codec", [None, "aac"])
@@ -262,16 +271,38 @@ def test_side_data_that_pyav_has_no_name_for_is_passed_over() -> None:
     assert "UNNAMED" in Type(4711).name
 
 
-def test_a_codec_that_changes_in_mid_stream_ends_the_video_with_a_word(
+@pytest.mark.parametrize("second", ["mpeg2video", "libx265", "mpeg4"])
+@pytest.mark.parametrize("first", ["libx264", "libx265", "mpeg2video"])
+def test_a_codec_that_changes_in_mid_stream_ends_the_video_whole_and_with_a_word(
+    tmp_path: Path, first: str, second: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if first == second:
+        pytest.skip("nothing changes")
+    quiet = {"x265-params": "log-level=none"}
+    parts = [
+        make_clip(tmp_path / f"{codec}.ts", codec=codec, frames=25, options={"bf": "2"} | quiet)
+        if codec == "libx265" else make_clip(tmp_path / f"{codec}.ts", codec=codec, frames=25)
+        for codec in (first, second)
+    ]  # fmt: skip
+    source = tmp_path / "in.ts"
+    source.write_bytes(b"".join(part.read_bytes() for part in parts))
+    run = through(source, tmp_path / "out.mkv", video_codec="ffv1")
+    assert (run.frames, run.damaged) == (25, 0)
+    wanted = read_content(parts[0])
+    assert equal_planes(read_content(tmp_path / "out.mkv").planes, wanted.planes)
+    assert "changes to another codec in mid-stream; what follows is left out" in caplog.text
+
+
+def test_a_codec_that_changes_at_once_gives_what_follows_with_a_word(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """FFmpeg has seen the change when it tells of a decoder."""
     parts = [
-        make_clip(tmp_path / f"{codec}.ts", codec=codec, frames=25)
-        for codec in ("libx264", "mpeg2video")
+        make_clip(tmp_path / f"{codec}.ts", codec=codec, frames=frames)
+        for codec, frames in (("libx264", 3), ("mpeg2video", 25))
     ]
     source = tmp_path / "in.ts"
     source.write_bytes(b"".join(part.read_bytes() for part in parts))
-    with caplog.at_level(logging.WARNING, logger="carfilter"):
-        run = through(source, tmp_path / "out.mkv")
-    assert 24 <= run.frames <= 25
-    assert "changes to another codec in mid-stream" in caplog.text
+    run = through(source, tmp_path / "out.mkv")
+    assert run.frames == 25
+    assert "its first pictures are of another codec than what follows" in caplog.text
