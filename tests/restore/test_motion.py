@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,16 @@ def pan(count: int, size: tuple[int, int], step: tuple[float, float], depth: int
     return pictures
 
 
+def passing(count: int, size: tuple[int, int], depth: int = 8) -> list[Luma]:
+    """Pictures of a fixed camera, before which something of 40x56 pixels goes to the right."""
+    still, thing = (pan(1, size, (0, 0), depth)[0] for _ in range(2))
+    thing = thing[::-1, ::-1][:40, :56]
+    pictures = [still.copy() for _ in range(count)]
+    for number, picture in enumerate(pictures):
+        picture[24:64, 16 + 3 * number : 72 + 3 * number] = thing
+    return pictures
+
+
 @contextmanager
 def without_compiler() -> Iterator[None]:
     """Compute as where motion.c could not be compiled."""
@@ -72,11 +83,15 @@ def apart(one: Luma, other: Luma) -> float:
     return float(np.abs(one[inner].astype(int) - other[inner]).mean())
 
 
+@pytest.mark.parametrize("camera", [pan, passing])
 @pytest.mark.parametrize(("size", "depth"), [((131, 197), 8), ((70, 90), 10)])
-def test_motion_is_the_same_with_and_without_a_compiler(size: tuple[int, int], depth: int) -> None:
+def test_motion_is_the_same_with_and_without_a_compiler(
+    size: tuple[int, int], depth: int, camera: Any
+) -> None:
     if kernels.library() is None:
         pytest.skip("motion.c was not compiled here")
-    pictures = pan(4, size, (2.3, 1.1), depth)
+    way = {"step": (2.3, 1.1)} if camera is pan else {}
+    pictures = camera(4, size, depth=depth, **way)
     compiled = scene_of(pictures, depth)
     pairs = [(0, 1), (2, 1), (0, 3), (3, 0)]
     expected = [(compiled.field(*pair), compiled.moved(*pair)) for pair in pairs]
@@ -108,6 +123,29 @@ def test_what_keeps_still_stays_as_it_is() -> None:
     assert scene_of(equal).moved(0, 1) is equal[1]
     moved = scene_of(noisy).moved(0, 1)
     assert np.mean(moved != noisy[1]) < 0.02
+
+
+def test_only_what_moves_before_a_fixed_camera_is_moved() -> None:
+    rng = np.random.default_rng(1)
+    pictures = passing(4, (144, 208))
+    coded = [one ^ rng.integers(0, 2, one.shape, np.uint8) for one in pictures]
+    scene = scene_of(coded)
+    field = scene.field(0, 3)
+    assert field is not None
+    assert np.allclose(np.median(field[8:14, 8:14], (0, 1)) / 16, (9, 0), atol=0.1)
+    assert not field[20:].any()
+    thing = slice(28, 60), slice(20, 60)
+    apart = np.abs(scene.moved(0, 3)[thing].astype(int) - pictures[0][thing])
+    assert apart.mean() < 1 < 5 < np.abs(pictures[3][thing].astype(int) - pictures[0][thing]).mean()
+
+
+def test_nothing_is_searched_where_only_coding_differs() -> None:
+    rng = np.random.default_rng(1)
+    still = pan(1, (144, 208), (0, 0))[0]
+    coded = [still ^ rng.integers(0, 4, still.shape, np.uint8) for _ in range(4)]
+    scene = scene_of(coded)
+    assert scene.field(0, 1) is scene.field(3, 0) is None
+    assert scene.moved(3, 0) is coded[0]
 
 
 def pictures_of(lumas: list[Luma], **known: bool) -> list[Picture]:

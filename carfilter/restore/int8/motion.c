@@ -22,6 +22,8 @@ enum {
     STEPS = 16,     // of a pixel, to which vectors are rounded
     BLOCK = 4,      // pixels of the picture to a side that have one vector
     TAPS = 4,
+    WIDE = 8,       // pixels that are filtered at a time: a whole vector, though half are used
+    TOGETHER = 4,   // cells that are compared at a time: as many as the edge has room for
 };
 
 typedef struct {
@@ -126,18 +128,46 @@ typedef struct {
     float stiffness; // holds a vector to where it started, as so much squared gradient would
 } Search;
 
+// Mark the cells of a level, [rows, columns], whose pixels differ from those at the same place of
+// the reference by more than `most` in sum.
+EXPORTED void carfilter_motion_differing(const Level *target, const Level *reference, int32_t rows,
+                                int32_t columns, int32_t most, uint8_t *marks)
+{
+    for (int row = 0; row < rows; row++) {
+        const int lines = target->height - CELL * row < CELL ? target->height - CELL * row : CELL;
+        for (int column = 0; column < columns; column += TOGETHER) {
+            const intptr_t top = (intptr_t)CELL * row, left = (intptr_t)CELL * column;
+            const uint8_t *a = target->pixels + top * target->row + left;
+            const uint8_t *b = reference->pixels + top * reference->row + left;
+            uint16_t sums[CELL * TOGETHER] = {0}; // beyond the last column the edge repeats it
+            for (int y = 0; y < lines; y++, a += target->row, b += reference->row)
+                for (int x = 0; x < CELL * TOGETHER; x++)
+                    sums[x] += a[x] > b[x] ? a[x] - b[x] : b[x] - a[x];
+            uint8_t *mark = marks + row * columns + column;
+            for (int i = 0; i < TOGETHER && i < columns - column; i++)
+                mark[i] = sums[CELL * i] + sums[CELL * i + 1] + sums[CELL * i + 2] +
+                              sums[CELL * i + 3] > most;
+        }
+    }
+}
+
 // Find the vector of each cell of a level, [rows, columns, 2] as (x, y) in its pixels, from the
 // best of no motion and up to two guesses [rows, columns, 2]; and how far each 2x2 pixels of its
-// patch then differ, [rows, columns, 4, 4] in 1/16 levels.
+// patch then differ, [rows, columns, 4, 4] in 1/16 levels. Cells that are not marked do not move.
 EXPORTED void carfilter_motion_search(const Level *target, const Level *reference, const Search *search,
-                             const float *first, const float *second, float *vectors,
-                             uint16_t *errors)
+                             const uint8_t *marks, const float *first, const float *second,
+                             float *vectors, uint16_t *errors)
 {
     Patch patch;
     int16_t apart[2][AREA];
     for (int row = 0; row < search->rows; row++) {
         for (int column = 0; column < search->columns; column++) {
             const int cell = row * search->columns + column;
+            if (!marks[cell]) {
+                vectors[2 * cell] = vectors[2 * cell + 1] = 0;
+                memset(errors + cell * 16, 0, 16 * sizeof *errors);
+                continue;
+            }
             const int top = row * CELL - CELL / 2, left = column * CELL - CELL / 2;
             take_patch(target, top, left, &patch);
             int best = 0;
@@ -191,6 +221,19 @@ EXPORTED void carfilter_motion_search(const Level *target, const Level *referenc
     }
 }
 
+// Return whether the patches of two rows and two columns of cells, of which one may lie outside,
+// do not move.
+static int stands(const float *vectors, int row, int beside_row, int column, int beside, int rows,
+                  int columns)
+{
+    const intptr_t r = row * columns, s = clamped(beside_row, 0, rows - 1) * columns;
+    const int c = clamped(beside, 0, columns - 1);
+    const float *a = vectors + 2 * (r + column), *b = vectors + 2 * (r + c);
+    const float *d = vectors + 2 * (s + column), *e = vectors + 2 * (s + c);
+    return a[0] == 0 && a[1] == 0 && b[0] == 0 && b[1] == 0 && d[0] == 0 && d[1] == 0 &&
+           e[0] == 0 && e[1] == 0;
+}
+
 // Blend the vectors of the up to four patches that cover each 2x2 pixels, by how well they explain
 // them: [2 rows, 2 columns, 2], times `scale`.
 EXPORTED void carfilter_motion_blend(const float *vectors, const uint16_t *errors, int32_t rows,
@@ -201,6 +244,10 @@ EXPORTED void carfilter_motion_blend(const float *vectors, const uint16_t *error
         for (int x = 0; x < 2 * columns; x++) {
             const int column = x >> 1, beside = x & 1 ? column + 1 : column - 1;
             float u = 0, v = 0, weights = 0;
+            if (stands(vectors, row, beside_row, column, beside, rows, columns)) {
+                blended[2 * (y * 2 * columns + x)] = blended[2 * (y * 2 * columns + x) + 1] = 0;
+                continue;
+            }
             for (int i = 0; i < 4; i++) {
                 const int r = i & 2 ? beside_row : row, c = i & 1 ? beside : column;
                 if (r < 0 || r >= rows || c < 0 || c >= columns)
@@ -229,9 +276,13 @@ EXPORTED void carfilter_motion_halve(const uint8_t *pixels, int32_t height, int3
         const uint8_t *upper = pixels + (intptr_t)2 * y * row;
         const uint8_t *lower = 2 * y + 1 < height ? upper + row : upper;
         uint8_t *out = halved + (intptr_t)y * half_row;
-        for (int x = 0; x < even; x++)
-            out[x] = (uint8_t)((upper[2 * x] + upper[2 * x + 1] + lower[2 * x] +
-                                lower[2 * x + 1] + 2) >> 2);
+        for (int x = 0; x < even; x++) { // of pairs of bytes compilers make better vectors
+            uint16_t above, below;
+            memcpy(&above, upper + 2 * x, sizeof above);
+            memcpy(&below, lower + 2 * x, sizeof below);
+            const uint16_t sum = (above & 255) + (above >> 8) + (below & 255) + (below >> 8);
+            out[x] = (uint8_t)((sum + 2) >> 2);
+        }
         if (even < columns)
             out[even] = (uint8_t)((2 * upper[width - 1] + 2 * lower[width - 1] + 2) >> 2);
         memset(out - edge, out[0], (size_t)edge);
@@ -244,80 +295,34 @@ EXPORTED void carfilter_motion_halve(const uint8_t *pixels, int32_t height, int3
     }
 }
 
-#define FOR_SAMPLES(BITS, SAMPLE)                                                                  \
-    static void move_block##BITS(const SAMPLE *reference, int height, int width, int y, int x,     \
-                                 const int16_t (*filters)[TAPS], int most, SAMPLE *out)            \
-    {                                                                                              \
-        const int16_t *down = filters[y & (STEPS - 1)], *across = filters[x & (STEPS - 1)];        \
-        const int top = (y >> 4) - 1, left = (x >> 4) - 1;                                         \
-        SAMPLE around[BLOCK + TAPS - 1][BLOCK + TAPS];                                             \
-        const SAMPLE *at = reference + (intptr_t)top * width + left;                               \
-        int row = width;                                                                           \
-        if (top < 0 || left < 0 || top + BLOCK + TAPS > height || left + BLOCK + TAPS > width) {   \
-            for (int i = 0; i < BLOCK + TAPS - 1; i++)                                             \
-                for (int j = 0; j < BLOCK + TAPS; j++)                                             \
-                    around[i][j] = reference[(intptr_t)clamped(top + i, 0, height - 1) * width +   \
-                                             clamped(left + j, 0, width - 1)];                     \
-            at = around[0];                                                                        \
-            row = BLOCK + TAPS;                                                                    \
-        }                                                                                          \
-        int32_t lines[BLOCK + TAPS - 1][BLOCK];                                                    \
-        for (int i = 0; i < BLOCK + TAPS - 1; i++, at += row)                                      \
-            for (int j = 0; j < BLOCK; j++)                                                        \
-                lines[i][j] = at[j] * across[0] + at[j + 1] * across[1] + at[j + 2] * across[2] +  \
-                              at[j + 3] * across[3];                                               \
-        for (int i = 0; i < BLOCK; i++) {                                                          \
-            for (int j = 0; j < BLOCK; j++) {                                                      \
-                const int32_t sum = lines[i][j] * down[0] + lines[i + 1][j] * down[1] +            \
-                                    lines[i + 2][j] * down[2] + lines[i + 3][j] * down[3];         \
-                out[i * BLOCK + j] = (SAMPLE)clamped((sum + 2048) >> 12, 0, most);                 \
-            }                                                                                      \
-        }                                                                                          \
-    }                                                                                              \
-                                                                                                   \
-    /* Fill `moved` with the blocks of the reference that the field leads to, both [H, W]. */      \
-    EXPORTED void carfilter_motion_move##BITS(const SAMPLE *reference, int32_t height, int32_t width,       \
-                                     const int16_t *field, int32_t columns,                        \
-                                     const int16_t (*filters)[TAPS], int32_t most, SAMPLE *moved)  \
-    {                                                                                              \
-        SAMPLE block[BLOCK * BLOCK];                                                               \
-        for (int y = 0; y < height; y += BLOCK) {                                                  \
-            const int high = height - y < BLOCK ? height - y : BLOCK;                              \
-            for (int x = 0; x < width; x += BLOCK) {                                               \
-                const int wide = width - x < BLOCK ? width - x : BLOCK;                            \
-                const int16_t *vector = field + 2 * ((intptr_t)(y / BLOCK) * columns + x / BLOCK); \
-                const intptr_t at = (intptr_t)y * width + x;                                       \
-                const SAMPLE *from = block;                                                        \
-                int row = BLOCK;                                                                   \
-                if (vector[0] || vector[1]) {                                                      \
-                    move_block##BITS(reference, height, width, y * STEPS + vector[1],              \
-                                     x * STEPS + vector[0], filters, most, block);                 \
-                } else {                                                                           \
-                    from = reference + at;                                                         \
-                    row = width;                                                                   \
-                }                                                                                  \
-                for (int i = 0; i < high; i++)                                                     \
-                    memcpy(moved + at + (intptr_t)i * width, from + (intptr_t)i * row,             \
-                           (size_t)wide * sizeof(SAMPLE));                                         \
-            }                                                                                      \
-        }                                                                                          \
-    }                                                                                              \
-                                                                                                   \
-    /* Fill the sum of absolute differences in each block, [ceil(H/4), ceil(W/4)]. */              \
-    EXPORTED void carfilter_motion_apart##BITS(const SAMPLE *one, const SAMPLE *other, int32_t height,      \
-                                      int32_t width, int32_t *apart)                               \
-    {                                                                                              \
-        const int columns = (width + BLOCK - 1) / BLOCK, whole = width / BLOCK;                    \
-        memset(apart, 0, sizeof *apart * (size_t)columns * (size_t)((height + BLOCK - 1) / BLOCK)); \
-        for (int y = 0; y < height; y++, one += width, other += width) {                           \
-            int32_t *sums = apart + (intptr_t)(y / BLOCK) * columns;                               \
-            for (int x = 0; x < whole; x++)                                                        \
-                for (int i = 0; i < BLOCK; i++)                                                    \
-                    sums[x] += __builtin_abs(one[BLOCK * x + i] - other[BLOCK * x + i]);           \
-            for (int x = whole * BLOCK; x < width; x++)                                            \
-                sums[whole] += __builtin_abs(one[x] - other[x]);                                   \
-        }                                                                                          \
-    }
+typedef struct {
+    const void *picture, *reference; // [H, W]
+    const int16_t *field;            // [ceil(H/4), columns, 2]
+    const uint8_t *moving, *near;    // blocks that do, and those beside them, [.., columns]
+    const int16_t (*filters)[TAPS];
+    int32_t height, width, columns, most, less;
+} Move;
 
-FOR_SAMPLES(8, uint8_t)
-FOR_SAMPLES(16, uint16_t)
+// Return the sum over 3x3 blocks.
+static int64_t around(const int32_t *sums, int row, int column, int rows, int columns)
+{
+    int64_t sum = 0;
+    for (int i = -1; i <= 1; i++)
+        for (int j = -1; j <= 1; j++)
+            sum += sums[(intptr_t)clamped(row + i, 0, rows - 1) * columns +
+                        clamped(column + j, 0, columns - 1)];
+    return sum;
+}
+
+#define SAMPLE uint8_t
+#define SUM int16_t // of four samples, weighted
+#define NAMED(name) name##8
+#include "move.h"
+#undef SAMPLE
+#undef SUM
+#undef NAMED
+
+#define SAMPLE uint16_t
+#define SUM int32_t
+#define NAMED(name) name##16
+#include "move.h"

@@ -18,6 +18,8 @@ Errors = npt.NDArray[np.uint16]
 """Absolute differences of each 2x2 pixels of the cells' patches, [rows, columns, 4, 4]."""
 Field = npt.NDArray[np.int16]
 """(x, y) in sixteenths of a pixel for each block, [ceil(H/4), ceil(W/4), 2]."""
+Marks = npt.NDArray[np.bool_]
+"""Cells of a level that may have moved, or blocks that have, [rows, columns]."""
 Filters = npt.NDArray[np.int16]
 """Weights of four samples for each sixteenth of a pixel, [STEPS, 4]; their sum is 64."""
 
@@ -42,3 +44,14 @@ class Level:
     def cells(self) -> tuple[int, int]:
         """Rows and columns of cells."""
         return -(-self.shape[0] // CELL), -(-self.shape[1] // CELL)
+
+
+def grown(marks: Marks) -> Marks:
+    """Return what is marked, and the eight beside each."""
+    tall = marks.copy()
+    tall[1:] |= marks[:-1]
+    tall[:-1] |= marks[1:]
+    wide = tall.copy()
+    wide[:, 1:] |= tall[:, :-1]
+    wide[:, :-1] |= tall[:, 1:]
+    return wide

@@ -3,10 +3,11 @@
 import numpy as np
 
 from carfilter.pictures import Luma
-from carfilter.restore.motion.arrays import BLOCK, STEPS, Field, Level, Vectors
-from carfilter.restore.motion.kernels import blend, halved, search
+from carfilter.restore.motion.arrays import BLOCK, CELL, STEPS, Field, Level, Marks, Vectors, grown
+from carfilter.restore.motion.kernels import blend, differing, halved, search
 
 _SMALLEST = 24  # pixels of the shorter side of the coarsest level
+_NOISE = 2.0  # levels a pixel, at half the size, that coding alone may change
 
 
 def pyramid(luma: Luma, depth: int) -> list[Level]:
@@ -25,19 +26,37 @@ def estimate(
     guess: Field | None = None,
     *,
     refine: bool = False,
-) -> Field:
-    """Return where each block of a picture of shape (H, W) lies in another one."""
+) -> Field | None:
+    """Return where each block of a picture of shape (H, W) lies in another one.
+
+    Where the two are alike as they are, nothing is searched; None where they are so everywhere.
+    """
+    finest = differing(picture[0], other[0], round(_NOISE * CELL * CELL))
+    if not finest.any():
+        return None
+    marks = _of_levels(finest, 1 if refine else len(picture))
     coarse: Vectors | None = None
-    for at in reversed(range(1 if refine else len(picture))):
+    for at in reversed(range(len(marks))):
         rows, columns = picture[at].cells
         guesses = [] if coarse is None else [np.ascontiguousarray(coarse[:rows, :columns])]
         if guess is not None:
             guesses.append(_at_cells(guess, 2 << at, rows, columns))
-        vectors, errors = search(picture[at], other[at], guesses)
+        vectors, errors = search(picture[at], other[at], marks[at], guesses)
         coarse = blend(vectors, errors, 2.0)
     assert coarse is not None
     rows, columns = (-(-side // BLOCK) for side in shape)
     return np.rint(coarse[:rows, :columns] * STEPS).astype(np.int16)
+
+
+def _of_levels(finest: Marks, levels: int) -> list[Marks]:
+    """Return which cells of each level, the finest first, are marked, or lie beside one."""
+    marks = [grown(finest)]
+    while len(marks) < levels:
+        odd = [(0, side % 2) for side in marks[-1].shape]
+        fine = np.pad(marks[-1], odd)
+        rows = fine[::2] | fine[1::2]
+        marks.append(grown(rows[:, ::2] | rows[:, 1::2]))
+    return marks
 
 
 def _at_cells(field: Field, scale: int, rows: int, columns: int) -> Vectors:
@@ -48,11 +67,17 @@ def _at_cells(field: Field, scale: int, rows: int, columns: int) -> Vectors:
     return np.multiply(middle, 1 / (STEPS * scale), dtype=np.float32)
 
 
-def composed(first: Field, second: Field) -> Field:
+def composed(first: Field | None, second: Field | None) -> Field | None:
     """Return the motion along one field and then, from where it leads, along another."""
+    if first is None or second is None:
+        return second if first is None else first
     rows, columns = first.shape[:2]
     step = BLOCK * STEPS
-    y = np.arange(rows)[:, None] + ((first[..., 1] + step // 2) // step)
-    x = np.arange(columns) + ((first[..., 0] + step // 2) // step)
-    both: Field = first + second[y.clip(0, rows - 1), x.clip(0, columns - 1)]
+    blocks = (first + step // 2) // step
+    y = (np.arange(rows, dtype=np.int16)[:, None] + blocks[..., 1]).clip(0, rows - 1)
+    x = (np.arange(columns, dtype=np.int16) + blocks[..., 0]).clip(0, columns - 1)
+    # A vector as one number, by its place in flat memory: taken one by one they cost most.
+    whole = np.ascontiguousarray(second).view(np.int32).ravel()
+    led = whole.take(y.astype(np.intp) * columns + x).view(np.int16)
+    both: Field = first + led.reshape(first.shape)
     return both

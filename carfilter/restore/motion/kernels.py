@@ -14,7 +14,6 @@ from carfilter.restore.int8.kinds import usable_kinds
 from carfilter.restore.int8.library import load_library
 from carfilter.restore.motion import plain
 from carfilter.restore.motion.arrays import (
-    BLOCK,
     EDGE,
     ITERATIONS,
     STIFFNESS,
@@ -22,7 +21,9 @@ from carfilter.restore.motion.arrays import (
     Field,
     Filters,
     Level,
+    Marks,
     Vectors,
+    grown,
 )
 
 
@@ -40,12 +41,22 @@ class _Search(ctypes.Structure):
     )
 
 
+_MOVED = ("picture", "reference", "field", "moving", "near", "filters")
+
+
+class _Move(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in _MOVED),
+        *((name, ctypes.c_int32) for name in ("height", "width", "columns", "most", "less")),
+    )
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """Return the library with motion.c, or None where there is none for this CPU."""
     libraries = map(load_library, usable_kinds())
     found = next((one for one in libraries if one is not None), None)
-    return found if hasattr(found, "carfilter_motion_search") else None
+    return found if hasattr(found, "carfilter_motion_differing") else None
 
 
 def _at(array: npt.NDArray[Any] | None) -> ctypes.c_void_p:
@@ -71,23 +82,40 @@ def halved(pixels: npt.NDArray[np.uint8]) -> Level:
     return level
 
 
-def search(target: Level, reference: Level, guesses: list[Vectors]) -> tuple[Vectors, Errors]:
+def differing(target: Level, reference: Level, most: int) -> Marks:
+    """Return the cells whose pixels differ from those of another level by more than `most`."""
+    code = library()
+    if code is None:
+        return plain.differing(target, reference, most)
+    rows, columns = target.cells
+    marks = np.empty((rows, columns), np.bool_)
+    code.carfilter_motion_differing(
+        _level(target), _level(reference), rows, columns, most, _at(marks)
+    )
+    return marks
+
+
+def search(
+    target: Level, reference: Level, marks: Marks, guesses: list[Vectors]
+) -> tuple[Vectors, Errors]:
     """Return the vector of each cell of a level, and how far its patch then differs.
 
     Args:
+        marks: where it is searched; elsewhere nothing moves, or differs.
         guesses: up to two of each vector besides no motion; the best is where it starts.
     """
     code = library()
     if code is None:
-        return plain.search(target, reference, guesses)
+        return plain.search(target, reference, marks, guesses)
     rows, columns = target.cells
     vectors = np.empty((rows, columns, 2), np.float32)
     errors = np.empty((rows, columns, 4, 4), np.uint16)
+    marks = np.ascontiguousarray(marks)
     first, second = (*guesses, None, None)[:2]
     told = _Search(rows, columns, ITERATIONS, STIFFNESS)
     code.carfilter_motion_search(
         _level(target), _level(reference), ctypes.byref(told),
-        _at(first), _at(second), _at(vectors), _at(errors),
+        _at(marks), _at(first), _at(second), _at(vectors), _at(errors),
     )  # fmt: skip
     return vectors, errors
 
@@ -108,28 +136,21 @@ def blend(vectors: Vectors, errors: Errors, scale: float) -> Vectors:
     return blended
 
 
-def move(other: Any, field: Field, filters: Filters, most: int) -> Any:
-    """Return another picture [H, W] moved along a field; `most` is the largest sample."""
-    code = library()
+def move(
+    picture: Any, other: Any, field: Field, filters: Filters, depth: int, less: int
+) -> tuple[Any, int]:
+    """Return another picture [H, W], its blocks moved where that makes it like the picture.
+
+    That is where the 3x3 blocks around, moved, differ by less than 4/5 of what they differed by,
+    less `less`/5. And how many blocks are moved.
+    """
+    code, most = library(), (1 << depth) - 1
     if code is None:
-        return plain.move(other, field, filters, most)
-    other, field = np.ascontiguousarray(other), np.ascontiguousarray(field)
-    moved = np.empty_like(other)
-    moving = _of(code, other, "move")
-    moving(_at(other), *other.shape, _at(field), field.shape[1], _at(filters), most, _at(moved))
-    return moved
-
-
-def apart(one: Any, other: Any) -> npt.NDArray[np.int32]:
-    """Return the sum of absolute differences in each block, [ceil(H/4), ceil(W/4)]."""
-    code = library()
-    if code is None:
-        return plain.apart(one, other)
-    one, other = np.ascontiguousarray(one), np.ascontiguousarray(other)
-    blocks = np.empty([-(-side // BLOCK) for side in one.shape], np.int32)
-    _of(code, one, "apart")(_at(one), _at(other), *one.shape, _at(blocks))
-    return blocks
-
-
-def _of(code: ctypes.CDLL, plane: npt.NDArray[Any], name: str) -> Any:
-    return getattr(code, f"carfilter_motion_{name}{8 * plane.itemsize}")
+        return plain.move(picture, other, field, filters, most, less)
+    picture, other, field = (np.ascontiguousarray(one) for one in (picture, other, field))
+    moving = field.view(np.int32)[..., 0] != 0
+    given = (picture, other, field, moving, grown(moving), filters)
+    of = _Move(*(one.ctypes.data for one in given), *other.shape, field.shape[1], most, less)
+    moved, sums = np.empty_like(other), np.empty((2, *moving.shape), np.int32)
+    run = getattr(code, f"carfilter_motion_move{8 * other.itemsize}")
+    return moved, run(ctypes.byref(of), _at(sums), _at(moved))

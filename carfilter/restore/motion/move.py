@@ -5,11 +5,9 @@ import numpy.typing as npt
 
 from carfilter.pictures import Luma
 from carfilter.restore.motion.arrays import BLOCK, STEPS, Field, Filters
-from carfilter.restore.motion.kernels import apart, move
+from carfilter.restore.motion.kernels import move
 
-# A block is moved where its surroundings of 3x3 blocks then differ by less than this share of what
-# they differed by, less so many levels a pixel: a fixed camera's picture is best left as it is.
-_SHARE, _LESS = 0.8, 0.3
+_LESS = 0.3  # levels a pixel by which a moved block is to be better, besides 4/5
 _AROUND = 9 * BLOCK * BLOCK
 _SHARPNESS = -0.5  # Catmull-Rom's
 _SUM = 64
@@ -34,29 +32,14 @@ def _filters() -> Filters:
 _FILTERS = _filters()
 
 
-def moved_where_better(picture: Luma, other: Luma, field: Field, depth: int) -> Luma:
-    """Return another picture [H, W], its blocks moved where that makes it like the picture."""
-    if not field.any():
+def moved_where_better(picture: Luma, other: Luma, field: Field | None, depth: int) -> Luma:
+    """Return another picture [H, W], its blocks moved where that makes it like the picture.
+
+    A fixed camera's picture is best left as it is: there the gate holds. `field` is None where
+    nothing moves.
+    """
+    if field is None:
         return other
-    moved: Luma = move(other, field, _FILTERS, (1 << depth) - 1)
-    before, after = (_around(apart(picture, one)) for one in (other, moved))
-    less = round(_LESS * _AROUND * (1 << (depth - 8)))
-    better = after < _SHARE * before - less
-    if not better.any():
-        return other
-    for rows, wide in zip(_bands(moved), better, strict=True):
-        columns = wide.repeat(BLOCK)[: moved.shape[1]]
-        np.copyto(moved[rows], other[rows], where=~columns)
-    return moved
-
-
-def _bands(plane: Luma) -> list[slice]:
-    return [slice(top, top + BLOCK) for top in range(0, plane.shape[0], BLOCK)]
-
-
-def _around(blocks: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Return the sums over 3x3 blocks."""
-    wide = np.pad(blocks, 1, mode="edge")
-    rows = wide[:-2] + wide[1:-1] + wide[2:]
-    around: npt.NDArray[np.int32] = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
-    return around
+    less = round(5 * _LESS * _AROUND * (1 << (depth - 8)))
+    moved, count = move(picture, other, field, _FILTERS, depth, less)
+    return moved if count else other

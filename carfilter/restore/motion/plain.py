@@ -20,6 +20,7 @@ from carfilter.restore.motion.arrays import (
     Field,
     Filters,
     Level,
+    Marks,
     Vectors,
 )
 
@@ -95,25 +96,35 @@ def _windows(level: Level, tops: _Integers, lefts: _Integers, side: int) -> _Int
     return every[tops + EDGE, lefts + EDGE].astype(np.int64)
 
 
-def search(target: Level, reference: Level, guesses: list[Vectors]) -> tuple[Vectors, Errors]:
+def differing(target: Level, reference: Level, most: int) -> Marks:
+    """See kernels.differing()."""
+    height, (rows, columns) = target.shape[0], target.cells
+    area = slice(EDGE, EDGE + height), slice(EDGE, EDGE + columns * CELL)
+    apart = np.abs(target.padded[area].astype(np.int32) - reference.padded[area])
+    lines = np.add.reduceat(apart, np.arange(0, height, CELL), axis=0)
+    marks: Marks = lines.reshape(rows, columns, CELL).sum(2) > most
+    return marks
+
+
+def search(
+    target: Level, reference: Level, marks: Marks, guesses: list[Vectors]
+) -> tuple[Vectors, Errors]:
     """See kernels.search()."""
     rows, columns = target.cells
-    count = rows * columns
-    vectors = np.zeros((count, 2), np.float32)
-    errors = np.empty((count, 4, 4), np.uint16)
-    for start in range(0, count, _CELLS_AT_ONCE):
-        part = slice(start, min(start + _CELLS_AT_ONCE, count))
-        at = np.arange(part.start, part.stop)
+    vectors = np.zeros((rows * columns, 2), np.float32)
+    errors = np.zeros((rows * columns, 4, 4), np.uint16)
+    cells = np.flatnonzero(marks)
+    for start in range(0, len(cells), _CELLS_AT_ONCE):
+        at = cells[start : start + _CELLS_AT_ONCE]
         tops, lefts = (index * CELL - CELL // 2 for index in divmod(at, columns))
         patches = _Patches(target, tops, lefts)
-        starts = [guess.reshape(-1, 2)[part] for guess in guesses]
-        vectors[part], apart = _searched(patches, reference, starts)
-        quarters = np.abs(apart).reshape(-1, 4, 2, 4, 2).sum((2, 4))
-        errors[part] = quarters.astype(np.uint16)
+        starts = [guess.reshape(-1, 2)[at] for guess in guesses]
+        vectors[at], apart = _found(patches, reference, starts)
+        errors[at] = np.abs(apart).reshape(-1, 4, 2, 4, 2).sum((2, 4)).astype(np.uint16)
     return vectors.reshape(rows, columns, 2), errors.reshape(rows, columns, 4, 4)
 
 
-def _searched(
+def _found(
     patches: _Patches, reference: Level, guesses: list[Vectors]
 ) -> tuple[Vectors, _Integers]:
     vectors = np.zeros((len(patches.tops), 2), np.float32)
@@ -169,8 +180,19 @@ def _neighbour(quads: _Integers, beside: bool) -> tuple[_Integers, _Integers]:
     return quads >> 1, 1 + odd
 
 
-def move(other: Any, field: Field, filters: Filters, most: int) -> Any:
+def move(
+    picture: Any, other: Any, field: Field, filters: Filters, most: int, less: int
+) -> tuple[Any, int]:
     """See kernels.move()."""
+    moved = _moved(other, field, filters, most)
+    before, after = (_around(_apart(picture, one)) for one in (other, moved))
+    better = field.any(2) & (5 * after < 4 * before - less)
+    height, width = other.shape
+    wide = better.repeat(BLOCK, 0)[:height].repeat(BLOCK, 1)[:, :width]
+    return np.where(wide, moved, other), int(better.sum())
+
+
+def _moved(other: Any, field: Field, filters: Filters, most: int) -> Any:
     height, width = other.shape
     y, x = np.arange(height)[:, None], np.arange(width)[None]
     vectors = field[y // BLOCK, x // BLOCK].astype(np.int64)
@@ -185,9 +207,17 @@ def move(other: Any, field: Field, filters: Filters, most: int) -> Any:
     return ((total + 2048) >> 12).clip(0, most).astype(other.dtype)
 
 
-def apart(one: Any, other: Any) -> npt.NDArray[np.int32]:
-    """See kernels.apart()."""
-    difference = np.abs(one.astype(np.int32) - other)
+def _apart(one: Any, other: Any) -> _Integers:
+    """Return the sum of absolute differences in each block, [ceil(H/4), ceil(W/4)]."""
+    difference = np.abs(one.astype(np.int64) - other)
     rows = np.add.reduceat(difference, np.arange(0, one.shape[0], BLOCK), axis=0)
-    blocks: npt.NDArray[np.int32] = np.add.reduceat(rows, np.arange(0, one.shape[1], BLOCK), axis=1)
+    blocks: _Integers = np.add.reduceat(rows, np.arange(0, one.shape[1], BLOCK), axis=1)
     return blocks
+
+
+def _around(blocks: _Integers) -> _Integers:
+    """Return the sums over 3x3 blocks."""
+    wide = np.pad(blocks, 1, mode="edge")
+    rows = wide[:-2] + wide[1:-1] + wide[2:]
+    around: _Integers = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
+    return around

@@ -19,7 +19,7 @@ class Scene:
         self._lumas: dict[int, Luma] = {}
         self._levels: dict[int, list[Level]] = {}
         self._depth = 8
-        self._fields: dict[tuple[int, int], Field] = {}
+        self._fields: dict[tuple[int, int], Field | None] = {}
 
     def add(self, number: int, luma: Luma, depth: int) -> None:
         """Take up a picture [H, W]."""
@@ -37,8 +37,8 @@ class Scene:
         field = self.field(number, other)
         return moved_where_better(self._lumas[number], self._lumas[other], field, self._depth)
 
-    def field(self, number: int, other: int) -> Field:
-        """Return where each block of a picture lies in another one."""
+    def field(self, number: int, other: int) -> Field | None:
+        """Return where each block of a picture lies in another one; None: all at its place."""
         step = 1 if other > number else -1
         begin = number
         while (begin, other) not in self._fields and begin + step != other:
@@ -51,17 +51,16 @@ class Scene:
                 self._fields[at, other] = self._estimated(at, other, at + step)
         return self._fields[number, other]
 
-    def _estimated(self, number: int, other: int, between: int) -> Field:
-        known, beyond = self._fields.get((number, between)), self._fields.get((between, other))
+    def _estimated(self, number: int, other: int, between: int) -> Field | None:
         shape = self._lumas[number].shape
-        if between == other or beyond is None:
+        levels = self._pyramid(number), self._pyramid(other)
+        if between == other:
             step = between - number
-            before = self._fields.get((number - 1, number - 1 + step)) if between == other else None
-            return estimate(self._pyramid(number), self._pyramid(other), shape, before)
-        if known is None:
-            known = self.field(number, between)
-        guess = composed(known, beyond)
-        return estimate(self._pyramid(number), self._pyramid(other), shape, guess, refine=True)
+            return estimate(*levels, shape, self._fields.get((number - 1, number - 1 + step)))
+        if (between, other) not in self._fields:
+            return estimate(*levels, shape)
+        guess = composed(self.field(number, between), self._fields[between, other])
+        return estimate(*levels, shape, guess, refine=True)
 
     def _pyramid(self, number: int) -> list[Level]:
         if number not in self._levels:
