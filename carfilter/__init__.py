@@ -1,8 +1,8 @@
 """carfilter: remove compression artifacts from video and leave everything else alone.
 
 filter_video() restores a file into another one; restored_frames() feeds the restored frames of a
-source to a detector; inspect() says what a file is like. They load torch and PyAV only when they
-are first asked for.
+source to a detector; inspect() says what a file is like; vapoursynth.restore() restores a clip of
+VapourSynth's. They load torch and PyAV only when they are first asked for.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from carfilter.hosts import vapoursynth
     from carfilter.inspection.inspect import inspect
     from carfilter.run.account import Run
     from carfilter.run.options import FilterOptions
     from carfilter.run.pipeline import filter_video, restored_frames
 
-__all__ = ["FilterOptions", "Run", "__version__", "filter_video", "inspect", "restored_frames"]
+__all__ = [
+    "FilterOptions",
+    "Run",
+    "__version__",
+    "filter_video",
+    "inspect",
+    "restored_frames",
+    "vapoursynth",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -28,6 +37,10 @@ def __getattr__(name: str) -> Any:
         from carfilter.inspection.inspect import inspect
 
         return inspect
+    if name == "vapoursynth":
+        from carfilter.hosts import vapoursynth
+
+        return vapoursynth
     from carfilter.run import pipeline
 
     return getattr(pipeline, name)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carfilter import __version__
 from carfilter.archive.plan import check_folders
 from carfilter.commands.options import (
     CONTEXT_SETTINGS,
@@ -22,6 +21,7 @@ from carfilter.commands.options import (
     restore_options,
 )
 from carfilter.commands.stdio import outlive_stderr
+from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
 from carfilter.process import stop_on_signals
 
@@ -105,7 +105,7 @@ _archive_options = grouped(
 @encode_options
 @read_options
 @_archive_options
-@click.version_option(__version__, "-version", "--version")
+@version_option
 def carfilter_batch(in_dir: Path | None, out_dir: Path | None, **given: Any) -> None:
     """Restore all videos under IN_DIR into the same tree under OUT_DIR.
 

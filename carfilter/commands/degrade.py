@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from carfilter.commands.options import even_size, guarded
+from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
 
 
@@ -103,6 +104,7 @@ def _codecs(_context: click.Context, _parameter: click.Parameter, text: str) -> 
 @click.option("--max-frames", type=click.IntRange(1), help="Use only the first ones of a video.")
 @click.option("--jobs", default=1, type=click.IntRange(1), help="Clips at a time.")
 @click.option("-y", "overwrite", is_flag=True, help="Overwrite the results in OUT_DIR.")
+@version_option
 def main(
     clean: tuple[Path, ...], out_dir: Path, jobs: int, overwrite: bool, **options: Any
 ) -> None:

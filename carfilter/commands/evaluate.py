@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carfilter import __version__
 from carfilter.commands.options import even_size
 from carfilter.commands.stdio import outlive_stderr
+from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class _Recorded(click.Command):
 @click.command(
     "carfilter-eval", cls=_Recorded, context_settings={"show_default": True}, epilog=_EPILOG
 )
-@click.version_option(__version__, prog_name="carfilter-eval")
+@version_option
 @click.argument("clean", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--reference", type=_file, help="Clean video of a pair, instead of CLEAN.")
 @click.option("--distorted", type=_file, help="Its compressed version.")

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from carfilter.commands.options import CONTEXT_SETTINGS, guarded
+from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
 
 _EPILOG = """
@@ -56,6 +57,7 @@ def _qp(_context: click.Context, _parameter: click.Parameter, text: str) -> int 
 )
 @click.option("--references", is_flag=True, help="Take other frames too, of models that see them.")
 @click.option("-y", "overwrite", is_flag=True, help="Replace an existing file.")
+@version_option
 def main(model: str, target: Path, overwrite: bool, **options: Any) -> None:
     """Write MODEL, a shipped one by name or a checkpoint, for programs that run ONNX.
 

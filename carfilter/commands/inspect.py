@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carfilter import __version__
 from carfilter.commands.options import CONTEXT_SETTINGS, grouped
+from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
 from carfilter.process import prepare_process
 
@@ -32,7 +32,7 @@ _options = grouped(
 @click.command(context_settings=CONTEXT_SETTINGS)
 @click.argument("inputs", metavar="INPUT...", type=_FILE, nargs=-1, required=True)
 @_options
-@click.version_option(__version__, "-version", "--version")
+@version_option
 def carfilter_inspect(inputs: tuple[Path, ...], **given: Any) -> None:
     """Look at files before they are restored: what the camera did, what the filter would do.
 

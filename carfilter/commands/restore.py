@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carfilter import __version__
 from carfilter.commands.options import (
     CONTEXT_SETTINGS,
     LEVELS,
@@ -23,6 +22,7 @@ from carfilter.commands.options import (
     restore_options,
 )
 from carfilter.commands.stdio import drop_stdout, outlive_stderr
+from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError, DownstreamClosedError
 from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
 from carfilter.process import prepare_process, stop_on_signals
@@ -57,7 +57,7 @@ _report_options = grouped(
 @encode_options
 @read_options
 @_report_options
-@click.version_option(__version__, "-version", "--version")
+@version_option
 def carfilter(source: str, target: str, **given: Any) -> None:
     """Remove compression artifacts from the luma of INPUT and write OUTPUT.
 

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from carfilter.commands.options import guarded
+from carfilter.commands.version import version_option
 
 
 @click.command("carfilter-train")
@@ -89,6 +90,7 @@ from carfilter.commands.options import guarded
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 or auto.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: torch's]")
+@version_option
 def main(pairs_dir: Path, out: Path, **options: Any) -> None:
     """Train a model on the packs of carfilter-degrade, or fine-tune one on your own footage.
 

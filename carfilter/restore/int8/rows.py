@@ -80,6 +80,11 @@ def open_rows(network: Quantised) -> "Rows | None":
     return None
 
 
+def compiled_kind() -> Kind | None:
+    """Return the fastest kind of CPU that this one is and that something was compiled for."""
+    return next((kind for kind in usable_kinds() if _library(kind) is not None), None)
+
+
 def _fits(network: Quantised) -> bool:
     return (
         network.factor == 2
