@@ -153,5 +153,13 @@ def test_man_and_completion_know_the_installed_command(installed: Path) -> None:
         page = said("man", "-P", "cat", "-M", str(installed / "share" / "man"), "carfilter")
         assert "--lookahead" in page
     script = installed / "share" / "bash-completion" / "completions" / "carfilter"
-    typed = "COMP_WORDS=(carfilter --str); COMP_CWORD=1; _carfilter_completion carfilter; echo $COMPREPLY"
-    assert said("bash", "-c", f"source {script}; {typed}").strip() == "--strength"
+
+    def completed(*words: str) -> list[str]:
+        given = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}"
+        # Outside of a terminal there is no compopt, which asks the shell for names of files.
+        asked = f"compopt() {{ echo $2; }}; {given}; _carfilter_completion carfilter"
+        return said("bash", "-c", f"source {script}; {asked}; echo $COMPREPLY").split()
+
+    assert completed("carfilter", "--str") == ["--strength"]
+    assert completed("carfilter", "--weights", "det") == ["detect"]
+    assert completed("carfilter", "pla") == ["default"]

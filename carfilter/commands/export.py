@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from carfilter.commands.options import CONTEXT_SETTINGS, guarded
+from carfilter.commands.options import CONTEXT_SETTINGS, guarded, models
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
 
@@ -33,7 +33,7 @@ def _qp(_context: click.Context, _parameter: click.Parameter, text: str) -> int 
 
 
 @click.command("carfilter-export", context_settings=CONTEXT_SETTINGS, epilog=_EPILOG)
-@click.argument("model")
+@click.argument("model", shell_complete=models)
 @click.argument("target", metavar="OUT.onnx", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--precision",

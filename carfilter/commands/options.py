@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from carfilter.commands.stdio import outlive_stderr
 from carfilter.errors import CarfilterError
@@ -34,6 +35,19 @@ SEGMENTING = ("segment_time", "strftime", "reset_timestamps")
 _MUXING = ("movflags", *SEGMENTING)
 _CLOCK = re.compile(r"^(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)(ms|us|s)?$")
 _UNITS = {None: 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
+
+
+def files(_context: click.Context, _parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Let the shell complete a word by the names of files, though it may be "-" or a URL."""
+    return [CompletionItem(typed, type="file")]
+
+
+def models(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Complete a word by the names of shipped models; by those of files, where none fits."""
+    from carfilter.restore.weights import shipped_models
+
+    names = [CompletionItem(name) for name in sorted(shipped_models()) if name.startswith(typed)]
+    return names or files(context, parameter, typed)
 
 
 class Seconds(click.ParamType[float]):
@@ -93,7 +107,12 @@ def grouped(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 restore_options = grouped(
-    click.option("--weights", metavar="NAME|FILE", help="Shipped model or checkpoint."),
+    click.option(
+        "--weights",
+        metavar="NAME|FILE",
+        shell_complete=models,
+        help="Shipped model or checkpoint.",
+    ),
     click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N."),
     click.option("--precision", default="auto", help="auto, int8, fp32, fp16, bf16."),
     click.option("--batch", type=click.IntRange(1), default=None, help="Frames per batch."),

@@ -14,6 +14,7 @@ from carfilter.commands.options import (
     SEGMENTING,
     Seconds,
     encode_options,
+    files,
     filter_options,
     grouped,
     loglevel_option,
@@ -51,8 +52,8 @@ _report_options = grouped(
 
 
 @click.command(context_settings=CONTEXT_SETTINGS)
-@click.argument("source", metavar="INPUT")
-@click.argument("target", metavar="OUTPUT")
+@click.argument("source", metavar="INPUT", shell_complete=files)
+@click.argument("target", metavar="OUTPUT", shell_complete=files)
 @restore_options
 @encode_options
 @read_options
