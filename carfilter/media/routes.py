@@ -19,7 +19,7 @@ from av.stream import Discard
 
 from carfilter.errors import MediaError
 from carfilter.media.selection import is_picture
-from carfilter.media.streams import add_attachment, add_copy, stream_codec
+from carfilter.media.streams import COVER_ENDINGS, add_attachment, add_copy, stream_codec
 
 _PCM = {"pcm_mulaw", "pcm_alaw", "pcm_bluray", "pcm_dvd", "s302m"}  # samples in a packing of theirs
 _WHOLE = {"audio": "sound", "video": "picture"}
@@ -67,20 +67,27 @@ def plan_routes(
     audio_codec: str | None = None,
     subtitle_codec: str | None = None,
     drop_unsupported: bool = False,
+    reads_again: bool = True,
 ) -> list[Route]:
     """Decide for each stream; codecs are encoder names, "copy", or None for the default.
 
     Args:
         format_name: FFmpeg's, or M2TS.
+        reads_again: the source can be opened once more, to read its cover art ahead.
 
     Raises:
         MediaError: the target cannot hold a stream; the sentence names it and what would help.
     """
     wanted = {"audio": audio_codec, "subtitle": subtitle_codec}
-    routes = [_route(stream, format_name, wanted.get(stream.type)) for stream in streams]
-    refused = [route for route in routes if route.action == "refuse"]
+    routes = [
+        Route(stream, "copy")
+        if reads_again and _becomes_attachment(format_name, stream)
+        else _route(stream, format_name, wanted.get(stream.type))
+        for stream in streams
+    ]
+    refused = [route.stream for route in routes if route.action == "refuse"]
     if refused and not drop_unsupported:
-        raise MediaError(_remedy(refused[0], format_name))
+        raise MediaError(_remedy(refused, streams, format_name, reads_again=reads_again))
     return [
         _dropped(r.stream, "the target cannot hold it") if r.action == "refuse" else r
         for r in routes
@@ -111,6 +118,13 @@ def _route(stream: av.stream.Stream, format_name: str, wanted: str | None) -> Ro
         if _can_encode(format_name, codec):
             return Route(stream, "convert", codec)
     return Route(stream, "refuse")
+
+
+def _becomes_attachment(format_name: str, stream: av.stream.Stream) -> bool:
+    """Say whether a stream is cover art that Matroska takes, see add_cover()."""
+    return (
+        "matroska" in format_name and is_picture(stream) and stream_codec(stream) in COVER_ENDINGS
+    )
 
 
 def _is_silent(stream: av.stream.Stream) -> bool:
@@ -159,6 +173,8 @@ def can_hold(format_name: str, stream: av.stream.Stream) -> bool:
         return False
     if format_name == "mov" and is_picture(stream):
         return False  # its muxer leaves the picture out without a word
+    if format_name == "webm" and stream.type == "attachment":
+        return False  # likewise
     file, is_doubtful = io.BytesIO(), stream.type == "data"
     with _scratch(format_name, file) as (target, refusals):
         if stream.type == "attachment":
@@ -229,20 +245,37 @@ def _scratch(
             target.close()
 
 
-def _remedy(route: Route, format_name: str) -> str:
-    stream = route.stream
-    what = f"stream #{stream.index} ({stream.type}, {stream_codec(stream)})"
+def _remedy(
+    refused: Sequence[av.stream.Stream],
+    streams: Sequence[av.stream.Stream],
+    format_name: str,
+    *,
+    reads_again: bool,
+) -> str:
+    """Say what the target cannot hold, and each way out that works for all of it together."""
     ways = []
-    if stream.type == "audio" and stream.codec_context is not None:
+    if all(isinstance(stream, av.AudioStream) and stream.codec_context for stream in refused):
         ways += [f"-c:a {c}" for c in ("aac", "pcm_s16le") if _can_encode(format_name, c)][:1]
-    ways += [f"{name} target" for name in _NAMES if _is_taken(_NAMES[name], stream)][:1]
-    leaving = {"audio": "-an", "subtitle": "-sn", "data": "-dn", "attachment": "-map -0:t"}
-    ways.append(leaving.get(stream.type, f"-map -0:{stream.index} to leave it out"))
+    for name, other in _NAMES.items():
+        left = [s for s in streams if not (reads_again and _becomes_attachment(other, s))]
+        if all(_is_taken(other, stream) for stream in left):
+            ways.append(f"{name} target")
+            break
+    ways.append(" ".join(dict.fromkeys(map(_leaving_out, refused))))
     return (
-        f"the {format_name} format cannot hold {what}; give {', '.join(ways)},"
-        " or --drop-unsupported"
+        f"the {format_name} format cannot hold {' and '.join(map(_described, refused))};"
+        f" give {', '.join(ways)}, or --drop-unsupported"
     )
 
 
 def _is_taken(format_name: str, stream: av.stream.Stream) -> bool:
-    return _route(stream, format_name, None).action in ("copy", "convert")
+    return _route(stream, format_name, None).action != "refuse"
+
+
+def _described(stream: av.stream.Stream) -> str:
+    return f"stream #{stream.index} ({stream.type}, {stream_codec(stream)})"
+
+
+def _leaving_out(stream: av.stream.Stream) -> str:
+    by_type = {"audio": "-an", "subtitle": "-sn", "data": "-dn", "attachment": "-map -0:t"}
+    return by_type.get(stream.type, f"-map -0:{stream.index}")

@@ -15,11 +15,12 @@ from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
 from carfilter.errors import MediaError
+from carfilter.media.libav.stream import forget_codec_tag
 from carfilter.media.opening import open_container
 from carfilter.media.ticks import as_fraction, rescale
 
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
-_PICTURES = {"mjpeg": "jpg", "png": "png", "gif": "gif", "webp": "webp"}
+COVER_ENDINGS = {"mjpeg": "jpg", "png": "png", "gif": "gif", "webp": "webp"}
 # AAC as MPEG-TS holds it has a header (ADTS) in each packet; elsewhere there is one for all.
 # FFmpeg's muxers change over by themselves, but at a pipe they fail: what they learn from the first
 # packet would belong into the file's beginning. So it is told beforehand here.
@@ -52,15 +53,26 @@ def add_copy(target: av.container.OutputContainer, stream: av.stream.Stream) -> 
         FFmpegError, ValueError: the container does not hold it.
     """
     try:
-        return target.add_stream_from_template(stream, opaque=True)
+        made = target.add_stream_from_template(stream, opaque=True)
     except ValueError:
         usual = target.default_audio_codec
         if stream.type != "audio" or stream.codec_context is None or usual == "none":
             raise
-    made = target.add_mux_stream(usual)
-    BitStreamFilterContext("null", stream, made)
-    made.time_base = stream.time_base
+        made = target.add_mux_stream(usual)
+        BitStreamFilterContext("null", stream, made)
+        made.time_base = stream.time_base
+        forget_codec_tag(made)
+    if target.format.name == "flv" and isinstance(made, av.AudioStream) and made.codec_context:
+        # FFmpeg 8.1 ends the process over a layout that is a mere count of channels:
+        # https://github.com/FFmpeg/FFmpeg/blob/master/libavformat/flvenc.c (write_codec_fourcc).
+        made.codec_context.layout = _named_layout(made.codec_context.layout)
     return made
+
+
+def _named_layout(layout: av.AudioLayout) -> str:
+    """Return the usual layout where only the number of channels is known, as of PCM."""
+    usual = _USUAL_LAYOUTS.get(layout.nb_channels, layout.name)
+    return usual if layout.name.endswith("channels") else layout.name
 
 
 def add_attachment(
@@ -81,7 +93,7 @@ def add_cover(
         source: the path; its picture is read from a second opening, so that nothing of the first
             is passed over.
     """
-    kind = _PICTURES.get(stream_codec(stream))
+    kind = COVER_ENDINGS.get(stream_codec(stream))
     if kind is None or not Path(source).is_file():
         return None
     with open_container(source) as again:
@@ -146,9 +158,7 @@ class AudioConversion:
         assert isinstance(added, av.AudioStream)
         self.stream = added
         self._encoder = self.stream.codec_context
-        # PCM names no layout but only a count, which encoders refuse.
-        usual = _USUAL_LAYOUTS.get(layout.nb_channels, layout.name)
-        self._encoder.layout = usual if layout.name.endswith("channels") else layout.name
+        self._encoder.layout = _named_layout(layout)  # encoders refuse a mere count
         self._form: tuple[str, str, int] | None = None  # in which frames come
         self._resampler: av.AudioResampler | None = None  # from that form to the encoder's
         self._framer: av.AudioResampler | None = None  # to the encoder's number of samples

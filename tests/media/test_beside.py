@@ -1,7 +1,6 @@
 """What strangers' files hold beside the picture: carried, converted, or named with a way out."""
 
 import itertools
-import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -200,39 +199,6 @@ def test_y4m_tells_the_rate_of_the_source(tmp_path: Path) -> None:
     through(make_clip(tmp_path / "in.mkv"), tmp_path / "out.y4m")
     with av.open(str(tmp_path / "out.y4m")) as made:
         assert made.streams.video[0].average_rate == 25
-
-
-REMEDIES: dict[str, dict[str, Any]] = {
-    "-c:a aac": {"audio_codec": "aac"},
-    "-c:a pcm_s16le": {"audio_codec": "pcm_s16le"},
-    "-an": {"reading": SourceOptions(audio=False)},
-    "--drop-unsupported": {"drop_unsupported": True},
-}
-
-
-@pytest.mark.parametrize(
-    ("codec", "ending", "target"),
-    [
-        ("wmav2", "wmv", "mp4"),
-        ("adpcm_ms", "avi", "mp4"),
-        ("pcm_bluray", "m2ts", "ts"),
-    ],
-)
-def test_every_remedy_that_is_named_works(
-    tmp_path: Path, codec: str, ending: str, target: str
-) -> None:
-    source = with_sound(
-        tmp_path / f"in.{ending}", codec, rate=44100 if codec[0] != "p" else 48000,
-        layout="stereo", bit_rate=64000,
-    )  # fmt: skip
-    with pytest.raises(MediaError, match="cannot hold stream #1") as refused:
-        through(source, tmp_path / f"out.{target}")
-    named = re.split(r", (?:or )?", str(refused.value).split("; give ")[1])
-    assert len(named) >= 3
-    for number, way in enumerate(named):
-        other = re.search(r"an? (\.\w+) target", way)
-        written = tmp_path / f"out{number}{other.group(1) if other else '.' + target}"
-        assert through(source, written, **({} if other else REMEDIES[way])).frames == 12
 
 
 def test_telemetry_beside_chapters_is_no_chapter_track(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """What FFmpeg knows of a stream and PyAV has no way to: read and written in FFmpeg's own memory.
 
-A last resort, for two things: the aspect ratio that the muxers of Matroska, NUT and AVI ask the
-stream for, and not the codec; and which side data came with a stream. PyAV's object holds a pointer
-to FFmpeg's, whose first fields are compared with what PyAV tells of the same stream before anything
-is believed: https://github.com/PyAV-Org/PyAV/blob/main/av/stream.pxd
+A last resort, for a few things: the aspect ratio that the muxers of Matroska, NUT and AVI ask the
+stream for, and not the codec; the tag of a copied codec; which side data came with a stream; which
+codec it has now. PyAV's object holds a pointer to FFmpeg's, whose first fields are compared with
+what PyAV tells of the same stream before anything is believed:
+https://github.com/PyAV-Org/PyAV/blob/main/av/stream.pxd
 """
 
 from __future__ import annotations
@@ -87,6 +88,13 @@ def set_aspect_ratio(stream: av.VideoStream, ratio: Fraction) -> bool:
         return False
     inner.aspect[0], inner.aspect[1] = ratio.numerator, ratio.denominator
     return True
+
+
+def forget_codec_tag(stream: av.stream.Stream) -> None:
+    """Let a muxer choose the tag of a copied stream's codec, since each container has its own."""
+    inner = _inner(stream)
+    if inner is not None and inner.parameters:
+        inner.parameters.contents.codec_tag = 0
 
 
 def side_data_kinds(stream: av.stream.Stream) -> set[int]:
