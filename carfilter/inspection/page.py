@@ -90,10 +90,9 @@ def _shown(look: Look, options: InspectOptions) -> list[Shown]:
     model = load_model(options.weights)
     video = look.inspection.video
     restorer = Restorer(
-        model.network,
+        model,
         RestoreOptions(device=options.device, precision=options.precision),
         (video.height, video.width),
-        model.int8_ranges,
     )
     return list(shown_pictures(look.inspection.path, look.packets, look.seen, restorer))
 

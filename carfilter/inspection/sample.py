@@ -58,7 +58,8 @@ class Sample:
         self._last: tuple[int, Luma] | None = None
         self._place = 0
         self._qp_sums: dict[str, npt.NDArray[np.float64]] = defaultdict(lambda: np.zeros(3))
-        self._thumbs: dict[int, tuple[Thumb, Thumb]] = {}  # first and last of each run
+        self._thumbs: list[tuple[Thumb, Thumb]] = []  # first and last of each finished run
+        self._first: Thumb | None = None  # of the run that is seen
         self._beyond = 0.0
         self._details: list[float] = []
         self._colour = Colour("", "", "", "", "")
@@ -83,7 +84,9 @@ class Sample:
             )
         self._interlaced += frame.interlaced_frame
         self._note_range(luma, depth)
-        self._note_thumb(sampled.run, _thumb(luma))
+        if self._place == 0:
+            self._end_run()
+            self._first = _thumb(luma)
         self._keep(sampled, luma, depth)
         if not self.seen:
             self._colour = _tags(frame)
@@ -122,9 +125,12 @@ class Sample:
         some, unit = luma[::8, ::8], 1 << (depth - 8)
         self._beyond += float(((some < 16 * unit) | (some > 235 * unit)).mean())
 
-    def _note_thumb(self, run: int, thumb: Thumb) -> None:
-        first = self._thumbs[run][0] if run in self._thumbs else thumb
-        self._thumbs[run] = (first, thumb)
+    def _end_run(self) -> None:
+        """Keep what a run began and ended with."""
+        if self._first is not None and self._last is not None:
+            last = self._first if self.seen[-1].place == 0 else _thumb(self._last[1])
+            self._thumbs.append((self._first, last))
+        self._first = None
 
     def _probe(self, luma: Luma, depth: int, qp: float) -> None:
         if len(self._details) < _PROBED and _FINEST <= qp <= _COARSEST:
@@ -175,7 +181,8 @@ class Sample:
     def _is_fixed(self) -> bool | None:
         """Compare the details of pictures that lie far apart: what a fixed camera sees in the
         background stays at its place, whatever the light does."""
-        runs = [self._thumbs[run] for run in sorted(self._thumbs)]
+        self._end_run()
+        runs = self._thumbs
         pairs = [(a[0], b[0]) for a, b in pairwise(runs)] or runs
         alike = [_likeness(a, b) for a, b in pairs if a is not b and a.shape == b.shape]
         known = [value for value in alike if value is not None]

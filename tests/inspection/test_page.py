@@ -1,12 +1,15 @@
 """The page of a file works in a real browser: by mouse, by keyboard, and on paper."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from carfilter.commands.inspect import carfilter_inspect
+from carfilter.restore.int8.rows import compiled_kind
 from clips import make_clip, tiny_weights
 
 
@@ -19,6 +22,19 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = [str(clip), "--html", str(target), "--weights", str(tiny_weights(folder / "t.pt"))]
     assert CliRunner().invoke(carfilter_inspect, given).exit_code == 0
     return target
+
+
+@pytest.mark.skipif(compiled_kind() is None, reason="nothing is compiled for this CPU")
+def test_a_page_needs_no_torch(tmp_path: Path) -> None:
+    clip, target = make_clip(tmp_path / "a.mp4"), tmp_path / "a.html"
+    code = (
+        "import sys; from carfilter.inspection import inspect, page; from pathlib import Path\n"
+        "options, target = inspect.InspectOptions(weights='fast', device='cpu'), sys.argv[2]\n"
+        "page.write_page(Path(target), inspect.look_at(sys.argv[1], options), options)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(clip), str(target)], check=True)
+    assert "<html" in target.read_text()
 
 
 @pytest.mark.browser
