@@ -68,11 +68,15 @@ def _down(share: float) -> float:
     return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
 
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def _chart(marks: str, seconds: float, low: float, high: float, unit: str, about: str) -> str:
     lines = []
     for share in (0.0, 0.5, 1.0):
         y = _down(share)
-        value = f"{low + share * (high - low):.3g}" + (f" {unit}" if share == 1.0 else "")
+        value = _number(low + share * (high - low)) + (f" {unit}" if share == 1.0 else "")
         lines.append(
             f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
             f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value}</text>'

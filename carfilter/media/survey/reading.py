@@ -29,6 +29,7 @@ _PLACES = 12  # runs of the sample, spread evenly over the bytes of the file
 _SAMPLED_PIXELS = 200 << 20  # about a hundred pictures of 1080p, a second or less of two cores
 _FEWEST, _MOST = 4, 60  # packets of a run
 _TIMED = 24  # packets of which decoding is timed
+_FAR_SECONDS = 10.0
 _NAN = float("nan")
 
 
@@ -75,9 +76,11 @@ class VideoPackets:
     @property
     def seconds(self) -> npt.NDArray[np.float64]:
         """Time of each packet: its pts, else its dts, else nan; of raw streams, which know none,
-        as they follow each other."""
+        as they follow each other. A pts far from its dts is damaged: pictures wait for a few others
+        only."""
         pts, dts = np.array(self.pts), np.array(self.dts)
-        known: npt.NDArray[np.float64] = np.where(np.isnan(pts), dts, pts)
+        is_wild = np.isnan(pts) | (np.abs(pts - dts) > _FAR_SECONDS)
+        known: npt.NDArray[np.float64] = np.where(is_wild, dts, pts)
         return np.arange(len(known), dtype=float) * self.step if np.isnan(known).all() else known
 
     def note(self, packet: av.Packet[Any], kind: str) -> None:
