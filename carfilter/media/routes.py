@@ -22,6 +22,7 @@ from carfilter.media.selection import is_picture
 from carfilter.media.streams import COVER_ENDINGS, add_attachment, add_copy, stream_codec
 
 _PCM = {"pcm_mulaw", "pcm_alaw", "pcm_bluray", "pcm_dvd", "s302m"}  # samples in a packing of theirs
+_UNKNOWN = "nobody knows what it is; FFmpeg leaves it out as well"
 _WHOLE = {"audio": "sound", "video": "picture"}
 # The MPEG-TS muxer takes anything and writes what it does not know as anonymous private data.
 _TS_HOLDS = {
@@ -100,7 +101,7 @@ def _dropped(stream: av.stream.Stream, note: str) -> Route:
 
 def _route(stream: av.stream.Stream, format_name: str, wanted: str | None) -> Route:
     if stream.type == "unknown":
-        return _dropped(stream, "nobody knows what it is; FFmpeg leaves it out as well")
+        return _dropped(stream, _UNKNOWN)
     if _is_silent(stream):
         return _dropped(stream, f"it is announced, but no {_WHOLE[stream.type]} in it was found")
     if wanted and wanted != "copy":
@@ -117,6 +118,8 @@ def _route(stream: av.stream.Stream, format_name: str, wanted: str | None) -> Ro
     for codec in () if wanted == "copy" else _usual_conversions(stream):
         if _can_encode(format_name, codec):
             return Route(stream, "convert", codec)
+    if stream.type == "data" and not _kind(stream)[1] and wanted != "copy":
+        return _dropped(stream, _UNKNOWN)
     return Route(stream, "refuse")
 
 

@@ -181,8 +181,9 @@ class Source:
                 if packet.size and cut.keeps_packet(packet):
                     yield packet
             if cut.is_past(packet):
-                return
-        yield from self._frames(None, cut, times)
+                break
+        else:
+            yield from self._frames(None, cut, times)
         for pts in self._decoder.vanished():
             if cut.holds(pts * self.time_base):
                 self._count_damage("damaged (a picture is missing)")

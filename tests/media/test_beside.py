@@ -1,6 +1,7 @@
 """What strangers' files hold beside the picture: carried, converted, or named with a way out."""
 
 import itertools
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from av.sidedata.sidedata import Type
 
 from carfilter import filter_video
 from carfilter.errors import MediaError
@@ -231,10 +231,58 @@ def test_telemetry_beside_chapters_is_no_chapter_track(tmp_path: Path) -> None:
     ]
 
 
-def test_side_data_that_pyav_has_no_name_for_is_passed_over() -> None:
-    assert Type(6).name == "DISPLAYMATRIX"
-    assert Type(4711).value == 4711
-    assert "UNNAMED" in Type(4711).name
+def box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def with_box(path: Path, added: bytes) -> Path:
+    """Put a box behind what an MP4 says of its H.264; its index has to lie behind its pictures."""
+    data, at, within = bytearray(path.read_bytes()), 0, []
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+        at = data.index(kind, at) - 4
+        within.append(at)
+        at += 8
+    end = within[-1] + struct.unpack_from(">I", data, within[-1])[0]
+    for start in within:
+        size = struct.unpack_from(">I", data, start)[0] + len(added)
+        struct.pack_into(">I", data, start, size)
+    path.write_bytes(data[:end] + added + data[end:])
+    return path
+
+
+SPHERE = box(b"sv3d", box(b"svhd", bytes(5)) + box(
+    b"proj", box(b"prhd", bytes(16)) + box(b"equi", bytes(20))
+))  # fmt: skip
+BESIDE = {
+    "360-degree projection": SPHERE,
+    "stereo 3D": box(b"st3d", bytes(4) + b"\1"),
+    "cropping": box(b"clap", struct.pack(">8I", 32, 1, 48, 1, 0, 1, 0, 1)),
+    "stereo 3D and 360-degree projection": SPHERE + box(b"st3d", bytes(4) + b"\2"),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("ending", ["mkv", "mp4"])
+def test_what_stands_beside_the_picture_and_is_not_carried_is_named(
+    tmp_path: Path, name: str, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = with_box(make_clip(tmp_path / "in.mp4"), BESIDE[name])
+    run = through(source, tmp_path / f"out.{ending}")
+    assert run.frames == 12
+    assert f"the source's {name} metadata is not carried into the result" in caplog.text
+
+
+def test_side_data_that_pyav_has_no_name_for_is_passed_over(tmp_path: Path) -> None:
+    """Exif in each picture, by which FFmpeg 8 gives its frame kind 31."""
+    source = make_clip(tmp_path / "in.mjpeg", codec="mjpeg", pix_fmt="yuvj420p")
+    tiff = b"II*\0" + struct.pack("<IHHHI4sI", 8, 1, 0x10E, 2, 3, b"abc\0", 0)
+    exif = b"\xff\xe1" + struct.pack(">H", 8 + len(tiff)) + b"Exif\0\0" + tiff
+    source.write_bytes(source.read_bytes().replace(b"\xff\xd8", b"\xff\xd8" + exif))
+    with av.open(str(source)) as container:
+        (data,) = next(container.decode(video=0)).side_data
+        assert "UNNAMED" in data.type.name
+    run = through(source, tmp_path / "out.mkv")
+    assert (run.frames, run.damaged) == (12, 0)
 
 
 @pytest.mark.parametrize("second", ["mpeg2video", "libx265", "mpeg4"])

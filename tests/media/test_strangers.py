@@ -86,6 +86,15 @@ def test_what_stands_before_the_first_key_frame_is_kept_and_counted(tmp_path: Pa
     assert run.damaged == 14
 
 
+@pytest.mark.parametrize("end", [None, 0.8])
+def test_pictures_that_vanish_before_a_cut_are_counted(tmp_path: Path, end: float | None) -> None:
+    """The decoder passes over what refers to pictures that an empty packet stands for."""
+    clip = make_clip(tmp_path / "clip.mkv", frames=40, options={"g": "15", "sc_threshold": "0"})
+    source = remuxed(clip, tmp_path / "in.nut", lambda n, p: empty(p) if n in (5, 6) else p)
+    run = through(source, tmp_path / "out.mkv", SourceOptions(end_seconds=end))
+    assert run.frames + run.damaged == (20 if end else 40) - 2
+
+
 @pytest.mark.parametrize("threads", [1, 2, 16])
 def test_a_file_cut_off_gives_its_last_whole_pictures(tmp_path: Path, threads: int) -> None:
     options = {**X265, "x265-params": "log-level=none:keyint=10:min-keyint=10:bframes=2"}
