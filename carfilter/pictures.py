@@ -12,6 +12,10 @@ Luma = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 QpMap = npt.NDArray[np.int16]
 Blocks = npt.NDArray[np.bool_]
 
+Motion = tuple[npt.NDArray[np.int16] | None, npt.NDArray[np.int16] | None]
+"""Where each block lies in the pictures before and after; see restore.motion.arrays.Field. None is
+where it is, or not known."""
+
 MACROBLOCK = 16
 ASSUMED_QP = 26
 """Taken where a decoder tells no QP: so fine that good video comes to little harm."""
@@ -30,6 +34,7 @@ class Picture:
     # Macroblocks [ceil(H/16), ceil(W/16)] that differ from the picture before, by reuse.settle();
     # None where that is not known, or there is none to compare with.
     changed: Blocks | None = None
+    motion: Motion = (None, None)
     # Other pictures of the scene, for a multi-frame network; see carfilter.restore.references
     references: tuple["Picture | None", ...] = ()
 

@@ -74,18 +74,23 @@ class _Window:
             # Past pictures go without their own references, or none would ever be let go.
             self.past.append(seen)
             _forget(self.past)
-            yield replace(seen.picture, references=references)
+            motion = self._scene.around(seen.number) if _moves(seen.picture) else (None, None)
+            yield replace(seen.picture, references=references, motion=motion)
             self._scene.forget([one.number for one in (*self.past, *self.waiting)])
 
     def _moved(self, seen: _Seen, other: _Seen) -> Picture:
         """Return a reference moved to where the picture shows the same."""
-        picture, reference = seen.picture, other.picture
-        # The lines of an interlaced picture belong to two moments; what did not change at all
-        # keeps its result and is not looked at.
-        unchanged = picture.changed is not None and not picture.changed.any()
-        if unchanged or picture.interlaced or reference.interlaced:
+        reference = other.picture
+        if not _moves(seen.picture) or reference.interlaced:
             return reference
         return replace(reference, luma=self._scene.moved(seen.number, other.number))
+
+
+def _moves(picture: Picture) -> bool:
+    # The lines of an interlaced picture belong to two moments; what did not change at all keeps
+    # its result and is not looked at.
+    unchanged = picture.changed is not None and not picture.changed.any()
+    return not (unchanged or picture.interlaced)
 
 
 def _ready(waiting: deque[_Seen], lookahead: int, most_bytes: int) -> int:

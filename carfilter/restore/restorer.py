@@ -12,9 +12,10 @@ from carfilter.pictures import Luma, Picture, split_fields, weave, with_qp
 from carfilter.prefetch import Prefetch
 from carfilter.restore.door import open_engine
 from carfilter.restore.engine import RestoreOptions
+from carfilter.restore.follow import followed
 from carfilter.restore.references import with_references
 from carfilter.restore.reuse import Reuse, settle
-from carfilter.restore.steady import Noted, keep_unchanged, settle_noting, steadied
+from carfilter.restore.steady import Noted, keep_unchanged, noting, steadied
 from carfilter.restore.weights import Model
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ _AHEAD_BYTES = 64 << 20  # of restored pictures that wait to be averaged
 class Restorer:
     """Restore a stream of pictures.
 
-    Results come at most `lookahead` pictures late, half as many more where they are averaged over
-    time, plus batching.
+    Results come at most `lookahead` pictures late, half as many and one more where they are
+    averaged over time, plus batching.
 
     Args:
         network: a loaded model; or a network that maps luma in [-1, 1] to the correction that is
@@ -119,16 +120,18 @@ class Restorer:
             yield from self._restore_frames(pictures)
             return
         noted: deque[Noted] = deque()
-        seen = with_references(settle_noting(pictures, noted), self.lookahead)
+        seen = noting(with_references(settle(pictures), self.lookahead), noted)
         kept = keep_unchanged(self._restore_frames(seen), noted)
         if not self.lookahead:
-            yield from steadied(kept, 0, self.strength, self.engine.planes())
+            planes = self.engine.planes()
+            yield from steadied(followed(kept, 0, self.strength), 0, self.strength, planes)
             return
         # Averages come out many at a time; the network goes on meanwhile.
         ahead = Prefetch(kept, self.lookahead // 2, _AHEAD_BYTES, lambda one: one.luma.nbytes)
         try:
             planes = self.engine.planes()
-            yield from steadied(ahead, self.lookahead // 2, self.strength, planes)
+            steady = followed(ahead, self.lookahead, self.strength)
+            yield from steadied(steady, self.lookahead // 2, self.strength, planes)
         finally:
             ahead.close()
 

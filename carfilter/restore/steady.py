@@ -9,8 +9,9 @@ behind slow changes. That is a recursive filter along time, whose weights fall w
 on the way as those of Gastal & Oliveira do along lines, "Domain Transform for Edge-Aware Image and
 Video Processing", SIGGRAPH 2011, section 5.
 
-A camera counts as fixed as far as its encoder skips macroblocks. Moving cameras are not averaged,
-nor is good video, which has little error to lose, nor video of unknown QP, which may be good.
+A camera counts as fixed as far as its encoder skips macroblocks. Moving cameras are not averaged
+here (carfilter.restore.follow has what moves), nor is good video, which has little error to lose,
+nor video of unknown QP, which may be good.
 """
 
 import math
@@ -20,9 +21,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from carfilter.pictures import Blocks, Luma, Picture
+from carfilter.pictures import Blocks, Luma, Motion, Picture
 from carfilter.restore.planes import Averaging, CpuPlanes, Linked, kept
-from carfilter.restore.reuse import settle
 
 # The share of a pixel that goes on to the next picture where nothing changed, and the levels by
 # which the 3x3 pixels around differ, the nearer ones weighing more, where 1/e of that share does.
@@ -45,6 +45,7 @@ class Noted:
     depth: int  # bits of a sample
     changed: Blocks | None  # macroblocks that differ from the picture before; None is unknown
     qp: float | None  # mean; None is unknown
+    motion: Motion
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +56,15 @@ class Restored:
     depth: int = 8  # bits of a sample
     still: float | None = None  # share of macroblocks that did not change; None is unknown
     qp: float | None = None  # mean; None is unknown
+    motion: Motion = (None, None)
 
 
-def settle_noting(pictures: Iterable[Picture], noted: deque[Noted]) -> Iterator[Picture]:
-    """Yield what settle() yields, and append to `noted` what keep_unchanged() needs of each."""
-    for picture in settle(pictures):
+def noting(pictures: Iterable[Picture], noted: deque[Noted]) -> Iterator[Picture]:
+    """Yield the pictures, and append to `noted` what keep_unchanged() needs of each."""
+    for picture in pictures:
         qp = picture.qp
         mean = None if qp is None or picture.qp_assumed else float(qp.mean())
-        noted.append(Noted(picture.depth, picture.changed, mean))
+        noted.append(Noted(picture.depth, picture.changed, mean, picture.motion))
         yield picture
 
 
@@ -81,7 +83,7 @@ def keep_unchanged(planes: Iterable[Luma], noted: deque[Noted]) -> Iterator[Rest
             still = 1.0 - float(changed.mean())
         else:
             last = plane
-        yield Restored(last, note.depth, still, note.qp)
+        yield Restored(last, note.depth, still, note.qp, note.motion)
 
 
 class _Scene:

@@ -298,7 +298,8 @@ EXPORTED void carfilter_motion_halve(const uint8_t *pixels, int32_t height, int3
 typedef struct {
     const void *picture, *reference; // [H, W]
     const int16_t *field;            // [ceil(H/4), columns, 2]
-    const uint8_t *moving, *near;    // blocks that do, and those beside them, [.., columns]
+    uint8_t *moving;                 // blocks that do, [.., columns]; in the end those that stay so
+    const uint8_t *near;             // and those beside them
     const int16_t (*filters)[TAPS];
     int32_t height, width, columns, most, less;
 } Move;

@@ -77,26 +77,25 @@ static void NAMED(move_row)(const Move *of, int row, SAMPLE *moved, int32_t *bef
 }
 
 // Fill `moved` with the reference, [H, W], its blocks moved where that makes them like the
-// picture; return how many are.
-EXPORTED int32_t NAMED(carfilter_motion_move)(const Move *of, int32_t *sums, SAMPLE *moved)
+// picture, and `moving` with which ones are.
+EXPORTED void NAMED(carfilter_motion_follow)(const Move *of, int32_t *sums, SAMPLE *moved)
 {
     const int rows = (of->height + BLOCK - 1) / BLOCK, columns = of->columns;
-    int32_t *before = sums, *after = sums + (intptr_t)rows * columns, count = 0;
+    int32_t *before = sums, *after = sums + (intptr_t)rows * columns;
     memcpy(moved, of->reference, (size_t)of->height * (size_t)of->width * sizeof(SAMPLE));
     for (int row = 0; row < rows; row++)
         NAMED(move_row)(of, row, moved, before + (intptr_t)row * columns,
                        after + (intptr_t)row * columns);
     for (int row = 0; row < rows; row++) {
-        const uint8_t *moving = of->moving + (intptr_t)row * columns;
+        uint8_t *moving = of->moving + (intptr_t)row * columns;
         const int high = of->height - row * BLOCK < BLOCK ? of->height - row * BLOCK : BLOCK;
         for (int column = 0; column < columns; column++) {
             if (!moving[column])
                 continue;
             const int64_t as_it_is = around(before, row, column, rows, columns);
-            if (5 * around(after, row, column, rows, columns) < 4 * as_it_is - of->less) {
-                count++;
+            if (5 * around(after, row, column, rows, columns) < 4 * as_it_is - of->less)
                 continue;
-            }
+            moving[column] = 0;
             const int left = of->width - column * BLOCK, wide = left < BLOCK ? left : BLOCK;
             const intptr_t at = (intptr_t)row * BLOCK * of->width + column * BLOCK;
             for (int i = 0; i < high; i++)
@@ -105,5 +104,4 @@ EXPORTED int32_t NAMED(carfilter_motion_move)(const Move *of, int32_t *sums, SAM
                        (size_t)wide * sizeof(SAMPLE));
         }
     }
-    return count;
 }

@@ -56,7 +56,7 @@ def library() -> ctypes.CDLL | None:
     """Return the library with motion.c, or None where there is none for this CPU."""
     libraries = map(load_library, usable_kinds())
     found = next((one for one in libraries if one is not None), None)
-    return found if hasattr(found, "carfilter_motion_differing") else None
+    return found if hasattr(found, "carfilter_motion_follow8") else None
 
 
 def _at(array: npt.NDArray[Any] | None) -> ctypes.c_void_p:
@@ -138,11 +138,11 @@ def blend(vectors: Vectors, errors: Errors, scale: float) -> Vectors:
 
 def move(
     picture: Any, other: Any, field: Field, filters: Filters, depth: int, less: int
-) -> tuple[Any, int]:
+) -> tuple[Any, Marks]:
     """Return another picture [H, W], its blocks moved where that makes it like the picture.
 
     That is where the 3x3 blocks around, moved, differ by less than 4/5 of what they differed by,
-    less `less`/5. And how many blocks are moved.
+    less `less`/5. And which blocks are moved.
     """
     code, most = library(), (1 << depth) - 1
     if code is None:
@@ -152,5 +152,6 @@ def move(
     given = (picture, other, field, moving, grown(moving), filters)
     of = _Move(*(one.ctypes.data for one in given), *other.shape, field.shape[1], most, less)
     moved, sums = np.empty_like(other), np.empty((2, *moving.shape), np.int32)
-    run = getattr(code, f"carfilter_motion_move{8 * other.itemsize}")
-    return moved, run(ctypes.byref(of), _at(sums), _at(moved))
+    run = getattr(code, f"carfilter_motion_follow{8 * other.itemsize}")
+    run(ctypes.byref(of), _at(sums), _at(moved))
+    return moved, moving

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from carfilter.pictures import Luma
-from carfilter.restore.motion.arrays import BLOCK, STEPS, Field, Filters
+from carfilter.restore.motion.arrays import BLOCK, STEPS, Field, Filters, Marks
 from carfilter.restore.motion.kernels import move
 
 _LESS = 0.3  # levels a pixel by which a moved block is to be better, besides 4/5
@@ -32,14 +32,16 @@ def _filters() -> Filters:
 _FILTERS = _filters()
 
 
-def moved_where_better(picture: Luma, other: Luma, field: Field | None, depth: int) -> Luma:
+def moved_where_better(
+    picture: Luma, other: Luma, field: Field | None, depth: int
+) -> tuple[Luma, Marks | None]:
     """Return another picture [H, W], its blocks moved where that makes it like the picture.
 
     A fixed camera's picture is best left as it is: there the gate holds. `field` is None where
-    nothing moves.
+    nothing moves. And which blocks are moved; None is none.
     """
     if field is None:
-        return other
+        return other, None
     less = round(5 * _LESS * _AROUND * (1 << (depth - 8)))
-    moved, count = move(picture, other, field, _FILTERS, depth, less)
-    return moved if count else other
+    moved, which = move(picture, other, field, _FILTERS, depth, less)
+    return (moved, which) if which.any() else (other, None)

@@ -182,14 +182,14 @@ def _neighbour(quads: _Integers, beside: bool) -> tuple[_Integers, _Integers]:
 
 def move(
     picture: Any, other: Any, field: Field, filters: Filters, most: int, less: int
-) -> tuple[Any, int]:
+) -> tuple[Any, Marks]:
     """See kernels.move()."""
     moved = _moved(other, field, filters, most)
     before, after = (_around(_apart(picture, one)) for one in (other, moved))
-    better = field.any(2) & (5 * after < 4 * before - less)
+    better: Marks = field.any(2) & (5 * after < 4 * before - less)
     height, width = other.shape
     wide = better.repeat(BLOCK, 0)[:height].repeat(BLOCK, 1)[:, :width]
-    return np.where(wide, moved, other), int(better.sum())
+    return np.where(wide, moved, other), better
 
 
 def _moved(other: Any, field: Field, filters: Filters, most: int) -> Any:

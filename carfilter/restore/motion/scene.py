@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from carfilter.pictures import Luma
+from carfilter.pictures import Luma, Motion
 from carfilter.restore.motion.arrays import Field, Level
 from carfilter.restore.motion.flow import composed, estimate, pyramid
 from carfilter.restore.motion.move import moved_where_better
@@ -35,7 +35,14 @@ class Scene:
     def moved(self, number: int, other: int) -> Luma:
         """Return another picture moved to where this one shows the same."""
         field = self.field(number, other)
-        return moved_where_better(self._lumas[number], self._lumas[other], field, self._depth)
+        lumas = self._lumas[number], self._lumas[other]
+        return moved_where_better(*lumas, field, self._depth)[0]
+
+    def around(self, number: int) -> Motion:
+        """Return where the blocks of a picture lie in the one before and the one after."""
+        beside = [other if other in self._lumas else None for other in (number - 1, number + 1)]
+        before, after = (None if one is None else self.field(number, one) for one in beside)
+        return before, after
 
     def field(self, number: int, other: int) -> Field | None:
         """Return where each block of a picture lies in another one; None: all at its place."""
