@@ -101,11 +101,12 @@ def _on_damage(seen: Inspection) -> Iterator[Finding]:
 def _on_time(seen: Inspection) -> Iterator[Finding]:
     times = seen.times
     if times.jumps and times.first_jump:
+        first = "first " if times.jumps > 1 else ""
         at, by = times.first_jump
         yield Finding(
             WARNING,
-            f"its clock jumps {_times(times.jumps)}, first by {by:+.1f} s at {clock(at)}: the times"
-            " will go on without a gap",
+            f"its clock jumps {_times(times.jumps)}, {first}by {by:+.1f} s at {clock(at)}: the"
+            " times will go on without a gap",
         )
     if times.gaps:
         shown = ", ".join(
