@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import pickle
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -159,8 +160,11 @@ def save_weights(
 ) -> None:
     """Write a checkpoint (.pt or .safetensors by the ending), under a temporary name first.
 
+    The weights are stored in half precision, and their int8 form is made of what then is stored.
     `training` and `scores` hold plain numbers, strings, lists and dictionaries.
     """
+    import torch
+
     from carfilter.restore.network import config_of
 
     about = {
@@ -172,7 +176,8 @@ def save_weights(
         "int8_ranges": int8_ranges,
     }
     weights = {
-        key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()
+        key: value.detach().cpu().to(torch.float16).contiguous()
+        for key, value in network.state_dict().items()
     }
     with written_whole(path) as part:
         if path.suffix == ".safetensors":
@@ -180,10 +185,10 @@ def save_weights(
 
             save_file(weights, part, metadata={"carfilter": json.dumps(about)})
         else:
-            import torch
-
             torch.save({**about, "weights": weights}, part)
-            int8 = Model(network, "", "", int8_ranges=int8_ranges).int8
+            stored = deepcopy(network).cpu()
+            stored.load_state_dict(weights)
+            int8 = Model(stored, "", "", int8_ranges=int8_ranges).int8
             if int8 is not None:
                 add_quantised(part, int8)
 

@@ -34,7 +34,7 @@ def small() -> Fast:
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path, ending: str) -> None:
-    network, path = small(), tmp_path / f"mine{ending}"
+    network, path = small().half().float(), tmp_path / f"mine{ending}"  # as they are stored
     save_weights(path, network, {"steps": 3, "loss": "mse"}, {"35": 0.31})
     model = load_weights(path)
     assert model.name == "mine"
@@ -43,6 +43,19 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path, ending: str) ->
     picture = torch.rand(1, 1, 8, 8)
     assert torch.equal(model.network(picture), network(picture))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_weights_take_two_bytes_each_and_are_read_in_full_precision(
+    tmp_path: Path, ending: str
+) -> None:
+    network, path = Fast(FastConfig()), tmp_path / f"mine{ending}"
+    save_weights(path, network)
+    assert path.stat().st_size < 2.2 * sum(p.numel() for p in network.parameters())
+    read = load_weights(path).network
+    assert {p.dtype for p in read.parameters()} == {torch.float32}
+    assert torch.allclose(read.head.weight, network.head.weight, rtol=1e-3, atol=1e-6)
+    assert network.head.weight.dtype == torch.float32  # the one that was saved stays as it is
 
 
 @pytest.mark.parametrize("in_zip", [True, False])

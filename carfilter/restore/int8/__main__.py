@@ -8,7 +8,7 @@ from carfilter.restore.weights import load_weights, save_weights
 
 
 def main() -> None:
-    """Do so with each of them that was calibrated; its weights stay as they are."""
+    """Do so with each of them that was calibrated; its weights come out in half precision."""
     for path in map(Path, sys.argv[1:]):
         try:
             model = load_weights(path)
