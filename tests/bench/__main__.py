@@ -10,6 +10,7 @@ reuse     what is saved on quiet footage, and what looking for it costs on the c
 scaling   the network's time against resolution, cores and batch
 idle      on CUDA: for how much of the time no kernel runs while the network is the bottleneck
 beside    what the CPU does beside a network on a card that costs nothing, for `best`
+motion    the estimator of motion beside OpenCV's DIS, on the clips given
 convolution  one of car's, with what follows it apart and fused
 length    the whole tool's time and memory against the length of the clip
 
@@ -49,7 +50,7 @@ PARTS = (
     "scaling",
     "idle",
     "length",
-    *("convolution", "beside"),
+    *("convolution", "beside", "motion"),
 )
 SIZES = {"512": (512, 912), "1080": (1080, 1920)}
 TOY = {"toy": (64, 96)}  # to rehearse with
@@ -99,7 +100,9 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--size", choices=(*SIZES, *TOY, "both"), default="both")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--frames", type=int, default=0, help="of a clip")
-    parser.add_argument("--clip", type=Path, action="append", default=[], help="for reuse")
+    parser.add_argument(
+        "--clip", type=Path, action="append", default=[], help="for reuse and motion"
+    )
     parser.add_argument("--ffmpeg", default=find_ffmpeg(), help="program to compare with")
     parser.add_argument("--json", type=Path)
     return parser
@@ -150,6 +153,10 @@ def main() -> None:
     if "beside" in chosen:
         for size in sizes.values():
             keep(*beside.measure(size, given.frames or 100))
+    if "motion" in chosen:
+        from . import motion  # needs PyAV and OpenCV
+
+        keep(*motion.measure(given.clip, given.runs, given.frames or 6))
     if "tool" in chosen:
         from . import tool  # needs PyAV
 
