@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from carfilter.commands.options import CONTEXT_SETTINGS, grouped, models
+from carfilter.commands.stdio import outlive_stderr
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
 from carfilter.process import prepare_process
@@ -53,6 +54,7 @@ def carfilter_inspect(inputs: tuple[Path, ...], **given: Any) -> None:
 
 def main() -> None:
     """Run the command; the one place where errors become exit codes."""
+    outlive_stderr()
     carfilter_inspect()
 
 

@@ -13,6 +13,7 @@ from cameras import COMMAND
 from clips import make_clip, read_content
 
 BATCH = [sys.executable, "-c", "from carfilter.commands.batch import main; main()"]
+INSPECT = [sys.executable, "-c", "from carfilter.commands.inspect import main; main()"]
 THROUGH = ["--strength", "0", "-preset", "ultrafast"]
 
 
@@ -29,6 +30,20 @@ def test_the_work_goes_on_when_nobody_reads_stderr(tmp_path: Path, command: list
     os.close(writer)
     assert run.returncode == 0
     assert len(read_content(out).planes) == 60
+
+
+def test_an_inspection_goes_on_when_nobody_reads_stderr(tmp_path: Path) -> None:
+    bad, clip = tmp_path / "bad.mkv", make_clip(tmp_path / "good.mkv", frames=30)
+    bad.write_bytes(b"no video")  # of which stderr would tell
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = [str(bad), str(clip), "--json", str(tmp_path / "found.json")]
+    run = subprocess.run(
+        [*INSPECT, *arguments], stderr=writer, stdout=subprocess.PIPE, timeout=120, check=False
+    )
+    os.close(writer)
+    assert run.returncode == 1
+    assert "good.mkv" in (tmp_path / "found.json").read_text()
 
 
 def test_streams_that_are_closed_get_one_sentence_and_never_the_media(tmp_path: Path) -> None:

@@ -320,3 +320,20 @@ def test_a_codec_that_changes_at_once_gives_what_follows_with_a_word(
     run = through(source, tmp_path / "out.mkv")
     assert run.frames == 25
     assert "its first pictures are of another codec than what follows" in caplog.text
+
+
+@pytest.mark.parametrize("size", [(71, 53), (71, 54), (70, 53)])
+def test_an_odd_side_that_libx264_refuses_is_named_and_the_remedies_work(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    source = make_clip(tmp_path / "in.mkv", codec="ffv1", size=size)
+    odd = " and ".join(n for n, side in zip(("width", "height"), size, strict=True) if side % 2)
+    with pytest.raises(MediaError, match=f"libx264 takes no odd {odd} with yuv420p") as refused:
+        through(source, tmp_path / "out.mp4")
+    assert "give -pix_fmt yuv444p, or -c:v ffv1 with an .mkv target, or crop" in str(refused.value)
+    through(source, tmp_path / "out.mp4", pix_fmt="yuv444p")
+    through(source, tmp_path / "out.mkv", video_codec="ffv1")
+    wanted = read_content(source)
+    assert equal_planes(read_content(tmp_path / "out.mkv").planes, wanted.planes)
+    for luma in read_content(tmp_path / "out.mp4").luma:
+        assert luma.shape == size[::-1]
