@@ -11,6 +11,7 @@ from torch import Tensor
 
 from carfilter.pictures import MACROBLOCK, Area, Luma, Picture, cut
 from carfilter.restore.network import QP_UNKNOWN
+from carfilter.restore.ring import Ring
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,16 @@ class Slot:
 
     Args:
         references: that go with each picture.
+        ring: of what was brought to the card before; only what it lacks is uploaded.
     """
 
     def __init__(
-        self, device: torch.device, batch: list[Picture], batch_size: int, references: int = 0
+        self,
+        device: torch.device,
+        batch: list[Picture],
+        batch_size: int,
+        references: int = 0,
+        ring: Ring | None = None,
     ) -> None:
         first = batch[0].luma
         self.cuda = device.type == "cuda"
@@ -78,12 +85,17 @@ class Slot:
         self.host_qp = torch.empty(qp_shape, dtype=torch.int8, pin_memory=self.cuda)
         self._restored: Tensor | None = None  # on a CPU: the network's own buffer, not a copy
         self._awaited: list[futures.Future[Tensor]] = []  # parts of it that others compute
+        self.ring = ring
+        self._new: list[int] = []  # places in the ring of the planes that wait in `host`
+        self._order = torch.empty(shape[:2], dtype=torch.int64, pin_memory=self.cuda)
         if self.cuda:
             out_shape = (batch_size, *size)
             self.host_out = torch.empty(out_shape, dtype=self.dtype, pin_memory=True)
+            self.device_out = torch.empty(out_shape, dtype=self.dtype, device=device)
+            if ring is not None:
+                self._device_order = torch.empty(shape[:2], dtype=torch.int64, device=device)
             self.device_luma = torch.empty(shape, dtype=self.dtype, device=device)
             self.device_qp = torch.empty(qp_shape, dtype=torch.int8, device=device)
-            self.device_out = torch.empty(out_shape, dtype=self.dtype, device=device)
             self.upload_stream, self.compute_stream, self.download_stream = _streams(device)
             new_event: Any = torch.cuda.Event  # torch does not type its constructor
             self.uploaded, self.computed, self.downloaded = new_event(), new_event(), new_event()
@@ -103,13 +115,25 @@ class Slot:
         seen = [p for picture in batch for p in (picture, *picture.references) if p is not None]
         self.knows_qp = with_qp and any(picture.qp is not None for picture in seen)
         luma, qp = self.host.numpy(), self.host_qp.numpy()
+        self._new.clear()
         for i, picture in enumerate(batch):
             others = picture.references or (None,) * self.references
             for j, other in enumerate((picture, *others)[: 1 + self.references]):
                 shown = picture if other is None else other
-                np.copyto(luma[i, j], shown.luma.view(luma.dtype))
+                self._fill_plane(luma, (i, j), shown.luma)
                 if self.knows_qp:
                     qp[i, j] = QP_UNKNOWN if shown.qp is None else shown.qp
+
+    def _fill_plane(self, host: Any, at: tuple[int, int], luma: Luma) -> None:
+        if self.ring is None:
+            np.copyto(host[at], luma.view(host.dtype))
+            return
+        place, is_new = self.ring.place(luma)
+        if is_new:
+            waiting = host.reshape(-1, *luma.shape)[len(self._new)]
+            np.copyto(waiting, luma.view(host.dtype))
+            self._new.append(place)
+        self._order[at] = place
 
     def inputs(self) -> Inputs:
         """Return what was filled in, where the network runs."""
@@ -137,10 +161,22 @@ class Slot:
         """Start the copy to the GPU; `uploaded` tells when it is done."""
         n = self.count
         with torch.cuda.stream(self.upload_stream):
-            self.device_luma[:n].copy_(self.host[:n], non_blocking=True)
+            if self.ring is None:
+                self.device_luma[:n].copy_(self.host[:n], non_blocking=True)
+            else:
+                self._upload_new(self.ring)
             if self.knows_qp:
                 self.device_qp[:n].copy_(self.host_qp[:n], non_blocking=True)
             self.uploaded.record(self.upload_stream)
+
+    def _upload_new(self, ring: Ring) -> None:
+        """Bring to the ring what it lacks; all batches do so, and read it, in this one stream."""
+        for place, plane in zip(self._new, self.host.flatten(0, 1), strict=False):
+            ring.planes[place].copy_(plane, non_blocking=True)
+        n = self.count
+        self._device_order[:n].copy_(self._order[:n], non_blocking=True)
+        wanted, planes = self._device_order[:n].flatten(), self.device_luma[:n].flatten(0, 1)
+        torch.index_select(ring.planes, 0, wanted, out=planes)
 
     def download(self) -> None:
         """Start the copy back as soon as the batch is computed."""

@@ -29,6 +29,7 @@ from carfilter.restore.int8.convolutions import Int8Fast, torch_is_exact
 from carfilter.restore.network import Car
 from carfilter.restore.planes import Averaging, CpuPlanes
 from carfilter.restore.reuse import Box
+from carfilter.restore.ring import Ring
 from carfilter.restore.samples import add, expand_qp, scaled
 from carfilter.restore.slots import Inputs, Slot
 from carfilter.restore.threads import Team, torch_threads
@@ -37,6 +38,7 @@ from carfilter.restore.weights import Model
 _CPU_LIVE_BYTES = 1 << 30  # above it a frame is cut into tiles, before the system swaps
 _MOST_SIDE_BY_SIDE = 4  # pictures; more cores than that work on each together
 _SMALLEST_TILE = 64
+_RING_SPARE = 8  # planes that stay on a card beyond those of a batch
 _SMALL_WORK = 10**8  # multiply-accumulates of a picture, about a millisecond of one core
 
 
@@ -84,6 +86,7 @@ class TorchEngine:
             self.batch_size = max(self.batch_size, self._team.members)
         self.tile = options.tile or self._default_tile(size)
         self.busy_seconds = 0.0
+        self._ring: Ring | None = None
         self._run: Callable[..., Tensor] = self._network
         if on_cuda and options.compile_after != math.inf:
             self._run = Compiling(moved, lambda: self.busy_seconds, options.compile_after)
@@ -183,6 +186,7 @@ class TorchEngine:
             for slot in slots:
                 with contextlib.suppress(RuntimeError, MemoryError):
                     slot.wait()
+            self._ring = None  # what was asked for may not have been brought there
 
     def _slot_for(self, batch: list[Picture], free: list[Slot]) -> Slot:
         """Take a free slot that fits, or make one, for a part of the batch if memory is short."""
@@ -193,7 +197,8 @@ class TorchEngine:
         free.clear()
         while True:
             try:
-                return Slot(self.device, batch, self.batch_size, self.references)
+                ring = self._ring_for(batch)
+                return Slot(self.device, batch, self.batch_size, self.references, ring)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -202,6 +207,18 @@ class TorchEngine:
                 raise self._full(f"one frame of {width}x{height}")
             self._release_memory()
             self.batch_size //= 2
+
+    def _ring_for(self, batch: list[Picture]) -> Ring | None:
+        """Return what holds the pictures of some batches on a card, where they help each other."""
+        if self.on_cpu or not self.references:
+            return None
+        luma = batch[0].luma
+        kind = torch.uint8 if luma.itemsize == 1 else torch.int16
+        count = self.batch_size * (1 + self.references) + _RING_SPARE
+        if self._ring is None or not self._ring.fits(count, luma.shape, kind):
+            self._ring = None  # before another one takes memory
+            self._ring = Ring(self.device, count, luma.shape, kind)
+        return self._ring
 
     def _submit(self, slot: Slot, batch: list[Picture], team: Team | None) -> None:
         """Start a batch; on CUDA and with a team this returns while it is still worked on."""

@@ -1,8 +1,8 @@
 """What the CPU does beside a network on a card: with one that costs nothing, the time of a frame.
 
-Pictures are settled, get their references, are copied into a batch's buffers with them and out
-again; unchanged macroblocks are kept; pictures go to be averaged and come back. What the card does
-of it is left out: its results are copies.
+Pictures are settled, get their references, are copied into a batch's buffers as far as the card
+lacks them, and out again; unchanged macroblocks are kept; pictures go to be averaged and come back.
+What the card does of it is left out: its results are copies.
 """
 
 from collections import deque
@@ -18,6 +18,7 @@ from carfilter.restore.batches import batches, default_batch
 from carfilter.restore.planes import Linked
 from carfilter.restore.restorer import RestoreOptions, Restorer
 from carfilter.restore.reuse import Box
+from carfilter.restore.ring import Ring
 from carfilter.restore.slots import Slot
 from carfilter.restore.weights import load_weights
 
@@ -53,8 +54,11 @@ class _Free:
     def restore(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
         for batch in batches(pictures, lambda: self.batch_size):
             cpu = torch.device("cpu")
-            slot = self._slot or Slot(cpu, batch, self.batch_size, self._references)
-            self._slot = slot
+            if self._slot is None:
+                count = self.batch_size * (1 + self._references) + 8
+                ring = Ring(cpu, count, batch[0].luma.shape, torch.uint8)
+                self._slot = Slot(cpu, batch, self.batch_size, self._references, ring)
+            slot = self._slot
             slot.fill(batch, with_qp=True)
             slot.store(slot.inputs().luma.clone())
             yield from slot.results()

@@ -31,6 +31,7 @@ class Card:
         self.capability = capability
         self.streams: list[Stream] = []
         self.convolutions: list[int] = []  # idents of the threads that called for one
+        self.waits: list[str] = []  # what made the host wait for the card, other than an event
         self.fail: Callable[[Any, tuple[Any, ...]], None] = lambda _func, _args: None
         self._random = random.Random(seed)
         self._here = threading.local()
@@ -85,6 +86,7 @@ class Stream:
 
     def __init__(self, _device: object = None) -> None:
         self.queue: deque[tuple[Event | None, int, Callable[[], object] | None]] = deque()
+        self.copied = 0  # bytes, without blocking
         self.card.streams.append(self)
 
     def wait_event(self, event: Event) -> None:
@@ -123,6 +125,11 @@ class _OnTheHost(TorchFunctionMode):
         if self.card.current is not None:
             assert func not in _READS, f"{func.__name__} waits for the card"
         self.card.fail(func, args)
+        given = kwargs or {}
+        if func is torch.Tensor.copy_ and given.get("non_blocking") and self.card.current:
+            self.card.current.copied += args[0].nbytes
+        if _waits(func, args, given):
+            self.card.waits.append(func.__name__)
         if func in (torch.conv2d, torch.nn.functional.conv2d):
             self.card.convolutions.append(threading.get_ident())
         kwargs = {key: _host(value) for key, value in (kwargs or {}).items()}
@@ -130,9 +137,19 @@ class _OnTheHost(TorchFunctionMode):
         return func(*map(_host, args), **kwargs)
 
 
+def _waits(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    to_card = any(_is_card(value) for value in (*args, *kwargs.values()))
+    if func is torch.Tensor.to:
+        return to_card and not kwargs.get("non_blocking")
+    return to_card and func in (torch.tensor, torch.as_tensor)
+
+
+def _is_card(value: Any) -> bool:
+    return isinstance(value, torch.device) and value.type == "cuda"
+
+
 def _host(value: Any) -> Any:
-    is_card = isinstance(value, torch.device) and value.type == "cuda"
-    return torch.device("cpu") if is_card or value == "cuda" else value
+    return torch.device("cpu") if _is_card(value) or value == "cuda" else value
 
 
 class _Late(TorchDispatchMode):
@@ -144,6 +161,8 @@ class _Late(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         kwargs, stream = kwargs or {}, self.card.current
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.card.waits.append("a value was read")
         if stream is None:
             return func(*args, **kwargs)
         assert func is not torch.ops.aten._local_scalar_dense.default, "reading waits for the card"
@@ -173,6 +192,12 @@ def _listed(made: Any) -> list[Any]:
     return list(made) if isinstance(made, tuple | list) else [made]
 
 
+def synchronize(card: Card) -> None:
+    """torch.cuda.synchronize()."""
+    card.waits.append("synchronize")
+    card.run_until(lambda: not card.left)
+
+
 @contextmanager
 def fake_card(
     monkeypatch: pytest.MonkeyPatch, seed: int = 0, capability: tuple[int, int] = (8, 0)
@@ -195,7 +220,7 @@ def fake_card(
         "Event": event_type,
         "stream": card.within,
         "current_stream": lambda _=None: card.current or default,
-        "synchronize": lambda _=None: card.run_until(lambda: not card.left),
+        "synchronize": lambda _=None: synchronize(card),
         "empty_cache": lambda: None,
     }
     for name, value in have.items():

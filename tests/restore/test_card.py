@@ -12,6 +12,7 @@ import torch
 from card.fake import Card, fake_card
 from carfilter.errors import DeviceError
 from carfilter.pictures import Picture
+from carfilter.restore import slots
 from carfilter.restore.card_planes import CardPlanes
 from carfilter.restore.devices import choose_device, choose_precision, training_precision
 from carfilter.restore.network import Network, build_network
@@ -94,6 +95,38 @@ def test_pictures_are_averaged_over_time_on_the_card_as_on_the_cpu(
         given = steadied(seen, lookahead, planes=CardPlanes(torch.device("cuda")))
         assert equal(list(given), wanted)
         assert not card.left
+
+
+def still_clip(count: int) -> list[Picture]:
+    """A fixed camera whose blocks are coded anew here and there."""
+    rng, luma, pictures = np.random.default_rng(5), clip(1)[0].luma, []
+    for i in range(count):
+        luma = luma.copy()
+        luma[16 * (i % 3) : 16 * (i % 3) + 16, :32] ^= 1
+        qp = rng.integers(34, 36, (4, 5)).astype(np.int16)
+        pictures.append(Picture(luma, qp=qp, frame_type=1 if i % 10 == 0 else 2))
+    return pictures
+
+
+def test_a_decoded_picture_crosses_the_bus_once_however_many_it_helps(card: Card) -> None:
+    pictures, network = still_clip(30), awake("best")
+    wanted = restored("cpu", network, pictures, batch_size=3)
+    assert equal(restored("cuda", network, pictures, batch_size=3), wanted)
+    up = slots._streams(torch.device("cuda"))[0]
+    luma_bytes = sum(one.luma.nbytes for one in pictures)
+    # QP maps, of the references too, and where planes lie go along.
+    assert luma_bytes <= up.copied <= 1.1 * luma_bytes
+    assert not card.left
+
+
+@pytest.mark.parametrize("name", ["fast", "best", "car"])
+def test_after_the_first_pictures_nothing_but_events_is_waited_for(card: Card, name: str) -> None:
+    options = RestoreOptions("cuda", "fp32", batch_size=2, compile_after=NEVER)
+    restorer = Restorer(awake(name), options, (50, 70))
+    list(restorer.restore(clip(4)))
+    card.waits.clear()
+    list(restorer.restore(clip(12)))
+    assert not card.waits
 
 
 def test_leaving_early_waits_for_what_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
