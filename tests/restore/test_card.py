@@ -13,6 +13,7 @@ from card.fake import Card, fake_card
 from carfilter.errors import DeviceError
 from carfilter.pictures import Picture
 from carfilter.restore import slots
+from carfilter.restore.batches import default_batch, fastest_batch
 from carfilter.restore.card_planes import CardPlanes
 from carfilter.restore.devices import choose_device, choose_precision, training_precision
 from carfilter.restore.network import Network, build_network
@@ -168,6 +169,29 @@ def test_the_callers_network_stays_as_it_is() -> None:
     network = awake("fast")
     Restorer(network, RestoreOptions("cuda", "fp32"), (50, 70))
     assert not network.head.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize("compile_after", [60.0, NEVER])
+def test_live_tries_no_convolutions_for_new_shapes(
+    monkeypatch: pytest.MonkeyPatch, compile_after: float
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", compile_after == NEVER)
+    Restorer(awake("fast"), RestoreOptions("cuda", compile_after=compile_after), (50, 70))
+    assert torch.backends.cudnn.benchmark == (compile_after != NEVER)
+
+
+def test_a_network_is_there_before_another_stream_reads_it(card: Card) -> None:
+    choose_device("cuda")
+    card.waits.clear()
+    Restorer(awake("fast"), RestoreOptions("cuda", "fp32"), (50, 70))
+    assert card.waits[-1] == "synchronize"
+
+
+def test_at_1080p_batches_down_to_one_are_measured() -> None:
+    tried: list[int] = []
+    fastest_batch(tried.append, default_batch("cuda", (1080, 1920)))
+    assert min(tried) == 1 < max(tried)
 
 
 class Full:
