@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from carfilter.errors import MediaError
 from carfilter.inspection.findings import find
-from carfilter.inspection.inspection import Filter, Inspection, Stream
+from carfilter.inspection.inspection import Filter, Inspection
 from carfilter.inspection.sample import Sample, Seen
 from carfilter.inspection.timing import coding_of, times_of
 from carfilter.media.opening import is_url
@@ -108,10 +108,7 @@ def _put_together(path: Path, survey: Survey, sample: Sample, tried: Filter | No
         container_seconds=duration / 1e6 if duration and duration > 0 else None,
         bit_rate=8 * survey.size / times.seconds if times.seconds > 0 else None,
         tags=dict(container.metadata),
-        streams=tuple(
-            Stream(**{f.name: getattr(stream, f.name) for f in fields(Stream)})
-            for stream in survey.streams
-        ),
+        streams=survey.streams,
         times=times,
         coding=coding_of(survey.video, times),
         qp=sample.qp,

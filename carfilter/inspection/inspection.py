@@ -9,30 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Stream:
-    """One stream; of a video, sizes and rates as the container says them, as in ffprobe."""
-
-    index: int
-    kind: str  # video, audio, subtitle, data, attachment
-    codec: str
-    profile: str
-    language: str
-    packets: int  # with data in them
-    bytes: int
-    sha256: str  # of its packets, as `ffmpeg -map 0 -c copy -copyinkf -f streamhash` has it
-    start_seconds: float | None
-    declared_seconds: float | None
-    time_base: Fraction
-    width: int = 0
-    height: int = 0
-    pix_fmt: str = ""
-    average_rate: Fraction | None = None
-    base_rate: Fraction | None = None  # ffprobe's r_frame_rate
-    sample_rate: int = 0
-    channels: int = 0
-    is_main: bool = False  # the video that carfilter restores; all else is copied
+from carfilter.media.survey.stream import Stream
 
 
 @dataclass(frozen=True)

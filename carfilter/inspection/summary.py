@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from carfilter.inspection.inspection import Filter, Inspection, Stream
+from carfilter.inspection.inspection import Filter, Inspection
+from carfilter.media.survey.stream import Stream
 from carfilter.pages.numbers import clock, duration_text, rate_text, size_text
 
 COLUMNS = ("file", "size", "length", "video", "QP", "camera", "changed by", "takes", "what matters")

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from carfilter.inspection.inspection import Coding, Times
-from carfilter.media.survey.reading import StreamSurvey, Survey, VideoPackets
+from carfilter.media.survey.reading import Survey, VideoPackets
+from carfilter.media.survey.stream import Stream
 
 RATE_STEPS = 120  # of the bit rate over time; fewer where a step would hold less than a picture
 _GAP_SECONDS, _GAP_PICTURES = 1.0, 4.0  # an interval longer than both is a hole
@@ -21,7 +22,7 @@ _ROUNDING = 0.00101
 _Floats = npt.NDArray[np.float64]
 
 
-def times_of(survey: Survey, video: StreamSurvey) -> Times:
+def times_of(survey: Survey, video: Stream) -> Times:
     """Return when the pictures come."""
     packets = survey.video
     given = packets.seconds

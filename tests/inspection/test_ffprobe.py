@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from carfilter.inspection.inspect import InspectOptions, inspect
-from carfilter.inspection.inspection import Inspection, Stream
+from carfilter.inspection.inspection import Inspection
+from carfilter.media.survey.stream import Stream
 from clips import make_clip
 
 WHOLE = InspectOptions(full=True, tries=False, hashes=False)

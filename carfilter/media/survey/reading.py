@@ -6,7 +6,6 @@ runs, each from a key frame on, while all of them pass by and are counted and ha
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from carfilter.media.frames import side_data
 from carfilter.media.options import SourceOptions
 from carfilter.media.source import Decoded, Source, open_source
 from carfilter.media.survey.picture_types import reader_of
+from carfilter.media.survey.stream import Contents, Stream, described
 from carfilter.media.ticks import as_fraction
 
 _PLACES = 12  # runs of the sample, spread evenly over the bytes of the file
@@ -31,31 +31,6 @@ _FEWEST, _MOST = 4, 60  # packets of a run
 _TIMED = 24  # packets of which decoding is timed
 _FAR_SECONDS = 10.0
 _NAN = float("nan")
-
-
-@dataclass
-class StreamSurvey:
-    """What one stream says of itself, and what its packets hold."""
-
-    index: int
-    kind: str  # video, audio, subtitle, data, attachment
-    codec: str  # FFmpeg's name; "unknown" where it has none
-    profile: str
-    language: str
-    time_base: Fraction
-    start_seconds: float | None
-    declared_seconds: float | None
-    width: int = 0
-    height: int = 0
-    pix_fmt: str = ""
-    average_rate: Fraction | None = None
-    base_rate: Fraction | None = None  # ffprobe's r_frame_rate
-    sample_rate: int = 0
-    channels: int = 0
-    is_main: bool = False  # the video that is restored
-    packets: int = 0
-    bytes: int = 0
-    sha256: str = ""  # of the packets' bytes, as `ffmpeg -map 0 -c copy -f streamhash` has it
 
 
 @dataclass
@@ -111,7 +86,7 @@ class Survey:
     source: Source
     full: bool
     size: int  # bytes of the file
-    streams: list[StreamSurvey]
+    streams: tuple[Stream, ...]  # whose packets are counted and hashed at the end
     video: VideoPackets = field(default_factory=VideoPackets)
     corrupt: int = 0  # packets that their container or demuxer marks as damaged
     jumps: int = 0  # of the clock
@@ -127,7 +102,7 @@ class Survey:
         """
         source, every = self.source, list(self.source.container.streams)
         types, clock = reader_of(source.video), Clock(source.container, source.video)
-        hashes = [hashlib.sha256() for _ in self.streams]
+        contents = [Contents() for _ in self.streams]
         runs, length = _Runs(source), self._run_length()
         self.video.step = runs.step
         self.decoded_all = not length
@@ -136,7 +111,9 @@ class Survey:
             if packet.stream_index >= len(every):
                 continue  # a stream that came up on the way, which the filter leaves out as well
             clock.correct(packet)
-            self._count(packet, hashes)
+            if packet.size:
+                contents[packet.stream_index].count(packet)
+                self.corrupt += packet.is_corrupt
             if packet.stream_index != source.video.index or not packet.size:
                 continue
             if packet.is_keyframe and length and seen * _PLACES >= place * self.size:
@@ -147,12 +124,12 @@ class Survey:
                 runs.begin(0, None)
             self.video.note(packet, types.read(packet))
             yield from runs.give(packet)
-            seen = sum(stream.bytes for stream in self.streams)
+            seen = sum(content.bytes for content in contents)
         yield from runs.end()
         self.jumps, self.first_jump = clock.jumps, clock.first_jump
         self.tried = runs.packets
-        for stream, digest in zip(self.streams, hashes, strict=True):
-            stream.sha256 = digest.hexdigest()
+        whole = zip(contents, self.streams, strict=True)
+        self.streams = tuple(content.of(stream) for content, stream in whole)
 
     def close(self) -> None:
         """Close the file."""
@@ -166,14 +143,6 @@ class Survey:
         if self.full or 0 < frames <= affordable:
             return 0
         return min(max(affordable // _PLACES, _FEWEST), _MOST)
-
-    def _count(self, packet: av.Packet[Any], hashes: Sequence[Any]) -> None:
-        stream = self.streams[packet.stream_index]
-        if packet.size:
-            stream.packets += 1
-            stream.bytes += packet.size
-            hashes[packet.stream_index].update(packet)
-            self.corrupt += packet.is_corrupt
 
 
 class _Runs:
@@ -245,36 +214,9 @@ def open_survey(path: Path, options: SourceOptions | None = None, *, full: bool 
         MediaError: the filter would refuse it, for the same reason.
     """
     source = open_source(path, options or SourceOptions(qp_maps=True))
-    streams = [_described(stream) for stream in source.container.streams]
-    streams[source.video.index].is_main = True
+    main = source.video.index
+    streams = tuple(described(s, is_main=s.index == main) for s in source.container.streams)
     return Survey(source, full, path.stat().st_size, streams)
-
-
-def _described(stream: av.stream.Stream) -> StreamSurvey:
-    base = as_fraction(stream.time_base) if stream.time_base else Fraction(0)
-    context = stream.codec_context
-    survey = StreamSurvey(
-        index=stream.index,
-        kind=stream.type,
-        codec=context.codec.canonical_name if context else "unknown",
-        profile=(context.profile or "") if context else "",
-        language=stream.metadata.get("language", ""),
-        time_base=base,
-        start_seconds=None if stream.start_time is None else float(stream.start_time * base),
-        declared_seconds=None if not stream.duration else float(stream.duration * base),
-    )
-    if isinstance(stream, av.VideoStream) and context:
-        survey.width, survey.height = stream.width, stream.height
-        survey.pix_fmt = stream.codec_context.pix_fmt or ""
-        survey.average_rate = _rate(stream.average_rate)
-        survey.base_rate = _rate(stream.base_rate)
-    elif isinstance(stream, av.AudioStream) and context:
-        survey.sample_rate, survey.channels = stream.sample_rate, stream.channels
-    return survey
-
-
-def _rate(rate: Any) -> Fraction | None:
-    return as_fraction(rate) if rate else None
 
 
 @dataclass(frozen=True)
