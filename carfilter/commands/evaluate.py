@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 _EPILOG = """
 Rows are `decode` (nothing done), two of FFmpeg's spp filter, and networks. Columns are the paper's
-twelve variants; caps that no clip comes near share a column.
+twelve variants, where caps that no clip comes near share a column, or the qualities of --codec.
 
 \b
 Examples:
   carfilter-eval clean_clips/ --report report.html
   carfilter-eval clean_clips/ --weights mine.pt --no-vmaf --csv scores.csv
+  carfilter-eval clean_clips/ --codec mjpeg --markdown mjpeg.md
   carfilter-eval --reference clean.mkv --distorted a.mp4 --restored b.mp4
 
 A detector (--detector) is any YOLOX, YOLOv5 or YOLOv8 model in ONNX; none comes with carfilter. The
@@ -61,6 +62,14 @@ def _default_cache() -> str:
 
 _file = click.Path(path_type=Path, dir_okay=False)
 _output = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
+
+
+def _codec(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
+    from carfilter.pairs.variants import CODECS
+
+    if name not in CODECS:
+        raise click.BadParameter(f"{name!r} is none of {', '.join(CODECS)}")
+    return name
 
 
 class _Recorded(click.Command):
@@ -118,8 +127,17 @@ class _Recorded(click.Command):
     type=click.Choice(["before", "after"]),
     help="Scale to --size before the encoder, or what it has coded (then there is no QP map).",
 )
-@click.option("-preset", "--preset", default="medium", help="x264's, for the variants.")
-@click.option("-g", "--gop", type=click.IntRange(1), help="Key frame distance. [default: x264's]")
+@click.option(
+    "--codec",
+    default="h264",
+    callback=_codec,
+    help="What the variants are coded as: h264, the paper's twelve; or hevc, av1, vp9, mpeg4 or"
+    " mjpeg, three or four qualities without a cap.",
+)
+@click.option("-preset", "--preset", default="medium", help="Of h264 and hevc.")
+@click.option(
+    "-g", "--gop", type=click.IntRange(1), help="Key frame distance. [default: the encoder's]"
+)
 @click.option("-bf", "--bframes", type=click.IntRange(0), help="B-frames in a row, likewise.")
 @click.option("--bufsize-seconds", default=1.0, help="VBV buffer, in seconds of its cap.")
 @click.option("--scale-caps", is_flag=True, help="Scale the paper's caps with the pixel rate.")
@@ -152,6 +170,8 @@ def main(clean: tuple[Path, ...], **options: Any) -> None:
         raise click.UsageError(
             "give clean clips, or all of --reference, --distorted and --restored"
         )
+    if options["paper"] and options["codec"] != "h264":
+        raise click.UsageError("--paper is about h264; leave it or --codec out")
     outlive_stderr()
     try:
         failed = _run(clean, options)
@@ -183,6 +203,7 @@ def _study_options(clean: tuple[Path, ...], given: dict[str, Any]) -> "Options":
     from carfilter.detection.detector import DetectorSettings
     from carfilter.evaluation.record import command_line
     from carfilter.evaluation.study import Options
+    from carfilter.pairs.variants import CODECS
     from carfilter.pairs.variants import Settings as DegradeSettings
     from carfilter.restore.restorer import RestoreOptions
 
@@ -204,7 +225,12 @@ def _study_options(clean: tuple[Path, ...], given: dict[str, Any]) -> "Options":
             at_frame_size=given["detector_size"] == "frame",
             classes=tuple(name.strip() for name in given["classes"].split(",")),
         ),
-        degrade=DegradeSettings(**{name: given[name] for name in degrade}),
+        degrade=DegradeSettings(
+            variants="paper" if given["codec"] == "h264" else "plain",
+            codecs=(given["codec"],),
+            crfs=CODECS[given["codec"]].steps,
+            **{name: given[name] for name in degrade},
+        ),
         restore=RestoreOptions(device=given["device"], precision=given["precision"]),
         notes=given["note"],
         pictures=given["report"] is not None,

@@ -111,8 +111,9 @@ def _groups(evaluation: Evaluation, clips: Sequence[ClipResult], judge: Judge) -
         folder: [clip for clip in clips if clip.name in names]
         for folder, names in evaluation.groups.items()
     }
-    parts["fixed cameras"] = [clip for clip in clips if clip.is_fixed]
-    parts["moving cameras"] = [clip for clip in clips if not clip.is_fixed]
+    if evaluation.codec in ("h264", ""):  # other encoders skip less or more
+        parts["fixed cameras"] = [clip for clip in clips if clip.is_fixed]
+        parts["moving cameras"] = [clip for clip in clips if not clip.is_fixed]
     groups = {
         name: _group(evaluation, part, judge)
         for name, part in parts.items()

@@ -31,7 +31,7 @@ def _table(
     note: str,
     corner: str = "row",
 ) -> Table:
-    labels = tuple(column_label(column, evaluation.columns) for column in evaluation.columns)
+    labels = tuple(column_label(column, evaluation) for column in evaluation.columns)
     key, title = f"{key}_{found.judge.title}", f"{title}, {found.judge.title}"
     higher = True if key.startswith("map_mean") else None
     return Table(key, title, labels, tuple(rows), _DIGITS, higher, (note,), corner)
@@ -82,7 +82,7 @@ def _group_table(evaluation: Evaluation, found: DetectionScores) -> Table:
     counts = ", ".join(f"{name} {group.boxes}" for name, group in found.groups.items())
     note = (
         "Boxes in the truth: " + counts + ". A camera counts as fixed where half of its"
-        f" macroblocks keep still in the coarsest variant; {SMALL_THINGS} cover less than 32x32"
+        f" macroblocks keep still in H.264's coarsest variant; {SMALL_THINGS} cover less than 32x32"
         " pixels."
     )
     rows = _apart(evaluation, found.groups)

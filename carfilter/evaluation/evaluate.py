@@ -26,7 +26,7 @@ from carfilter.evaluation.prepared import (
     prepare,
 )
 from carfilter.media.clips import Clip, MeasureQp, Planes, read_clip
-from carfilter.pairs.variants import PAPER_CRFS
+from carfilter.pairs.variants import CODECS
 from carfilter.pairs.variants import Settings as DegradeSettings
 from carfilter.pictures import MACROBLOCK
 
@@ -84,6 +84,7 @@ class Evaluation:
     failures: dict[str, str] = field(default_factory=dict)
     columns: list[Column] = field(default_factory=list)
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)  # folder -> names of its clips
+    codec: str = "h264"  # of the variants, of CODECS; empty for a given pair
     spread: float = 0.0  # largest PSNR difference in dB between variants that share a column
 
 
@@ -99,8 +100,8 @@ def evaluate(
     Args:
         on_step: told each step as it ends: one per clip degraded, one per row of a variant.
     """
-    done = Evaluation()
-    total = len(sources) * (1 + len(methods) * len(PAPER_CRFS))  # caps seldom bind
+    done = Evaluation(codec=settings.degrade.codecs[0])
+    total = len(sources) * (1 + len(methods) * len(settings.degrade.crfs))  # caps seldom bind
 
     def prepare_one(name: str) -> Prepared:
         prepared = prepare(name, sources[name], settings.degrade, settings.cache)
@@ -183,7 +184,8 @@ def measure_clip(
         for method in methods:
             key = (clean_key, coded_key, method.key)
             rows[method.name] = _measure(key, method, coded, clean, measures, cache)
-            where = "" if variant.crf is None else f", CRF {variant.crf}"
+            scale = CODECS[clip.codec].scale
+            where = "" if variant.crf is None else f", {scale} {variant.crf}"
             on_row(f"{clip.name}{where}: {method.name}")
         types = coded.types if coded.types is not None else np.zeros(frames, np.uint8)
         keys = tuple(int(i) for i in np.flatnonzero(types == _KEY_FRAME))

@@ -11,7 +11,15 @@ from carfilter.evaluation.detection_scores import DetectionScores
 from carfilter.evaluation.evaluate import Evaluation
 from carfilter.evaluation.measures import BOXES
 from carfilter.evaluation.record import Record
-from carfilter.evaluation.tables import VALUES, Table, column_label, megabits, row_names, value_of
+from carfilter.evaluation.tables import (
+    VALUES,
+    Table,
+    column_label,
+    compressed_by,
+    megabits,
+    row_names,
+    value_of,
+)
 from carfilter.evaluation.verdicts import Verdict
 
 _MARKS = {True: "met", False: "**NOT MET**", None: "not tested"}
@@ -41,9 +49,9 @@ def _reading(evaluation: Evaluation) -> str:
     count = len(evaluation.clips)
     frames = sum(clip.frames for clip in evaluation.clips)
     return (
-        f"{count} clip{'s' if count != 1 else ''}, {frames} frames. Each value is the mean over a"
-        " clip's frames, then over the clips, each counted once. In brackets the gain over the"
-        " decode; the best of a column is bold."
+        f"{count} clip{'s' if count != 1 else ''}, {frames} frames{compressed_by(evaluation)}. Each"
+        " value is the mean over a clip's frames, then over the clips, each counted once. In"
+        " brackets the gain over the decode; the best of a column is bold."
     )
 
 
@@ -88,7 +96,7 @@ def csv_text(evaluation: Evaluation) -> str:
     """Return a line per clip, column and row with every value that was measured."""
     out = io.StringIO()
     keys = [value.key for value in VALUES]
-    head = ["clip", "crf", "caps", "kbps", "mean_qp", "video_sha256", "row", *keys]
+    head = ["clip", "codec", "crf", "caps", "kbps", "mean_qp", "video_sha256", "row", *keys]
     writer = csv.DictWriter(out, head, lineterminator="\n")
     writer.writeheader()
     for line in _lines(evaluation):
@@ -107,6 +115,7 @@ def _lines(evaluation: Evaluation) -> list[dict[str, Any]]:
                     continue
                 about = {
                     "clip": clip.name,
+                    "codec": evaluation.codec,
                     "crf": variant.crf,
                     "caps": "" if variant.crf is None else "/".join(map(megabits, column[1])),
                     "kbps": round(variant.kbps, 2),
@@ -152,7 +161,7 @@ def _precisions(evaluation: Evaluation, found: DetectionScores) -> list[dict[str
             {
                 "detector": found.judge.title,
                 "row": row,
-                "column": column_label(column, evaluation.columns),
+                "column": column_label(column, evaluation),
                 "map": score.mean,
                 "classes": {name: asdict(value) for name, value in score.classes.items()},
                 "minus_decode_95": None if interval is None else asdict(interval),

@@ -40,21 +40,25 @@ def given(name: str, clip: Clip) -> Method:
     return Method(name, f"given-{name}", lambda _coded, _clean: clip, "as given", is_model=True)
 
 
-def spp_rows() -> list[Method]:
-    """Return FFmpeg's spp filter at QP/4, as in the paper's time, and at its best strength."""
+def spp_rows(*, as_paper: bool = True) -> list[Method]:
+    """Return FFmpeg's spp filter at QP/4, as in the paper's time, and at its best strength.
+
+    Args:
+        as_paper: with the first, which wants the QP that only H.264's decoder exports.
+    """
     tool = baselines.ffmpeg_version()
 
-    def as_paper(coded: Clip, _clean: Clip) -> Clip:
+    def by_quarter(coded: Clip, _clean: Clip) -> Clip:
         return _with_spp(coded, baselines.paper_strength(_reference_qp(coded)))
 
     def tuned(coded: Clip, clean: Clip) -> Clip:
         return _with_spp(coded, baselines.tuned_strength(clean.luma, coded.luma))
 
-    return [
+    rows = [
         Method(
             "spp (QP/4)",
             f"spp-quarter-1-{tool}",
-            as_paper,
+            by_quarter,
             "FFmpeg's spp, strength forced to a quarter of the mean QP of I and P frames",
         ),
         Method(
@@ -65,6 +69,7 @@ def spp_rows() -> list[Method]:
             " it was shown the clean clip",
         ),
     ]
+    return rows if as_paper else rows[1:]
 
 
 def _with_spp(coded: Clip, strength: int) -> Clip:

@@ -103,4 +103,4 @@ def evaluate_pair(
     done = measure_clip(
         prepared, every_row, measures, cache, lambda text: on_step(text, len(every_row))
     )
-    return Evaluation(clips=[done], columns=[(None, (None,))]), shown
+    return Evaluation(clips=[done], columns=[(None, (None,))], codec=""), shown

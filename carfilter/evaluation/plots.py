@@ -135,9 +135,9 @@ def _mean_rate(evaluation: Evaluation, column: Column) -> float:
     return float(np.mean([result.variant.kbps for result in results if result]))
 
 
-def quality_over_time(clip: ClipResult, columns: Sequence[Column]) -> str:
+def quality_over_time(clip: ClipResult, evaluation: Evaluation) -> str:
     """Return the PSNR of each frame of a clip, a panel for each column; key frames are marked."""
-    pairs = [(column, find_result(clip, column)) for column in columns]
+    pairs = [(column, find_result(clip, column)) for column in evaluation.columns]
     results = [(column, result) for column, result in pairs if result is not None]
     across = min(2, len(results))
     down = -(-len(results) // across)
@@ -153,7 +153,7 @@ def quality_over_time(clip: ClipResult, columns: Sequence[Column]) -> str:
                 panel.axvline(frame, color="#bbbbbb", lw=0.8, ls=":")
             for row, values in result.rows.items():
                 panel.plot(values["psnr"], color=colour[row], label=row, lw=1.2)
-            panel.set_title(column_label(column, columns))
+            panel.set_title(column_label(column, evaluation))
             panel.margins(x=0.01)
         for panel in axes[-1]:
             panel.set_xlabel("frame (dotted: key frames)")

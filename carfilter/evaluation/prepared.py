@@ -19,14 +19,14 @@ from carfilter.pairs.variants import Settings
 _DEGRADE_VERSION = 1  # raise it when what a cached variant means changes
 
 Column = tuple[int | None, tuple[int | None, ...]]
-"""CRF and the caps in bits per second that share the column, the measured one first."""
+"""CRF (or q) and the caps in bits per second that share the column, the measured one first."""
 
 
 @dataclass(frozen=True)
 class Variant:
     """One compressed version of a clip; None where a given pair does not tell."""
 
-    crf: int | None
+    crf: int | None  # or q, on the codec's own scale
     cap: int | None  # bits per second
     kbps: float
     mean_qp: float | None
@@ -50,6 +50,7 @@ class Prepared:
     sha256: str
     clean: Path
     variants: tuple[Variant, ...]
+    codec: str = "h264"
 
 
 def prepare(name: str, source: Path, settings: Settings, cache: Path) -> Prepared:
@@ -82,7 +83,7 @@ def prepare(name: str, source: Path, settings: Settings, cache: Path) -> Prepare
         )
         for row in rows
     )
-    return Prepared(name, digest, folder / rows[0]["clean"], variants)
+    return Prepared(name, digest, folder / rows[0]["clean"], variants, settings.codecs[0])
 
 
 def _degrade(name: str, source: Path, folder: Path, settings: Settings) -> None:

@@ -12,6 +12,7 @@ from carfilter import __version__
 from carfilter.errors import CarfilterError
 from carfilter.evaluation.baselines import ffmpeg_version
 from carfilter.evaluation.methods import Method
+from carfilter.pairs.variants import CODECS
 from carfilter.pairs.variants import Settings as DegradeSettings
 
 _PACKAGES = ("av", "torch", "numpy", "onnxruntime", "pycocotools")
@@ -66,17 +67,16 @@ def describe_variants(settings: DegradeSettings) -> str:
     if settings.size is not None:
         size = "scaled to {}x{} {} the encoder".format(*settings.size, settings.scale)
     limit = "" if settings.max_frames is None else f" (their first {settings.max_frames} frames)"
-    gop = (
-        "x264's default key frames" if settings.gop is None else f"a key frame every {settings.gop}"
-    )
+    codec = CODECS[settings.codecs[0]]
+    gop = "default key frames" if settings.gop is None else f"a key frame every {settings.gop}"
     if settings.bframes is not None:
         gop += f", {settings.bframes} B-frames in a row"
-    caps = "scaled to the picture" if settings.scale_caps else "as they are"
-    return (
-        f"libx264 -preset {settings.preset}, {gop}, one thread, CRF 29/35/41/47 with maxrate"
-        f" 2M/1.5M/1M {caps} and a buffer of {settings.bufsize_seconds:g} s, on clean clips"
-        f" {size}{limit}."
-    )
+    preset = f" -preset {settings.preset}" if codec.has_presets else ""
+    steps = f"{codec.scale} {'/'.join(map(str, settings.crfs))}"
+    if settings.variants == "paper":
+        caps = "scaled to the picture" if settings.scale_caps else "as they are"
+        steps += f" with maxrate 2M/1.5M/1M {caps} and a buffer of {settings.bufsize_seconds:g} s"
+    return f"{codec.encoder}{preset}, {gop}, one thread, {steps}, on clean clips {size}{limit}."
 
 
 def describe_rows(methods: Sequence[Method]) -> tuple[tuple[str, str, str], ...]:

@@ -16,7 +16,14 @@ from carfilter.evaluation.evaluate import ClipResult, Evaluation, Result
 from carfilter.evaluation.measures import busiest_square, shown_frame, unpack_boxes
 from carfilter.evaluation.plots import quality_over_rate, quality_over_time
 from carfilter.evaluation.record import Record
-from carfilter.evaluation.tables import DECODE, Table, column_label, find_result, row_names
+from carfilter.evaluation.tables import (
+    DECODE,
+    Table,
+    column_label,
+    compressed_by,
+    find_result,
+    row_names,
+)
 from carfilter.evaluation.verdicts import Verdict
 from carfilter.media.stills import webp_within
 from carfilter.pages.document import data_uri, read_part, render, script_json
@@ -56,13 +63,12 @@ def page(
         tables=[table for table in tables if not table.key.startswith("paper")],
         paper_tables=[table for table in tables if table.key.startswith("paper")],
         evaluation=evaluation,
+        compressed_by=compressed_by(evaluation),
         frames=sum(clip.frames for clip in evaluation.clips),
         record=record,
         verdicts=verdicts,
         over_rate=quality_over_rate(evaluation),
-        over_time=[
-            (clip.name, quality_over_time(clip, evaluation.columns)) for clip in evaluation.clips
-        ],
+        over_time=[(clip.name, quality_over_time(clip, evaluation)) for clip in evaluation.clips],
         viewer=script_json(_viewer(shown, evaluation, found, every)),
         has_pictures=bool(shown),
         details=_details(shown, evaluation),
@@ -85,7 +91,7 @@ def _viewer(
         for column in evaluation.columns:
             result = find_result(clip, column)
             if result is not None:
-                label = column_label(column, evaluation.columns)
+                label = column_label(column, evaluation)
                 views.append(_view(label, result, found, index, every, light))
         content["clips"].append(
             {
@@ -210,7 +216,7 @@ def _patch(
     """
     clean = _decode(clip.clean["picture"])
     results = [
-        (column_label(column, evaluation.columns), result)
+        (column_label(column, evaluation), result)
         for column in evaluation.columns
         if (result := find_result(clip, column)) is not None
     ]

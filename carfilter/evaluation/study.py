@@ -79,7 +79,8 @@ def run(options: Options, on_step: OnStep = lambda _text, _total: None) -> Outco
         evaluation, given = evaluate_pair(*options.pair, measured, options.cache, extra, on_step)
         rows, variants = [methods.decode(), given, *extra], ""
     else:
-        baselines = methods.spp_rows() if options.spp else []
+        h264 = options.degrade.codecs == ("h264",)
+        baselines = methods.spp_rows(as_paper=h264) if options.spp else []
         rows = [methods.decode(), *baselines, *_networks(options, shipped=options.shipped)]
         settings = Settings(options.cache, options.degrade, options.every_variant, jobs)
         sources = find_sources(options.clean)

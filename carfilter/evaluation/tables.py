@@ -13,6 +13,7 @@ from carfilter import metrics
 from carfilter.evaluation.bd_rate import bd_rate
 from carfilter.evaluation.evaluate import ClipResult, Evaluation, Result
 from carfilter.evaluation.prepared import Column
+from carfilter.pairs.variants import CODECS
 
 DECODE = "decode"
 
@@ -156,14 +157,20 @@ def megabits(cap: int | None) -> str:
     return "no cap" if cap is None else f"{cap / 1e6:g}M"
 
 
-def column_label(column: Column, columns: Sequence[Column]) -> str:
+def column_label(column: Column, evaluation: Evaluation) -> str:
     """Return what stands over a column; the cap only where a CRF has several columns."""
     crf, caps = column
     if crf is None:
         return "the pair"
-    if sum(other == crf for other, _ in columns) == 1:
-        return f"CRF {crf}"
-    return f"CRF {crf}, {'/'.join(megabits(cap) for cap in caps)}"
+    quality = f"{CODECS[evaluation.codec].scale} {crf}"
+    if sum(other == crf for other, _ in evaluation.columns) == 1:
+        return quality
+    return f"{quality}, {'/'.join(megabits(cap) for cap in caps)}"
+
+
+def compressed_by(evaluation: Evaluation) -> str:
+    """Return which encoder made the variants, as the end of a phrase; nothing of a given pair."""
+    return f", compressed by {CODECS[evaluation.codec].encoder}" if evaluation.codec else ""
 
 
 def row_names(evaluation: Evaluation) -> list[str]:
@@ -205,7 +212,7 @@ def value_table(evaluation: Evaluation, value: Value) -> Table | None:
         rows.append((name, tuple(cells)))
     if all(cell.value is None for _, cells in rows for cell in cells):
         return None
-    labels = tuple(column_label(column, evaluation.columns) for column in evaluation.columns)
+    labels = tuple(column_label(column, evaluation) for column in evaluation.columns)
     return Table(
         value.key, value.title, labels, tuple(rows), value.digits, value.higher, value.notes
     )
@@ -228,7 +235,7 @@ def variants_table(evaluation: Evaluation) -> Table:
             strict=True,
         ):
             cells.append(Cell(float(np.mean(numbers)) if numbers else None))
-    labels = tuple(column_label(column, evaluation.columns) for column in evaluation.columns)
+    labels = tuple(column_label(column, evaluation) for column in evaluation.columns)
     rows = tuple((name, tuple(cells)) for name, cells in lines.items())
     notes = []
     joined = [column for column in evaluation.columns if len(column[1]) > 1]
@@ -238,7 +245,8 @@ def variants_table(evaluation: Evaluation) -> Table:
             f"Columns of a CRF whose caps ({caps}) no clip came near are printed once, measured at"
             f" the first; the decodes of such twins differ by at most {evaluation.spread:.3f} dB."
         )
-    return Table("variants", "The compressed variants", labels, rows, 1, None, tuple(notes), "mean")
+    title = f"The compressed variants{compressed_by(evaluation)}"
+    return Table("variants", title, labels, rows, 1, None, tuple(notes), "mean")
 
 
 def bd_rate_table(evaluation: Evaluation) -> Table | None:
@@ -323,7 +331,7 @@ def _clip_table(evaluation: Evaluation, row: str, value: Value) -> Table:
             gain = number - base if known else None  # type: ignore[operator]
             cells.append(Cell(gain, text=None if gain is None else signed(gain, value.digits)))
         rows.append((clip.name, tuple(cells)))
-    labels = tuple(column_label(column, evaluation.columns) for column in evaluation.columns)
+    labels = tuple(column_label(column, evaluation) for column in evaluation.columns)
     title = f"Clip by clip: {row} minus decode, {value.title}"
     key = f"clips_{row}_{value.key}"
     return Table(key, title, labels, tuple(rows), value.digits, None, (), "clip")

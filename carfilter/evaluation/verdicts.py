@@ -93,7 +93,7 @@ def _above_baselines(evaluation: Evaluation, model: str, key: str) -> Verdict:
         row, number = max(known.items(), key=lambda item: item[1])
         margins.append(ours - number)
         if ours <= number:
-            label = column_label(column, evaluation.columns)
+            label = column_label(column, evaluation)
             misses.append(f"{label} ({ours - number:+.{value.digits}f} against {row})")
     bar = f"`{model}` above the {_listed(rivals)} in {key.upper()} in every distinct column"
     if misses:
@@ -156,7 +156,7 @@ def _gains(group: Group, row: str, rival: str) -> list[tuple[Column, float]]:
 def _miss(
     evaluation: Evaluation, label: str, column: Column, gain: float, rival: str = DECODE
 ) -> str:
-    where = f"{label} {column_label(column, evaluation.columns)}".strip()
+    where = f"{label} {column_label(column, evaluation)}".strip()
     against = "" if rival == DECODE else f" against {rival}"
     return f"{where} ({gain:+.3f}{against})"
 

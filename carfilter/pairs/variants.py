@@ -23,6 +23,7 @@ class Codec:
 
     Attributes:
         finest, coarsest: quality of mixed variants, on the encoder's own scale.
+        steps: qualities on it at which an evaluation measures.
         fixed: options that all its variants have.
         plain: further options that stand for a hardware encoder in a camera.
     """
@@ -30,6 +31,7 @@ class Codec:
     encoder: str
     finest: int
     coarsest: int
+    steps: tuple[int, ...]
     fixed: dict[str, str] = field(default_factory=dict)
     plain: dict[str, str] = field(default_factory=dict)
 
@@ -38,12 +40,23 @@ class Codec:
         """Whether its quality is a quantiser, as `-q:v` of FFmpeg, instead of a CRF."""
         return self.encoder in ("mpeg4", "mjpeg")
 
+    @property
+    def has_presets(self) -> bool:
+        """Whether it takes x264's presets, and is held to a bitrate or a QP alike."""
+        return self.encoder in ("libx264", "libx265")
+
+    @property
+    def scale(self) -> str:
+        """What its quality is called: CRF, or q as in `-q:v`."""
+        return "q" if self.by_quantiser else "CRF"
+
 
 # One thread each: with more the result may depend on their number.
 CODECS = {
     "h264": Codec(
         "libx264",
         *_MIXED_CRFS,
+        PAPER_CRFS,
         # x264's AVX-512 code for mbtree differs from run to run at some widths; this path does not.
         {"x264-params": "cpu-independent=1"},
         {"refs": "1", "psy": "0", "aq-mode": "0", "rc-lookahead": "0", "mbtree": "0"},
@@ -52,16 +65,19 @@ CODECS = {
         "libx265",
         16,
         47,
+        (26, 32, 38, 44),
         {"x265-params": "log-level=none:pools=none:frame-threads=1"},
         {"x265-params": "log-level=none:pools=none:frame-threads=1:ref=1:psy-rd=0:psy-rdoq=0"
          ":aq-mode=0:rc-lookahead=0:cutree=0"},
     ),
-    "av1": Codec("libsvtav1", 20, 60, {"preset": "10", "svtav1-params": "lp=1"}),
-    "vp9": Codec("libvpx-vp9", 20, 60, {"b": "0", "deadline": "good", "cpu-used": "5"}),
-    "mpeg4": Codec("mpeg4", 2, 24),
-    "mjpeg": Codec("mjpeg", 3, 30, {"strict": "unofficial"}),  # which limited range needs
+    "av1": Codec("libsvtav1", 20, 60, (33, 41, 48, 56), {"preset": "10", "svtav1-params": "lp=1"}),
+    "vp9": Codec(
+        "libvpx-vp9", 20, 60, (33, 41, 48, 56), {"b": "0", "deadline": "good", "cpu-used": "5"}
+    ),
+    "mpeg4": Codec("mpeg4", 2, 24, (6, 12, 20)),
+    # Limited range needs `strict`.
+    "mjpeg": Codec("mjpeg", 3, 30, (8, 15, 25), {"strict": "unofficial"}),
 }  # fmt: skip
-_WITH_PRESETS = ("h264", "hevc")
 
 
 @dataclass(frozen=True)
@@ -99,7 +115,7 @@ class Variant:
             named["b"] = self.maxrate
         else:
             named[self.rate] = self.crf
-        if self.codec in _WITH_PRESETS:
+        if codec.has_presets:
             named["preset"] = self.preset
         given = {key: str(value) for key, value in named.items() if value is not None}
         return codec.fixed | (codec.plain if self.camera else {}) | given
@@ -181,14 +197,14 @@ def _mixed(
 
 
 def _drawn(variant: Variant, cap: int, rng: np.random.Generator, settings: Settings) -> Variant:
-    capped = rng.random() < 0.35 and variant.codec in _WITH_PRESETS
+    capped = rng.random() < 0.35 and CODECS[variant.codec].has_presets
     return replace(
         variant,
         preset=str(rng.choice(_MIXED_PRESETS[:3] if variant.codec == "hevc" else _MIXED_PRESETS)),
         maxrate=cap if capped else None,
         bufsize=round(cap * settings.bufsize_seconds) if capped else None,
         gop=250 if rng.random() < 0.15 else int(rng.integers(12, 61)),
-        bframes=int(rng.integers(0, 4)) if variant.codec in _WITH_PRESETS else None,
+        bframes=int(rng.integers(0, 4)) if CODECS[variant.codec].has_presets else None,
     )
 
 
@@ -196,8 +212,8 @@ def _drawn_camera(
     variant: Variant, cap: int, rng: np.random.Generator, _settings: Settings
 ) -> Variant:
     """Draw as cameras encode: a QP or a bitrate is held, a key frame every 0.5 to 10 seconds."""
-    held = rng.random() < 0.5 and variant.codec in _WITH_PRESETS
-    free = "qp" if variant.codec in _WITH_PRESETS else "crf"
+    held = rng.random() < 0.5 and CODECS[variant.codec].has_presets
+    free = "qp" if CODECS[variant.codec].has_presets else "crf"
     return replace(
         variant,
         preset="veryfast",
@@ -205,7 +221,7 @@ def _drawn_camera(
         maxrate=cap if held else None,
         bufsize=round(cap * rng.uniform(0.3, 1)) if held else None,
         gop=round(12.5 * 20 ** rng.random()),
-        bframes=0 if variant.codec in _WITH_PRESETS else None,
+        bframes=0 if CODECS[variant.codec].has_presets else None,
         camera=True,
     )
 

@@ -217,7 +217,8 @@ def test_caps_that_no_clip_felt_share_a_column() -> None:
 
 def test_a_capped_crf_shows_its_caps_and_an_uncapped_one_does_not() -> None:
     columns: list[Column] = [(29, (2000000, 1500000)), (29, (1000000,)), (35, (2000000,))]
-    labels = [tables.column_label(column, columns) for column in columns]
+    evaluation = Evaluation(columns=columns)
+    labels = [tables.column_label(column, evaluation) for column in columns]
     assert labels == ["CRF 29, 2M/1.5M", "CRF 29, 1M", "CRF 35"]
 
 
@@ -433,6 +434,48 @@ def test_json_csv_and_markdown_tell_the_same(scene: Scene, tmp_path: Path) -> No
     assert "CAR-CNN (paper)" in page
     assert "not tested: `car-mse`" in page
     assert str(tmp_path) not in page + paths["json"].read_text()
+
+
+@pytest.mark.parametrize(
+    ("codec", "encoder", "heads"),
+    [
+        ("hevc", "libx265 -preset veryfast", "CRF 26 | CRF 32 | CRF 38 | CRF 44"),
+        ("mpeg4", "mpeg4", "q 6 | q 12 | q 20"),
+        ("mjpeg", "mjpeg", "q 8 | q 15 | q 25"),
+    ],
+)
+def test_the_tables_are_of_the_codec_that_was_asked_for(
+    scene: Scene, tmp_path: Path, codec: str, encoder: str, heads: str
+) -> None:
+    clip, target, lines = scene.clips["gate"], tmp_path / "out.md", tmp_path / "out.csv"
+    options = ("--no-shipped", "--no-vmaf", "-preset", "veryfast", "-g", 6, "--codec", codec)
+    options += () if codec == "mjpeg" else ("--no-spp",)  # which takes its time
+    result = run(clip, *options, "--cache", scene.cache, "--markdown", target, "--csv", lines)
+
+    assert result.exit_code == 0, result.stderr
+    page = target.read_text()
+    assert f"12 frames, compressed by {encoder.split()[0]}." in page
+    assert f"Variants: {encoder}, a key frame every 6, one thread, {heads.split()[0]} " in page
+    assert f"## Luma PSNR, dB\n\n| row | {heads} |" in page
+    assert ("spp (tuned)" in page) == (codec == "mjpeg")
+    assert "spp (QP/4)" not in page  # that QP is H.264's
+    rows = list(csv.DictReader(io.StringIO(lines.read_text())))
+    assert {row["codec"] for row in rows} == {codec}
+    shown = {row["crf"]: float(row["psnr"]) for row in rows if row["row"] == "decode"}
+    videos = sorted(scene.cache.glob(f"variants/gate-*/videos/gate.{codec}-*.mp4"))
+    assert len(videos) == len(shown) == heads.count("|") + 1
+    for video in videos:
+        with av.open(video) as opened:
+            assert opened.streams.video[0].codec_context.name == codec
+        step = re.findall(r"crf(\d+)", video.name)[0]
+        assert shown[step] == pytest.approx(np.mean(ffmpeg_psnr(clip, video)), abs=0.01)
+
+
+def test_the_papers_bars_are_not_asked_of_another_codec(scene: Scene) -> None:
+    result = run(scene.clips["gate"], "--codec", "mjpeg", "--paper")
+    assert result.exit_code == 2
+    assert "--paper is about h264" in result.stderr
+    assert run(scene.clips["gate"], "--codec", "h265").exit_code == 2
 
 
 def test_a_model_that_beats_nothing_is_said_so_first(scene: Scene, tmp_path: Path) -> None:
