@@ -16,6 +16,7 @@ import torch
 from carfilter import metrics
 from carfilter.detection.detector import Boxes, Detector, bgr_from_yuv
 from carfilter.evaluation import baselines
+from carfilter.evaluation.flow_picture import flow_picture
 from carfilter.media.clips import Clip, Planes
 
 IDENTICAL_PSNR = 100.0
@@ -116,23 +117,29 @@ def unpack_boxes(rows: Sequence[Sequence[float]]) -> Boxes:
 def picture(every: int = 1) -> Measure:
     """Keep the frame in the middle of the clip (of those a detector saw) for the report.
 
-    And where most moves there, as [top, left, size] of a square.
+    Of the clean clip also the motion to it, and where most moves, as [top, left, size] of a square.
     """
 
     def run(clean: Clip, test: Clip) -> dict[str, Any]:
-        from PIL import Image
-
         index = shown_frame(len(test.luma), every)
-        stored = io.BytesIO()
-        rgb = np.ascontiguousarray(bgr(test, index)[..., ::-1])
-        Image.fromarray(rgb).save(stored, "WEBP", lossless=True, method=4)
-        now, before = (clean.luma[max(at, 0)].astype(np.int16) for at in (index, index - 1))
-        return {
-            "picture": base64.b64encode(stored.getvalue()).decode(),
-            "moving": list(busiest_square(np.abs(now - before))),
-        }
+        shown = {"picture": _stored(np.ascontiguousarray(bgr(test, index)[..., ::-1]))}
+        if test is not clean:
+            return shown
+        before, now = clean.luma[max(index - 1, 0)], clean.luma[index]
+        colours, fastest = flow_picture(before, now)
+        change = np.abs(now.astype(np.int16) - before)
+        moving = list(busiest_square(change))
+        return {**shown, "moving": moving, "flow": _stored(colours), "fastest": fastest}
 
-    return Measure(f"picture-2-{every}", run, of_clean=True)
+    return Measure(f"picture-3-{every}", run, of_clean=True)
+
+
+def _stored(rgb: Planes) -> str:
+    from PIL import Image
+
+    kept = io.BytesIO()
+    Image.fromarray(rgb).save(kept, "WEBP", lossless=True, method=4)
+    return base64.b64encode(kept.getvalue()).decode()
 
 
 def busiest_square(values: npt.NDArray[Any]) -> tuple[int, int, int]:

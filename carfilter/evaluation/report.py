@@ -33,7 +33,7 @@ _BOX_SCORE = 0.25  # doubtful boxes would hide the picture
 _SHOWN_CLIPS = 8  # with pictures
 _WIDEST = 1032  # pixels that the page has for a picture
 # Of all pictures: the page stays within eight megabytes, and its text form is a third longer.
-_PICTURES_BYTES, _DETAILS_BYTES = 4_000_000, 1_200_000
+_PICTURES_BYTES, _DETAILS_BYTES, _FLOW_BYTES = 4_000_000, 1_200_000, 400_000
 
 Picture = npt.NDArray[np.uint8]
 
@@ -192,9 +192,19 @@ def _details(clips: Sequence[ClipResult], evaluation: Evaluation) -> list[dict[s
             "title": "What moves, all variants",
             "about": "The square in which the clean clip moves most: here a filter that borrows"
             " from other frames would leave ghosts.",
-            "patches": [_patch(clip, evaluation, clip.clean["moving"], most) for clip in clips],
+            "patches": [
+                _patch(clip, evaluation, clip.clean["moving"], most)
+                | _flow(clip, _FLOW_BYTES // len(clips))
+                for clip in clips
+            ],
         },
     ]
+
+
+def _flow(clip: ClipResult, most: int) -> dict[str, Any]:
+    """Return the motion to the shown frame of the clean clip, in at most so many bytes."""
+    (encoded,) = webp_within([_decode(clip.clean["flow"])], most)
+    return {"flow": data_uri(encoded), "fastest": clip.clean["fastest"], "width": clip.width}
 
 
 def _most_harmed(clip: ClipResult, evaluation: Evaluation) -> Sequence[int]:

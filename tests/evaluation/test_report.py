@@ -1,5 +1,7 @@
 """The report: one page that loads nothing, and works in a real browser."""
 
+import base64
+import io
 import json
 import re
 from fractions import Fraction
@@ -8,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from carfilter.commands.evaluate import main
 from carfilter.evaluation import measures
+from carfilter.evaluation.flow_picture import flow_picture
 from carfilter.evaluation.measures import shown_frame
 from carfilter.evaluation.record import command_line
 from carfilter.media.clips import Clip
@@ -94,6 +98,36 @@ def test_the_page_shows_what_moves_in_all_variants(page: Path) -> None:
     assert "What moves" in moving
     rows = re.findall(r'<th scope="row">(\w+)', moving)
     assert set(rows) == {"decode", "tiny"}
+
+
+def test_the_page_shows_the_motion_of_each_clip(page: Path) -> None:
+    moving = page.read_text().split('id="moving"')[1].split('id="time"')[0]
+    flows = re.findall(r'class="flow" src="data:image/webp;base64,([^"]+)"', moving)
+    assert len(flows) == 2
+    for flow in flows:
+        with Image.open(io.BytesIO(base64.b64decode(flow))) as image:
+            assert image.size == (128 // 4, 96 // 4)
+
+
+@pytest.mark.parametrize(
+    ("right", "down", "strong"), [(6, 0, "R"), (-6, 0, "GB"), (0, 6, "RG"), (0, -6, "RB")]
+)
+def test_the_colour_of_motion_is_its_direction(right: int, down: int, strong: str) -> None:
+    rough = np.random.default_rng(4).integers(0, 256, (40, 50)).astype(np.uint8)
+    whole = np.asarray(Image.fromarray(rough).resize((400, 320), Image.Resampling.BICUBIC))
+    before = whole[60:252, 60:316]
+    now = whole[60 - down : 252 - down, 60 - right : 316 - right]
+    colours, fastest = flow_picture(before, now)
+    assert colours.shape == (48, 64, 3)
+    assert 5.5 < fastest < 8  # at the sides, where something new comes in, it is a guess
+    middle = dict(zip("RGB", np.median(colours[8:-8, 8:-8], (0, 1)), strict=True))
+    weak = [middle[name] for name in "RGB" if name not in strong]
+    assert min(middle[name] for name in strong) > max(weak) + 60
+
+
+def test_what_keeps_still_is_white() -> None:
+    still = np.random.default_rng(4).integers(0, 256, (96, 128)).astype(np.uint8)
+    assert (flow_picture(still, still)[0] == 255).all()
 
 
 def test_the_square_of_what_moves_lies_on_the_moving_part() -> None:
