@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carfilter.commands.options import CONTEXT_SETTINGS, grouped, models
+from carfilter.commands.options import CONTEXT_SETTINGS, grouped, model_options
 from carfilter.commands.stdio import outlive_stderr
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
@@ -24,14 +24,7 @@ _options = grouped(
     click.option("--json", "json_file", metavar="FILE", help='Write all of it; "-" is stdout.'),
     click.option("--csv", "csv_file", metavar="FILE", help='Write the table; "-" is stdout.'),
     click.option("--full", is_flag=True, help="Decode every picture, and not a sample."),
-    click.option(
-        "--weights",
-        metavar="NAME|FILE",
-        shell_complete=models,
-        help="Shipped model or checkpoint.",
-    ),
-    click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N."),
-    click.option("--precision", default="auto", help="auto, int8, fp32, fp16, bf16."),
+    model_options,
 )
 
 

@@ -106,7 +106,7 @@ def grouped(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-restore_options = grouped(
+model_options = grouped(
     click.option(
         "--weights",
         metavar="NAME|FILE",
@@ -115,6 +115,9 @@ restore_options = grouped(
     ),
     click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N."),
     click.option("--precision", default="auto", help="auto, int8, fp32, fp16, bf16."),
+)
+restore_options = grouped(
+    model_options,
     click.option("--batch", type=click.IntRange(1), default=None, help="Frames per batch."),
     click.option("--tile", type=click.IntRange(64), default=None, help="Tile size in pixels."),
     click.option(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,15 @@ def test_a_wild_time_does_not_stretch_the_clip(tmp_path: Path) -> None:
     length = look.packets.seconds
     look.packets.pts[9] -= 11883.0  # as a damaged packet of MPEG-TS came through
     assert np.allclose(look.packets.seconds, length, atol=0.5)
+
+
+def test_a_time_lapse_keeps_the_times_of_its_b_frames(tmp_path: Path) -> None:
+    apart = Fraction(20)  # seconds from picture to picture
+    clip = make_clip(
+        tmp_path / "a.mp4", frames=20, rate=1 / apart, time_base=apart, options={"bf": "3"}
+    )
+    look = look_at(clip, InspectOptions(tries=False))
+    assert np.array_equal(np.sort(look.packets.seconds), np.arange(20) * 20.0)
 
 
 @pytest.mark.slow

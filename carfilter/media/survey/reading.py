@@ -29,7 +29,7 @@ _PLACES = 12  # runs of the sample, spread evenly over the bytes of the file
 _SAMPLED_PIXELS = 200 << 20  # about a hundred pictures of 1080p, a second or less of two cores
 _FEWEST, _MOST = 4, 60  # packets of a run
 _TIMED = 24  # packets of which decoding is timed
-_FAR_SECONDS = 10.0
+_FAR_SECONDS, _FAR_PICTURES = 10.0, 32  # of a pts from its dts; decoders reorder 16 at most
 _NAN = float("nan")
 
 
@@ -52,9 +52,11 @@ class VideoPackets:
     def seconds(self) -> npt.NDArray[np.float64]:
         """Time of each packet: its pts, else its dts, else nan; of raw streams, which know none,
         as they follow each other. A pts far from its dts is damaged: pictures wait for a few others
-        only."""
+        only, however far apart these are."""
         pts, dts = np.array(self.pts), np.array(self.dts)
-        is_wild = np.isnan(pts) | (np.abs(pts - dts) > _FAR_SECONDS)
+        steps = np.diff(dts[~np.isnan(dts)])
+        usual = float(np.median(steps)) if len(steps) else 0.0
+        is_wild = np.isnan(pts) | (np.abs(pts - dts) > max(_FAR_SECONDS, _FAR_PICTURES * usual))
         known: npt.NDArray[np.float64] = np.where(is_wild, dts, pts)
         return np.arange(len(known), dtype=float) * self.step if np.isnan(known).all() else known
 
