@@ -13,7 +13,8 @@ import numpy as np
 
 from carfilter.pictures import Luma
 from carfilter.restore.motion.arrays import BLOCK, STEPS, Field
-from carfilter.restore.motion.flow import estimate, pyramid
+from carfilter.restore.motion.flow import pyramid
+from carfilter.restore.motion.kernels import estimate
 from carfilter.restore.motion.move import moved_where_better
 
 from .rows import Row, bar, size_name
@@ -56,7 +57,7 @@ def _pictures(clip: Path, count: int) -> list[Luma]:
 
 
 def _field(picture: Luma, other: Luma) -> Field | None:
-    return estimate(pyramid(picture, 8), pyramid(other, 8), picture.shape)
+    return estimate(pyramid(picture, 8), pyramid(other, 8))
 
 
 def _in_blocks(flow: np.ndarray) -> Field:

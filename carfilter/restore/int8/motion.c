@@ -1,35 +1,17 @@
-// Motion between two pictures, and pictures moved along it: the inner loops of
-// carfilter/restore/motion.
+// Motion between two pictures: what carfilter/restore/motion/plain.py computes, bit by bit, and
+// many times as fast.
 //
 // Patches are matched by inverse compositional search and blended by how well each explains a
 // pixel, after Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016,
 // https://arxiv.org/abs/1603.03590. All sums are of integers, and what is left of floating point is
-// done in the order that plain.py there does it in: both give the same bits.
-
-#include <stdint.h>
-#include <string.h>
-
-#ifdef _WIN32
-#define EXPORTED __declspec(dllexport)
-#else
-#define EXPORTED
-#endif
+// done in one order.
+#include "levels.h"
 
 enum {
-    CELL = 4,       // pixels of a level to a side that have one patch
-    PATCH = 8,      // pixels of a patch, whose middle its cell is
+    PATCH = 8, // pixels of a patch, whose middle its cell is
     AREA = PATCH * PATCH,
-    STEPS = 16,     // of a pixel, to which vectors are rounded
-    BLOCK = 4,      // pixels of the picture to a side that have one vector
-    TAPS = 4,
-    WIDE = 8,       // pixels that are filtered at a time: a whole vector, though half are used
-    TOGETHER = 4,   // cells that are compared at a time: as many as the edge has room for
+    MOST_LEVELS = 20,
 };
-
-typedef struct {
-    const uint8_t *pixels; // of the top left corner; `edge` more lie around the level
-    int32_t height, width, row, edge;
-} Level;
 
 typedef struct {
     int16_t template[AREA], across[AREA], down[AREA];
@@ -37,14 +19,21 @@ typedef struct {
     int32_t sum_x, sum_y;
 } Patch;
 
-static int clamped(int value, int least, int most)
-{
-    return value < least ? least : value > most ? most : value;
-}
-
 static int rounded(float value)
 {
     return (int)__builtin_floorf(value + 0.5f);
+}
+
+// Fill the pyramid of a picture: `count` levels at a half, a quarter, ... of its size.
+EXPORTED void carfilter_motion_pyramid(const uint8_t *luma, int32_t height, int32_t width,
+                                       int64_t row, int32_t count, uint8_t *pixels)
+{
+    Level levels[MOST_LEVELS];
+    lay_out(pixels, height, width, count, levels);
+    halve(luma, height, width, (int)row, levels);
+    for (int i = 1; i < count; i++)
+        halve(levels[i - 1].pixels, levels[i - 1].height, levels[i - 1].width, levels[i - 1].row,
+              levels + i);
 }
 
 static void take_patch(const Level *level, int top, int left, Patch *patch)
@@ -77,7 +66,7 @@ static void take_patch(const Level *level, int top, int left, Patch *patch)
 static int64_t compare(const Level *reference, int top, int left, float u, float v,
                        const Patch *patch, int16_t *apart)
 {
-    const int reach = reference->edge - 1;
+    const int reach = EDGE - 1;
     const int y = clamped(top * STEPS + rounded(v * STEPS), -reach * STEPS,
                           (reference->height + reach - PATCH - 1) * STEPS);
     const int x = clamped(left * STEPS + rounded(u * STEPS), -reach * STEPS,
@@ -123,207 +112,236 @@ static int step(const Patch *patch, const int16_t *apart, float stiffness, float
     return a - b > 0;
 }
 
+// What is found of a row of cells, with one more to each side that has no weight: vectors as (x, y)
+// in pixels of the level, and how well each 2x2 pixels of the patches are explained by them.
 typedef struct {
-    int32_t rows, columns, iterations;
-    float stiffness; // holds a vector to where it started, as so much squared gradient would
-} Search;
+    float *u, *v, *weights[4][4];
+    int moves;
+} Cells;
 
-// Mark the cells of a level, [rows, columns], whose pixels differ from those at the same place of
-// the reference by more than `most` in sum.
-EXPORTED void carfilter_motion_differing(const Level *target, const Level *reference, int32_t rows,
-                                int32_t columns, int32_t most, uint8_t *marks)
+// Vectors as (x, y), and where each is to start.
+typedef struct {
+    const float *u, *v; // of the level's cells by the coarser one, rows of `row`; or none
+    int row;
+    const int16_t *guess; // of each block of the picture, [rows, columns, 2] in sixteenths; or none
+    int rows, columns, scale; // blocks to a side of a cell
+} Starts;
+
+// How pictures are searched; see Estimate in carfilter/restore/motion/kernels.py.
+typedef struct {
+    int32_t height, width, levels, searched, most, iterations;
+    float stiffness;
+} Estimate;
+
+static int start_of(const Starts *starts, int which, int row, int column, float *u, float *v)
 {
-    for (int row = 0; row < rows; row++) {
-        const int lines = target->height - CELL * row < CELL ? target->height - CELL * row : CELL;
-        for (int column = 0; column < columns; column += TOGETHER) {
-            const intptr_t top = (intptr_t)CELL * row, left = (intptr_t)CELL * column;
-            const uint8_t *a = target->pixels + top * target->row + left;
-            const uint8_t *b = reference->pixels + top * reference->row + left;
-            uint16_t sums[CELL * TOGETHER] = {0}; // beyond the last column the edge repeats it
-            for (int y = 0; y < lines; y++, a += target->row, b += reference->row)
-                for (int x = 0; x < CELL * TOGETHER; x++)
-                    sums[x] += a[x] > b[x] ? a[x] - b[x] : b[x] - a[x];
-            uint8_t *mark = marks + row * columns + column;
-            for (int i = 0; i < TOGETHER && i < columns - column; i++)
-                mark[i] = sums[CELL * i] + sums[CELL * i + 1] + sums[CELL * i + 2] +
-                              sums[CELL * i + 3] > most;
-        }
+    if (which == 0) {
+        if (!starts->u)
+            return 0;
+        *u = starts->u[(intptr_t)row * starts->row + column];
+        *v = starts->v[(intptr_t)row * starts->row + column];
+        return 1;
     }
+    if (!starts->guess)
+        return 0;
+    const int y = clamped(row * starts->scale + starts->scale / 2, 0, starts->rows - 1);
+    const int x = clamped(column * starts->scale + starts->scale / 2, 0, starts->columns - 1);
+    const int16_t *at = starts->guess + 2 * ((intptr_t)y * starts->columns + x);
+    const float part = 1.0f / (float)(STEPS * starts->scale);
+    *u = (float)at[0] * part;
+    *v = (float)at[1] * part;
+    return 1;
 }
 
-// Find the vector of each cell of a level, [rows, columns, 2] as (x, y) in its pixels, from the
-// best of no motion and up to two guesses [rows, columns, 2]; and how far each 2x2 pixels of its
-// patch then differ, [rows, columns, 4, 4] in 1/16 levels. Cells that are not marked do not move.
-EXPORTED void carfilter_motion_search(const Level *target, const Level *reference, const Search *search,
-                             const uint8_t *marks, const float *first, const float *second,
-                             float *vectors, uint16_t *errors)
+// Find the vector of a cell, from the best of no motion and what it may start from, and what its
+// patch then differs by.
+static const int16_t *search(const Level *target, const Level *reference, const Estimate *of,
+                             const Starts *starts, int row, int column, float *at_u, float *at_v,
+                             int16_t apart[2][AREA])
 {
     Patch patch;
+    const int top = row * CELL - CELL / 2, left = column * CELL - CELL / 2;
+    take_patch(target, top, left, &patch);
+    int best = 0;
+    float u = 0, v = 0, u1, v1;
+    int64_t error = compare(reference, top, left, u, v, &patch, apart[best]);
+    for (int which = 0; which < 2 && error > 0; which++) {
+        if (!start_of(starts, which, row, column, &u1, &v1) || (u1 == u && v1 == v))
+            continue;
+        const int64_t other = compare(reference, top, left, u1, v1, &patch, apart[!best]);
+        if (other < error) {
+            best = !best;
+            error = other;
+            u = u1;
+            v = v1;
+        }
+    }
+    const float u0 = u, v0 = v;
+    for (int i = 0; i < of->iterations && error > 0; i++) {
+        float du, dv;
+        if (!step(&patch, apart[best], of->stiffness, &du, &dv))
+            break;
+        if (__builtin_fabsf(du) < 0.03125f && __builtin_fabsf(dv) < 0.03125f)
+            break;
+        u1 = u + du;
+        v1 = v + dv;
+        if (!(__builtin_fabsf(u1 - u0) < PATCH && __builtin_fabsf(v1 - v0) < PATCH))
+            break;
+        const int64_t other = compare(reference, top, left, u1, v1, &patch, apart[!best]);
+        if (other >= error)
+            break;
+        best = !best;
+        error = other;
+        u = u1;
+        v = v1;
+    }
+    *at_u = u;
+    *at_v = v;
+    return apart[best];
+}
+
+// Search a row of cells; those that are not marked do not move.
+static void search_row(const Level *target, const Level *reference, const Estimate *of,
+                       const Starts *starts, int row, const uint8_t *marks, Cells *cells)
+{
     int16_t apart[2][AREA];
-    for (int row = 0; row < search->rows; row++) {
-        for (int column = 0; column < search->columns; column++) {
-            const int cell = row * search->columns + column;
-            if (!marks[cell]) {
-                vectors[2 * cell] = vectors[2 * cell + 1] = 0;
-                memset(errors + cell * 16, 0, 16 * sizeof *errors);
+    cells->moves = 0;
+    for (int column = 0; column < target->columns; column++) {
+        float u = 0, v = 0;
+        if (!marks[column]) {
+            for (int i = 0; i < 16; i++)
+                cells->weights[i / 4][i % 4][column] = 0;
+        } else {
+            const int16_t *at =
+                search(target, reference, of, starts, row, column, &u, &v, apart);
+            for (int i = 0; i < 4; i++, at += 2 * PATCH)
+                for (int j = 0; j < 4; j++)
+                    cells->weights[i][j][column] = (float)(
+                        __builtin_abs(at[2 * j]) + __builtin_abs(at[2 * j + 1]) +
+                        __builtin_abs(at[PATCH + 2 * j]) + __builtin_abs(at[PATCH + 2 * j + 1]));
+            cells->moves |= u != 0 || v != 0;
+        }
+        cells->u[column] = u;
+        cells->v[column] = v;
+    }
+    for (int i = 0; i < 16; i++) {
+        float *weights = cells->weights[i / 4][i % 4];
+        for (int column = 0; column < target->columns; column++)
+            weights[column] = 1.0f / (weights[column] + 64.0f);
+    }
+}
+
+// Blend the vectors of the four patches that cover each 2x2 pixels, by how well they explain
+// them, in the lower half of a row of cells, or in the upper half of the next one, times `scale`.
+static void blend_half(const Cells *upper, const Cells *lower, int half, int columns, float scale,
+                       float *out_u, float *out_v)
+{
+    if (!upper->moves && !lower->moves) {
+        memset(out_u, 0, 2 * (size_t)columns * sizeof *out_u);
+        memset(out_v, 0, 2 * (size_t)columns * sizeof *out_v);
+        return;
+    }
+    float *const *above = upper->weights[2 + half], *const *below = lower->weights[half];
+    for (int odd = 0; odd < 2; odd++) { // of the patch to the left and of that to the right
+        const int left = odd - 1, first = 3 - odd, second = 1 - odd;
+        const float *a = above[first] + left, *b = above[second] + left + 1;
+        const float *c = below[first] + left, *d = below[second] + left + 1;
+        const float *au = upper->u + left, *av = upper->v + left;
+        const float *cu = lower->u + left, *cv = lower->v + left;
+        for (int x = 0; x < columns; x++) {
+            const float weight = a[x] + b[x] + c[x] + d[x];
+            const float u = a[x] * au[x] + b[x] * au[x + 1] + c[x] * cu[x] + d[x] * cu[x + 1];
+            const float v = a[x] * av[x] + b[x] * av[x + 1] + c[x] * cv[x] + d[x] * cv[x + 1];
+            out_u[2 * x + odd] = u / weight * scale;
+            out_v[2 * x + odd] = v / weight * scale;
+        }
+    }
+}
+
+// Cut rows of cells out of zeroed memory.
+static float *cut(float *memory, int columns, Cells *cells)
+{
+    const int row = columns + 2;
+    cells->u = memory + 1;
+    cells->v = cells->u + row;
+    for (int i = 0; i < 16; i++)
+        cells->weights[i / 4][i % 4] = cells->v + (1 + i) * (intptr_t)row;
+    cells->moves = 0;
+    return memory + 18 * (intptr_t)row;
+}
+
+// Search a level and blend what is found to `rows` rows of `columns` vectors: into (u, v), or into
+// a field where there is one.
+static void search_level(const Level *target, const Level *reference, const Estimate *of,
+                         const Starts *starts, const uint8_t *marks, float *memory, float *u,
+                         float *v, int16_t *field)
+{
+    Cells none, cells[2];
+    const int columns = target->columns, wide = 2 * columns;
+    const int rows = (of->height + BLOCK - 1) / BLOCK, blocks = (of->width + BLOCK - 1) / BLOCK;
+    memset(memory, 0, 3 * 18 * (size_t)(columns + 2) * sizeof *memory);
+    memory = cut(cut(cut(memory, columns, &none), columns, cells), columns, cells + 1);
+    for (int row = 0; row <= target->rows; row++) {
+        const Cells *upper = row ? &cells[(row - 1) & 1] : &none, *lower = &none;
+        if (row < target->rows) {
+            lower = &cells[row & 1];
+            search_row(target, reference, of, starts, row, marks + (intptr_t)row * columns,
+                       &cells[row & 1]);
+        }
+        for (int half = row ? 0 : 1; half < (row < target->rows ? 2 : 1); half++) {
+            const int y = 2 * row - 1 + half;
+            float *out_u = field ? memory : u + (intptr_t)y * wide;
+            float *out_v = field ? memory + wide : v + (intptr_t)y * wide;
+            blend_half(upper, lower, half, columns, field ? 2.0f * STEPS : 2.0f, out_u, out_v);
+            if (!field || y >= rows)
                 continue;
-            }
-            const int top = row * CELL - CELL / 2, left = column * CELL - CELL / 2;
-            take_patch(target, top, left, &patch);
-            int best = 0;
-            float u = 0, v = 0;
-            int64_t error = compare(reference, top, left, u, v, &patch, apart[best]);
-            if (error > 0) {
-                for (int guess = 0; guess < 2; guess++) {
-                    const float *from = guess ? second : first;
-                    if (!from || (from[2 * cell] == u && from[2 * cell + 1] == v))
-                        continue;
-                    const int64_t other = compare(reference, top, left, from[2 * cell],
-                                                  from[2 * cell + 1], &patch, apart[!best]);
-                    if (other < error) {
-                        best = !best;
-                        error = other;
-                        u = from[2 * cell];
-                        v = from[2 * cell + 1];
-                    }
-                }
-                const float u0 = u, v0 = v;
-                for (int i = 0; i < search->iterations; i++) {
-                    float du, dv;
-                    if (!step(&patch, apart[best], search->stiffness, &du, &dv))
-                        break;
-                    if (__builtin_fabsf(du) < 0.03125f && __builtin_fabsf(dv) < 0.03125f)
-                        break;
-                    const float u1 = u + du, v1 = v + dv;
-                    if (!(__builtin_fabsf(u1 - u0) < PATCH && __builtin_fabsf(v1 - v0) < PATCH))
-                        break;
-                    const int64_t other =
-                        compare(reference, top, left, u1, v1, &patch, apart[!best]);
-                    if (other >= error)
-                        break;
-                    best = !best;
-                    error = other;
-                    u = u1;
-                    v = v1;
-                }
-            }
-            vectors[2 * cell] = u;
-            vectors[2 * cell + 1] = v;
-            for (int i = 0; i < 4; i++) {
-                for (int j = 0; j < 4; j++) {
-                    const int16_t *at = apart[best] + 2 * i * PATCH + 2 * j;
-                    errors[cell * 16 + i * 4 + j] =
-                        (uint16_t)(__builtin_abs(at[0]) + __builtin_abs(at[1]) +
-                                   __builtin_abs(at[PATCH]) + __builtin_abs(at[PATCH + 1]));
-                }
+            int16_t *out = field + 2 * (intptr_t)y * blocks;
+            for (int x = 0; x < blocks; x++) {
+                out[2 * x] = (int16_t)(int)__builtin_rintf(out_u[x]);
+                out[2 * x + 1] = (int16_t)(int)__builtin_rintf(out_v[x]);
             }
         }
     }
 }
 
-// Return whether the patches of two rows and two columns of cells, of which one may lie outside,
-// do not move.
-static int stands(const float *vectors, int row, int beside_row, int column, int beside, int rows,
-                  int columns)
+// Fill the field of a picture's blocks, [ceil(H/4), ceil(W/4), 2] in sixteenths of a pixel, from
+// the pyramids of two pictures. `guess` is another such field, or none. Return whether there is
+// anything to search, or -1 without memory.
+EXPORTED int carfilter_motion_estimate(uint8_t *picture, uint8_t *other, const Estimate *of,
+                                       const int16_t *guess, int16_t *field)
 {
-    const intptr_t r = row * columns, s = clamped(beside_row, 0, rows - 1) * columns;
-    const int c = clamped(beside, 0, columns - 1);
-    const float *a = vectors + 2 * (r + column), *b = vectors + 2 * (r + c);
-    const float *d = vectors + 2 * (s + column), *e = vectors + 2 * (s + c);
-    return a[0] == 0 && a[1] == 0 && b[0] == 0 && b[1] == 0 && d[0] == 0 && d[1] == 0 &&
-           e[0] == 0 && e[1] == 0;
-}
-
-// Blend the vectors of the up to four patches that cover each 2x2 pixels, by how well they explain
-// them: [2 rows, 2 columns, 2], times `scale`.
-EXPORTED void carfilter_motion_blend(const float *vectors, const uint16_t *errors, int32_t rows,
-                            int32_t columns, float scale, float *blended)
-{
-    for (int y = 0; y < 2 * rows; y++) {
-        const int row = y >> 1, beside_row = y & 1 ? row + 1 : row - 1;
-        for (int x = 0; x < 2 * columns; x++) {
-            const int column = x >> 1, beside = x & 1 ? column + 1 : column - 1;
-            float u = 0, v = 0, weights = 0;
-            if (stands(vectors, row, beside_row, column, beside, rows, columns)) {
-                blended[2 * (y * 2 * columns + x)] = blended[2 * (y * 2 * columns + x) + 1] = 0;
-                continue;
-            }
-            for (int i = 0; i < 4; i++) {
-                const int r = i & 2 ? beside_row : row, c = i & 1 ? beside : column;
-                if (r < 0 || r >= rows || c < 0 || c >= columns)
-                    continue;
-                const int part_y = i & 2 ? (y & 1 ? 0 : 3) : 1 + (y & 1);
-                const int part_x = i & 1 ? (x & 1 ? 0 : 3) : 1 + (x & 1);
-                const int cell = r * columns + c;
-                const float weight = 1.0f / (float)(errors[cell * 16 + part_y * 4 + part_x] + 64);
-                const float wu = weight * vectors[2 * cell], wv = weight * vectors[2 * cell + 1];
-                u += wu;
-                v += wv;
-                weights += weight;
-            }
-            blended[2 * (y * 2 * columns + x)] = u / weights * scale;
-            blended[2 * (y * 2 * columns + x) + 1] = v / weights * scale;
-        }
+    Level targets[MOST_LEVELS], references[MOST_LEVELS];
+    lay_out(picture, of->height, of->width, of->levels, targets);
+    lay_out(other, of->height, of->width, of->levels, references);
+    const size_t cells = (size_t)targets[0].rows * targets[0].columns;
+    const size_t floats = (3 * 18 + 4) * (size_t)(targets[0].columns + 2);
+    const size_t plane = of->searched > 1 ? 4 * (size_t)targets[1].rows * targets[1].columns : 0;
+    float *memory = malloc((floats + 4 * plane) * sizeof *memory + 3 * cells);
+    if (!memory)
+        return -1;
+    float *coarse = memory + floats; // the planes u and v, of the level before and of this one
+    uint8_t *fresh = (uint8_t *)(coarse + 4 * plane), *marks[MOST_LEVELS] = {fresh + cells};
+    const int any = mark(targets, references, of->most, fresh);
+    for (int i = 0; any && i < of->searched; i++) {
+        const Level *level = targets + i;
+        if (i)
+            gather(marks[i - 1], targets[i - 1].rows, targets[i - 1].columns, fresh);
+        grow(fresh, level->rows, level->columns, marks[i]);
+        marks[i + 1] = marks[i] + (size_t)level->rows * level->columns;
     }
-}
-
-// Halve a picture or level by the mean of 2x2 pixels, and repeat its border around it.
-EXPORTED void carfilter_motion_halve(const uint8_t *pixels, int32_t height, int32_t width, int32_t row,
-                            uint8_t *halved, int32_t half_row, int32_t edge)
-{
-    const int rows = (height + 1) / 2, columns = (width + 1) / 2, even = width / 2;
-    for (int y = 0; y < rows; y++) {
-        const uint8_t *upper = pixels + (intptr_t)2 * y * row;
-        const uint8_t *lower = 2 * y + 1 < height ? upper + row : upper;
-        uint8_t *out = halved + (intptr_t)y * half_row;
-        for (int x = 0; x < even; x++) { // of pairs of bytes compilers make better vectors
-            uint16_t above, below;
-            memcpy(&above, upper + 2 * x, sizeof above);
-            memcpy(&below, lower + 2 * x, sizeof below);
-            const uint16_t sum = (above & 255) + (above >> 8) + (below & 255) + (below >> 8);
-            out[x] = (uint8_t)((sum + 2) >> 2);
-        }
-        if (even < columns)
-            out[even] = (uint8_t)((2 * upper[width - 1] + 2 * lower[width - 1] + 2) >> 2);
-        memset(out - edge, out[0], (size_t)edge);
-        memset(out + columns, out[columns - 1], (size_t)(half_row - edge - columns));
+    Starts starts = {0};
+    for (int i = of->searched - 1; any && i >= 0; i--) {
+        float *u = coarse + (i & 1 ? 2 * plane : 0);
+        starts.guess = guess;
+        starts.rows = (of->height + BLOCK - 1) / BLOCK;
+        starts.columns = (of->width + BLOCK - 1) / BLOCK;
+        starts.scale = 2 << i;
+        search_level(targets + i, references + i, of, &starts, marks[i], memory, u, u + plane,
+                     i ? 0 : field);
+        starts.u = u;
+        starts.v = u + plane;
+        starts.row = 2 * targets[i].columns;
     }
-    for (int y = 1; y <= edge; y++) {
-        uint8_t *first = halved - edge, *last = first + (intptr_t)(rows - 1) * half_row;
-        memcpy(first - (intptr_t)y * half_row, first, (size_t)half_row);
-        memcpy(last + (intptr_t)y * half_row, last, (size_t)half_row);
-    }
+    free(memory);
+    return any;
 }
-
-typedef struct {
-    const void *picture, *reference; // [H, W]
-    const int16_t *field;            // [ceil(H/4), columns, 2]
-    uint8_t *moving;                 // blocks that do, [.., columns]; in the end those that stay so
-    const uint8_t *near;             // and those beside them
-    const int16_t (*filters)[TAPS];
-    int32_t height, width, columns, most, less;
-} Move;
-
-// Return the sum over 3x3 blocks.
-static int64_t around(const int32_t *sums, int row, int column, int rows, int columns)
-{
-    int64_t sum = 0;
-    for (int i = -1; i <= 1; i++)
-        for (int j = -1; j <= 1; j++)
-            sum += sums[(intptr_t)clamped(row + i, 0, rows - 1) * columns +
-                        clamped(column + j, 0, columns - 1)];
-    return sum;
-}
-
-#define SAMPLE uint8_t
-#define SUM int16_t // of four samples, weighted
-#define NAMED(name) name##8
-#include "move.h"
-#undef SAMPLE
-#undef SUM
-#undef NAMED
-
-#define SAMPLE uint16_t
-#define SUM int32_t
-#define NAMED(name) name##16
-#include "move.h"

@@ -1,4 +1,4 @@
-// The part of motion.c that is compiled for samples of each size.
+// The part of move.c that is compiled for samples of each size.
 
 static void NAMED(move_block)(const SAMPLE *reference, int height, int width, int y, int x,
                              const int16_t (*filters)[TAPS], int most, SAMPLE *out)
@@ -48,17 +48,15 @@ static int32_t NAMED(apart)(const SAMPLE *one, int one_row, const SAMPLE *other,
 
 // Fill a row of blocks of `moved` with what the field leads to, and sums with how far each
 // block of the picture differs from the reference: as it is, and moved.
-static void NAMED(move_row)(const Move *of, int row, SAMPLE *moved, int32_t *before,
-                           int32_t *after)
+static void NAMED(move_row)(const Move *of, int row, int columns, const uint8_t *moving,
+                           const uint8_t *near, SAMPLE *moved, int32_t *before, int32_t *after)
 {
     const SAMPLE *picture = of->picture, *reference = of->reference;
     const int width = of->width, y = row * BLOCK;
     const int high = of->height - y < BLOCK ? of->height - y : BLOCK;
-    const int16_t *vector = of->field + 2 * (intptr_t)row * of->columns;
-    const uint8_t *moving = of->moving + (intptr_t)row * of->columns;
-    const uint8_t *near = of->near + (intptr_t)row * of->columns;
+    const int16_t *vector = of->field + 2 * (intptr_t)row * columns;
     SAMPLE block[BLOCK * BLOCK];
-    for (int column = 0; column < of->columns; column++, vector += 2) {
+    for (int column = 0; column < columns; column++, vector += 2) {
         if (!near[column])
             continue;
         const int x = column * BLOCK, wide = width - x < BLOCK ? width - x : BLOCK;
@@ -77,24 +75,35 @@ static void NAMED(move_row)(const Move *of, int row, SAMPLE *moved, int32_t *bef
 }
 
 // Fill `moved` with the reference, [H, W], its blocks moved where that makes them like the
-// picture, and `moving` with which ones are.
-EXPORTED void NAMED(carfilter_motion_follow)(const Move *of, int32_t *sums, SAMPLE *moved)
+// picture, and `moving` with which ones are, [ceil(H/4), ceil(W/4)]. Return whether any is, or -1
+// without memory.
+EXPORTED int NAMED(carfilter_motion_follow)(const Move *of, uint8_t *moving, SAMPLE *moved)
 {
-    const int rows = (of->height + BLOCK - 1) / BLOCK, columns = of->columns;
-    int32_t *before = sums, *after = sums + (intptr_t)rows * columns;
+    const int rows = (of->height + BLOCK - 1) / BLOCK, columns = (of->width + BLOCK - 1) / BLOCK;
+    const size_t blocks = (size_t)rows * columns;
+    int32_t *before = malloc(blocks * (2 * sizeof *before + 1)), *after = before + blocks;
+    uint8_t *near = (uint8_t *)(after + blocks);
+    if (!before)
+        return -1;
+    for (size_t i = 0; i < blocks; i++)
+        moving[i] = of->field[2 * i] != 0 || of->field[2 * i + 1] != 0;
+    grow(moving, rows, columns, near);
     memcpy(moved, of->reference, (size_t)of->height * (size_t)of->width * sizeof(SAMPLE));
-    for (int row = 0; row < rows; row++)
-        NAMED(move_row)(of, row, moved, before + (intptr_t)row * columns,
-                       after + (intptr_t)row * columns);
     for (int row = 0; row < rows; row++) {
-        uint8_t *moving = of->moving + (intptr_t)row * columns;
+        const intptr_t at = (intptr_t)row * columns;
+        NAMED(move_row)(of, row, columns, moving + at, near + at, moved, before + at, after + at);
+    }
+    int any = 0;
+    for (int row = 0; row < rows; row++, moving += columns) {
         const int high = of->height - row * BLOCK < BLOCK ? of->height - row * BLOCK : BLOCK;
         for (int column = 0; column < columns; column++) {
             if (!moving[column])
                 continue;
             const int64_t as_it_is = around(before, row, column, rows, columns);
-            if (5 * around(after, row, column, rows, columns) < 4 * as_it_is - of->less)
+            if (5 * around(after, row, column, rows, columns) < 4 * as_it_is - of->less) {
+                any = 1;
                 continue;
+            }
             moving[column] = 0;
             const int left = of->width - column * BLOCK, wide = left < BLOCK ? left : BLOCK;
             const intptr_t at = (intptr_t)row * BLOCK * of->width + column * BLOCK;
@@ -104,4 +113,6 @@ EXPORTED void NAMED(carfilter_motion_follow)(const Move *of, int32_t *sums, SAMP
                        (size_t)wide * sizeof(SAMPLE));
         }
     }
+    free(before);
+    return any;
 }

@@ -1,6 +1,7 @@
 """The arrays that motion is estimated from and described by."""
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ STEPS = 16  # of a pixel, that a vector counts
 EDGE = 16  # pixels around each level
 ITERATIONS = 4  # that a vector is searched in, at most
 STIFFNESS = 4096.0  # holds a vector to where it started, as so much squared gradient would
+NOISE = 2.0  # levels a pixel, at half the size, that coding alone may change
+_SMALLEST = 24  # pixels of the shorter side of the coarsest level
 
 Vectors = npt.NDArray[np.float32]
 """(x, y) in pixels of a level for each of its cells, [rows, columns, 2]."""
@@ -46,12 +49,34 @@ class Level:
         return -(-self.shape[0] // CELL), -(-self.shape[1] // CELL)
 
 
-def grown(marks: Marks) -> Marks:
-    """Return what is marked, and the eight beside each."""
-    tall = marks.copy()
-    tall[1:] |= marks[:-1]
-    tall[:-1] |= marks[1:]
-    wide = tall.copy()
-    wide[:, 1:] |= tall[:, :-1]
-    wide[:, :-1] |= tall[:, 1:]
-    return wide
+class Pyramid:
+    """A picture at a half, a quarter, ... of its size, in one piece of memory.
+
+    Attributes:
+        shape: height and width of the picture.
+        sizes: of the levels with their edges, the finest first.
+        pixels: of the levels, one after another.
+    """
+
+    __slots__ = ("pixels", "shape", "sizes")
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.shape = shape
+        self.sizes: list[tuple[int, int]] = []
+        height, width = shape
+        while not self.sizes or min(height, width) >= 2 * _SMALLEST:
+            height, width = (height + 1) // 2, (width + 1) // 2
+            self.sizes.append((height + 2 * EDGE, width + 2 * EDGE))
+        self.pixels = np.empty(sum(map(prod, self.sizes)), np.uint8)
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """Rows and columns of blocks."""
+        return -(-self.shape[0] // BLOCK), -(-self.shape[1] // BLOCK)
+
+    @property
+    def levels(self) -> list[Level]:
+        """The levels, the finest first; they share the memory."""
+        ends = np.cumsum([prod(size) for size in self.sizes])
+        parts = np.split(self.pixels, ends[:-1])
+        return [Level(part.reshape(size)) for part, size in zip(parts, self.sizes, strict=True)]

@@ -43,5 +43,4 @@ def moved_where_better(
     if field is None:
         return other, None
     less = round(5 * _LESS * _AROUND * (1 << (depth - 8)))
-    moved, which = move(picture, other, field, _FILTERS, depth, less)
-    return (moved, which) if which.any() else (other, None)
+    return move(picture, other, field, _FILTERS, depth, less) or (other, None)

@@ -1,4 +1,4 @@
-"""What motion.c computes, in NumPy: slower, and the same bits.
+"""What motion.c and move.c compute, in NumPy: slower, and the same bits.
 
 Sums are of integers, so that their order does not matter; what is left of floating point is
 computed in the same order, in float32.
@@ -21,6 +21,7 @@ from carfilter.restore.motion.arrays import (
     Filters,
     Level,
     Marks,
+    Pyramid,
     Vectors,
 )
 
@@ -31,12 +32,79 @@ _CELLS_AT_ONCE = 4096  # so that their patches stay in a core's cache
 _Integers = npt.NDArray[np.int64]
 
 
-def halve(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Return the mean of each 2x2 pixels, a last odd row or column doubled, with its edge."""
+def fill(pyramid: Pyramid, pixels: npt.NDArray[np.uint8]) -> None:
+    """Fill the pyramid of a picture [H, W]."""
+    for level in pyramid.levels:
+        level.padded[:] = np.pad(_halved(pixels), EDGE, mode="edge")
+        pixels = level.inner
+
+
+def _halved(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return the mean of each 2x2 pixels, a last odd row or column doubled."""
     height, width = pixels.shape
     even = np.pad(pixels, ((0, height % 2), (0, width % 2)), mode="edge").astype(np.uint16)
     total = even[::2, ::2] + even[::2, 1::2] + even[1::2, ::2] + even[1::2, 1::2]
-    return np.pad(((total + 2) >> 2).astype(np.uint8), EDGE, mode="edge")
+    return ((total + 2) >> 2).astype(np.uint8)
+
+
+def estimate(
+    picture: Pyramid, other: Pyramid, most: int, searched: int, guess: Field | None
+) -> Field | None:
+    """See kernels.estimate().
+
+    Args:
+        most: that a cell may differ by in sum and not be searched.
+        searched: levels, the finest ones.
+    """
+    targets, references = picture.levels[:searched], other.levels[:searched]
+    marks = _marks(_differing(targets[0], references[0], most), searched)
+    if marks is None:
+        return None
+    coarse: Vectors | None = None
+    for at in reversed(range(searched)):
+        rows, columns = targets[at].cells
+        guesses = [] if coarse is None else [np.ascontiguousarray(coarse[:rows, :columns])]
+        if guess is not None:
+            guesses.append(_at_cells(guess, 2 << at, rows, columns))
+        coarse = _blend(*_search(targets[at], references[at], marks[at], guesses))
+    assert coarse is not None
+    rows, columns = picture.blocks
+    return np.rint(coarse[:rows, :columns] * STEPS).astype(np.int16)
+
+
+def _marks(finest: Marks, levels: int) -> list[Marks] | None:
+    """Return which cells of each level, the finest first, are marked, or lie beside one."""
+    if not finest.any():
+        return None
+    marks = [_grown(finest)]
+    while len(marks) < levels:
+        fine = np.pad(marks[-1], [(0, side % 2) for side in marks[-1].shape])
+        rows = fine[::2] | fine[1::2]
+        marks.append(_grown(rows[:, ::2] | rows[:, 1::2]))
+    return marks
+
+
+def _grown(marks: Marks) -> Marks:
+    """Return what is marked, and the eight beside each."""
+    tall = marks.copy()
+    tall[1:] |= marks[:-1]
+    tall[:-1] |= marks[1:]
+    wide = tall.copy()
+    wide[:, 1:] |= tall[:, :-1]
+    wide[:, :-1] |= tall[:, 1:]
+    return wide
+
+
+def _at_cells(field: Field, scale: int, rows: int, columns: int) -> Vectors:
+    """Return the vectors of the middle block of each cell of a level, in its pixels."""
+    middle = np.ix_(
+        *(
+            (np.arange(count) * scale + scale // 2).clip(0, blocks - 1)
+            for count, blocks in zip((rows, columns), field.shape, strict=False)
+        )
+    )
+    vectors: Vectors = np.multiply(field[middle], 1 / (STEPS * scale), dtype=np.float32)
+    return vectors
 
 
 class _Patches:
@@ -96,8 +164,8 @@ def _windows(level: Level, tops: _Integers, lefts: _Integers, side: int) -> _Int
     return every[tops + EDGE, lefts + EDGE].astype(np.int64)
 
 
-def differing(target: Level, reference: Level, most: int) -> Marks:
-    """See kernels.differing()."""
+def _differing(target: Level, reference: Level, most: int) -> Marks:
+    """Return the cells that differ from those of another level by more than `most` in sum."""
     height, (rows, columns) = target.shape[0], target.cells
     area = slice(EDGE, EDGE + height), slice(EDGE, EDGE + columns * CELL)
     apart = np.abs(target.padded[area].astype(np.int32) - reference.padded[area])
@@ -106,10 +174,15 @@ def differing(target: Level, reference: Level, most: int) -> Marks:
     return marks
 
 
-def search(
+def _search(
     target: Level, reference: Level, marks: Marks, guesses: list[Vectors]
 ) -> tuple[Vectors, Errors]:
-    """See kernels.search()."""
+    """Return the vector of each cell, and how far its patch then differs.
+
+    Args:
+        marks: where it is searched; elsewhere nothing moves, or differs.
+        guesses: of each vector, besides no motion; the best is where it starts.
+    """
     rows, columns = target.cells
     vectors = np.zeros((rows * columns, 2), np.float32)
     errors = np.zeros((rows * columns, 4, 4), np.uint16)
@@ -152,32 +225,31 @@ def _where(chosen: npt.NDArray[np.bool_], one: Any, other: Any) -> Any:
     return np.where(chosen.reshape(-1, *[1] * (one.ndim - 1)), one, other)
 
 
-def blend(vectors: Vectors, errors: Errors, scale: float) -> Vectors:
-    """See kernels.blend()."""
+def _blend(vectors: Vectors, errors: Errors) -> Vectors:
+    """Return the vector of each 2x2 pixels, in pixels of the finer level: [2 rows, 2 columns, 2].
+
+    It is the mean of those of the patches that cover them, by how well they explain them.
+    """
     rows, columns = vectors.shape[:2]
-    y, x = np.arange(2 * rows)[:, None], np.arange(2 * columns)[None]
+    explained = np.float32(1) / (errors + np.float32(64))
+    vectors = np.pad(vectors, ((1, 1), (1, 1), (0, 0)))
+    explained = np.pad(explained, ((1, 1), (1, 1), (0, 0), (0, 0)))
     sums = np.zeros((2 * rows, 2 * columns, 2), np.float32)
-    weights = np.zeros((2 * rows, 2 * columns), np.float32)
-    for beside_row in (False, True):
-        row, part_y = _neighbour(y, beside_row)
-        for beside_column in (False, True):
-            column, part_x = _neighbour(x, beside_column)
-            inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-            r, c = row.clip(0, rows - 1), column.clip(0, columns - 1)
-            error = errors[r, c, part_y, part_x].astype(np.int32) + 64
-            weight: npt.NDArray[np.float32] = inside.astype(np.float32) / error.astype(np.float32)
-            sums += weight[..., None] * vectors[r, c]
+    weights = np.zeros((2 * rows, 2 * columns, 1), np.float32)
+    y, x = np.arange(2 * rows)[:, None], np.arange(2 * columns)[None]
+    for row, part_y in _covering(y):
+        for column, part_x in _covering(x):
+            weight = explained[row, column, part_y, part_x][..., None]
+            sums += weight * vectors[row, column]
             weights += weight
-    blended: Vectors = np.multiply(sums / weights[..., None], scale, dtype=np.float32)
+    blended: Vectors = np.multiply(sums / weights, 2, dtype=np.float32)
     return blended
 
 
-def _neighbour(quads: _Integers, beside: bool) -> tuple[_Integers, _Integers]:
-    """Return the cell of 2x2 pixels, or the one beside it, and which part of its patch they are."""
-    odd = quads & 1
-    if beside:
-        return (quads >> 1) + 2 * odd - 1, np.where(odd, 0, 3)
-    return quads >> 1, 1 + odd
+def _covering(quads: _Integers) -> tuple[tuple[_Integers, _Integers], ...]:
+    """Return the two cells, after one that is none, that cover 2x2 pixels, and by which part."""
+    first, odd = (quads + 1) >> 1, quads & 1
+    return (first, 3 - odd), (first + 1, 1 - odd)
 
 
 def move(

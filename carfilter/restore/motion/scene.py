@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from carfilter.pictures import Luma, Motion
-from carfilter.restore.motion.arrays import Field, Level
-from carfilter.restore.motion.flow import composed, estimate, pyramid
+from carfilter.restore.motion.arrays import Field, Pyramid
+from carfilter.restore.motion.flow import composed, pyramid
+from carfilter.restore.motion.kernels import estimate
 from carfilter.restore.motion.move import moved_where_better
 
 
@@ -17,7 +18,7 @@ class Scene:
 
     def __init__(self) -> None:
         self._lumas: dict[int, Luma] = {}
-        self._levels: dict[int, list[Level]] = {}
+        self._pyramids: dict[int, Pyramid] = {}
         self._depth = 8
         self._fields: dict[tuple[int, int], Field | None] = {}
 
@@ -29,7 +30,7 @@ class Scene:
         """Drop all but some pictures."""
         known = set(kept)
         self._lumas = {n: luma for n, luma in self._lumas.items() if n in known}
-        self._levels = {n: levels for n, levels in self._levels.items() if n in known}
+        self._pyramids = {n: one for n, one in self._pyramids.items() if n in known}
         self._fields = {pair: f for pair, f in self._fields.items() if known.issuperset(pair)}
 
     def moved(self, number: int, other: int) -> Luma:
@@ -59,17 +60,16 @@ class Scene:
         return self._fields[number, other]
 
     def _estimated(self, number: int, other: int, between: int) -> Field | None:
-        shape = self._lumas[number].shape
-        levels = self._pyramid(number), self._pyramid(other)
+        pyramids = self._pyramid(number), self._pyramid(other)
         if between == other:
             step = between - number
-            return estimate(*levels, shape, self._fields.get((number - 1, number - 1 + step)))
+            return estimate(*pyramids, self._fields.get((number - 1, number - 1 + step)))
         if (between, other) not in self._fields:
-            return estimate(*levels, shape)
+            return estimate(*pyramids)
         guess = composed(self.field(number, between), self._fields[between, other])
-        return estimate(*levels, shape, guess, refine=True)
+        return estimate(*pyramids, guess, refine=True)
 
-    def _pyramid(self, number: int) -> list[Level]:
-        if number not in self._levels:
-            self._levels[number] = pyramid(self._lumas[number], self._depth)
-        return self._levels[number]
+    def _pyramid(self, number: int) -> Pyramid:
+        if number not in self._pyramids:
+            self._pyramids[number] = pyramid(self._lumas[number], self._depth)
+        return self._pyramids[number]
