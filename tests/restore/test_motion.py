@@ -54,6 +54,14 @@ def test_a_pan_is_followed_between_pixels_and_across_pictures(depth: int) -> Non
     assert apart(pictures[0], scene.moved(0, 8)) < 1.5 * levels
 
 
+def test_a_camera_that_turns_fast_is_followed() -> None:
+    first, second = pan(2, (288, 416), (36, 0))
+    scene = scene_of([first, second])
+    seen = slice(8, -8), slice(64, -16)  # what both show
+    turned = np.abs(scene.moved(0, 1).astype(int) - first)[seen].mean()
+    assert turned < 3 < 10 < np.abs(second.astype(int) - first)[seen].mean()
+
+
 def test_what_keeps_still_stays_as_it_is() -> None:
     rng = np.random.default_rng(1)
     still = pan(1, (96, 128), (0, 0))[0]

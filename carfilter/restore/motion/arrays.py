@@ -13,7 +13,7 @@ EDGE = 16  # pixels around each level
 ITERATIONS = 4  # that a vector is searched in, at most
 STIFFNESS = 4096.0  # holds a vector to where it started, as so much squared gradient would
 NOISE = 2.0  # levels a pixel, at half the size, that coding alone may change
-_SMALLEST = 24  # pixels of the shorter side of the coarsest level
+_SMALLEST = 6  # pixels of the shorter side of the coarsest level, at least
 
 Vectors = npt.NDArray[np.float32]
 """(x, y) in pixels of a level for each of its cells, [rows, columns, 2]."""
