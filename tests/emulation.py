@@ -1,4 +1,4 @@
-"""rows.c for another kind of CPU than this one's, under an emulator."""
+"""The C of carfilter/restore/int8 for another kind of CPU than this one's, under an emulator."""
 
 import ctypes
 import shutil
@@ -11,7 +11,7 @@ from typing import Any
 from carfilter.restore.int8.packing import CHANNELS
 
 REPOSITORY = Path(__file__).parents[1]
-SOURCE = REPOSITORY / "carfilter" / "restore" / "int8" / "rows.c"
+SOURCES = REPOSITORY / "carfilter" / "restore" / "int8"
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 # Neoverse N1 has dot products alone.
 CPUS = {"i8mm": "max", "dotprod": "neoverse-n1"}
@@ -32,17 +32,22 @@ def build_hook() -> Any:
     return hook
 
 
+def compiled(name: str, kind: str, folder: Path) -> list[str]:
+    """Compile a program beside this module for a kind of CPU of ARM64; return how it is run."""
+    program, hook = folder / f"{name}-{kind}", build_hook()
+    subprocess.run(
+        [COMPILER, *hook.FLAGS, *hook.KINDS["aarch64", "linux"][kind], "-static",
+         "-I", SOURCES, Path(__file__).with_name(name), "-o", program],
+        check=True,
+    )  # fmt: skip
+    return [EMULATOR, "-cpu", CPUS[kind], str(program)]
+
+
 class Emulated:
     """Takes the place of the library that is loaded for a kind of CPU of ARM64."""
 
     def __init__(self, kind: str, folder: Path) -> None:
-        program, hook = folder / kind, build_hook()
-        subprocess.run(
-            [COMPILER, *hook.FLAGS, *hook.KINDS["aarch64", "linux"][kind], "-static",
-             "-I", SOURCE.parent, Path(__file__).with_name("emulated.c"), "-o", program],
-            check=True,
-        )  # fmt: skip
-        self._run = [EMULATOR, "-cpu", CPUS[kind], str(program)]
+        self._run = compiled("emulated.c", kind, folder)
 
     def carfilter_rows_restore(self, network: Any, picture: Any, top: int, bottom: int) -> int:
         layers = network.layers

@@ -1,4 +1,6 @@
 // The levels of pyramids, and marks of their cells: what motion.c and move.c share.
+#pragma once
+
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
