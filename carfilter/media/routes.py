@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 import av
@@ -19,9 +20,13 @@ from av.stream import Discard
 
 from carfilter.errors import MediaError
 from carfilter.media.selection import is_picture
-from carfilter.media.streams import COVER_ENDINGS, add_attachment, add_copy, stream_codec
+from carfilter.media.streams import COVER_ENDINGS, Copy, add_attachment, add_copy, stream_codec
+from carfilter.media.ticks import shift_packet
 
 _PCM = {"pcm_mulaw", "pcm_alaw", "pcm_bluray", "pcm_dvd", "s302m"}  # samples in a packing of theirs
+# Sound that comes back whole from every container whose muxer takes it; other sound is tried.
+_SURE = {"aac", "ac3", "eac3", "flac", "mp2", "mp3", "opus", "vorbis"}
+_TRIED_PACKETS = 50
 _UNKNOWN = "nobody knows what it is; FFmpeg leaves it out as well"
 _WHOLE = {"audio": "sound", "video": "picture"}
 # The MPEG-TS muxer takes anything and writes what it does not know as anonymous private data.
@@ -42,6 +47,9 @@ _NAMES = {
     "an .avi": "avi",
     "a .nut": "nut",
 }  # formats that a remedy may name, the usual ones first
+
+
+OpenAgain = Callable[[], av.container.InputContainer]
 
 
 # No repr of the fields: that of a PyAV stream crashes once its container is closed.
@@ -68,13 +76,14 @@ def plan_routes(
     audio_codec: str | None = None,
     subtitle_codec: str | None = None,
     drop_unsupported: bool = False,
-    reads_again: bool = True,
+    again: OpenAgain | None = None,
 ) -> list[Route]:
     """Decide for each stream; codecs are encoder names, "copy", or None for the default.
 
     Args:
         format_name: FFmpeg's, or M2TS.
-        reads_again: the source can be opened once more, to read its cover art ahead.
+        again: opens the source once more, to read its cover art ahead and to try its sound; None
+            for what can be read once only.
 
     Raises:
         MediaError: the target cannot hold a stream; the sentence names it and what would help.
@@ -82,13 +91,13 @@ def plan_routes(
     wanted = {"audio": audio_codec, "subtitle": subtitle_codec}
     routes = [
         Route(stream, "copy")
-        if reads_again and _becomes_attachment(format_name, stream)
-        else _route(stream, format_name, wanted.get(stream.type))
+        if again is not None and _becomes_attachment(format_name, stream)
+        else _route(stream, format_name, wanted.get(stream.type), again)
         for stream in streams
     ]
     refused = [route.stream for route in routes if route.action == "refuse"]
     if refused and not drop_unsupported:
-        raise MediaError(_remedy(refused, streams, format_name, reads_again=reads_again))
+        raise MediaError(_remedy(refused, streams, format_name, again))
     return [
         _dropped(r.stream, "the target cannot hold it") if r.action == "refuse" else r
         for r in routes
@@ -99,7 +108,9 @@ def _dropped(stream: av.stream.Stream, note: str) -> Route:
     return Route(stream, "drop", note=note, is_loss=True)
 
 
-def _route(stream: av.stream.Stream, format_name: str, wanted: str | None) -> Route:
+def _route(
+    stream: av.stream.Stream, format_name: str, wanted: str | None, again: OpenAgain | None
+) -> Route:
     if stream.type == "unknown":
         return _dropped(stream, _UNKNOWN)
     if _is_silent(stream):
@@ -111,8 +122,10 @@ def _route(stream: av.stream.Stream, format_name: str, wanted: str | None) -> Ro
         kept = "the chapters, or timecode tag, it repeats are kept"
         lost = "this format holds neither chapters nor timecodes"
         return Route(stream, "drop", note=lost if format_name in ("mpegts", M2TS) else kept)
-    if can_hold(format_name, stream) and (
-        wanted == "copy" or not _is_better_plain(format_name, stream)
+    if (
+        can_hold(format_name, stream)
+        and (wanted == "copy" or not _is_better_plain(format_name, stream))
+        and (again is None or _is_heard(format_name, stream, again))
     ):
         return Route(stream, "copy")
     for codec in () if wanted == "copy" else _usual_conversions(stream):
@@ -215,6 +228,47 @@ def _is_known(file: io.BytesIO, format_name: str, stream: av.stream.Stream) -> b
         return False
 
 
+def _is_heard(format_name: str, stream: av.stream.Stream, again: OpenAgain) -> bool:
+    """Try whether sound that few know is heard when it has gone through a format: a demuxer may not
+    know what its own muxer takes (DFPWM in MOV), or a container lack what another one needs (NUT
+    does not tell the blocks of ADPCM)."""
+    if not isinstance(stream, av.AudioStream) or stream.codec_context is None:
+        return True
+    codec = stream.codec_context.codec.canonical_name
+    if codec in _SURE or codec.startswith("pcm_"):
+        return True
+    file = io.BytesIO()
+    try:
+        with again() as opened, _scratch(format_name, file) as (target, refusals):
+            twin = opened.streams[stream.index]
+            packets = [p for p in islice(opened.demux(twin), _TRIED_PACKETS) if p.size]
+            wanted, carrier = _samples(twin, packets), Copy(target, twin)
+            start = next((p.dts for p in packets if p.dts is not None), 0)
+            for packet in packets:
+                shift_packet(packet, -start)
+                target.mux([*carrier.convert(packet)])
+    except (MediaError, av.error.FFmpegError, ValueError, IndexError):
+        return True  # it cannot be tried
+    file.seek(0)
+    try:
+        with av.open(file, "r") as made:
+            (back,) = made.streams
+            return not refusals and _samples(back, made.demux(back)) >= wanted / 2
+    except (av.error.FFmpegError, ValueError):
+        return False
+
+
+def _samples(stream: av.stream.Stream, packets: Iterable[av.Packet[Any]]) -> int:
+    """Count the samples that packets decode to, at any rate."""
+    count = 0
+    if not isinstance(stream, av.AudioStream) or stream.codec_context is None:
+        return 0
+    for packet in packets:
+        with contextlib.suppress(av.error.FFmpegError):
+            count += sum(frame.samples for frame in stream.codec_context.decode(packet))
+    return count
+
+
 def _kind(stream: av.stream.Stream) -> tuple[str, str | None]:
     if stream.codec_context is not None:
         return stream.type, stream.codec_context.name
@@ -252,16 +306,15 @@ def _remedy(
     refused: Sequence[av.stream.Stream],
     streams: Sequence[av.stream.Stream],
     format_name: str,
-    *,
-    reads_again: bool,
+    again: OpenAgain | None,
 ) -> str:
     """Say what the target cannot hold, and each way out that works for all of it together."""
     ways = []
     if all(isinstance(stream, av.AudioStream) and stream.codec_context for stream in refused):
         ways += [f"-c:a {c}" for c in ("aac", "pcm_s16le") if _can_encode(format_name, c)][:1]
     for name, other in _NAMES.items():
-        left = [s for s in streams if not (reads_again and _becomes_attachment(other, s))]
-        if all(_is_taken(other, stream) for stream in left):
+        left = [s for s in streams if again is None or not _becomes_attachment(other, s)]
+        if all(_route(s, other, None, again).action != "refuse" for s in left):
             ways.append(f"{name} target")
             break
     ways.append(" ".join(dict.fromkeys(map(_leaving_out, refused))))
@@ -269,10 +322,6 @@ def _remedy(
         f"the {format_name} format cannot hold {' and '.join(map(_described, refused))};"
         f" give {', '.join(ways)}, or --drop-unsupported"
     )
-
-
-def _is_taken(format_name: str, stream: av.stream.Stream) -> bool:
-    return _route(stream, format_name, None).action != "refuse"
 
 
 def _described(stream: av.stream.Stream) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -170,7 +170,7 @@ class Source:
         cut.shift = self.shift_seconds
         clock, times = Clock(self.container, self.video), self._frame_times()
         wanted = [self.video, *(s for s in self.copied if s.type != "attachment")]
-        watch = CodecWatch(self.video, self.name, self._opened_again)
+        watch = CodecWatch(self.video, self.name, self.opened_again)
         for packet in self.packets(wanted):
             if packet.stream_index == self.video.index:
                 for one in watch.packets(packet):
@@ -197,8 +197,13 @@ class Source:
             self.options.end_seconds,
         )
 
-    def _opened_again(self, options: dict[str, str]) -> av.container.InputContainer:
-        given = {**dict(self.options.options), **options}
+    def opened_again(self, options: Mapping[str, str] | None = None) -> av.container.InputContainer:
+        """Open the same file once more, for a look ahead or back; the caller closes it.
+
+        Raises:
+            MediaError: it has gone.
+        """
+        given = {**dict(self.options.options), **(options or {})}
         return open_container(self.name, self.options.format, given, self.options.max_pixels)
 
     def gauge_anew(self) -> None:

@@ -125,6 +125,9 @@ class Copy:
     def __init__(self, target: av.container.OutputContainer, stream: av.stream.Stream) -> None:
         self.stream = add_copy(target, stream)
         self._is_mov_text = stream_codec(stream) == "mov_text"
+        self._is_sound = stream.type == "audio"
+        self._last_dts: int | None = None  # of its last packet
+        self._duration = 0  # ticks from packet to packet
         header = None if target.format.name in _ADTS_FORMATS else _audio_specific_config(stream)
         self._strips_adts = header is not None
         if header is not None and self.stream.codec_context is not None:
@@ -135,8 +138,19 @@ class Copy:
             return ()
         if self._strips_adts:
             packet = _without_adts(packet)
+        if self._is_sound:
+            self._set_duration(packet)
         packet.stream = self.stream
         return (packet,)
+
+    def _set_duration(self, packet: av.Packet[Any]) -> None:
+        """Give a packet the duration of the one before, as far apart as they are, if it has none:
+        Matroska may not tell any, and MP4 would end before the last one."""
+        if packet.dts is not None:
+            if self._last_dts is not None:
+                self._duration = max(packet.dts - self._last_dts, 0)
+            self._last_dts = packet.dts
+        packet.duration = packet.duration or self._duration
 
     def drain(self) -> Iterable[av.Packet[Any]]:
         return ()

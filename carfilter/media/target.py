@@ -275,7 +275,7 @@ def _open_target(
             audio_codec=options.audio_codec,
             subtitle_codec=options.subtitle_codec,
             drop_unsupported=options.drop_unsupported,
-            reads_again=Path(source.name).is_file(),
+            again=source.opened_again if Path(source.name).is_file() else None,
         )
         kept = [r for r in routes if r.action != "drop"]
         covers = _add_covers(container, kept, source)

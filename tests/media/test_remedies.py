@@ -79,6 +79,35 @@ def test_pcm_without_a_layout_goes_into_flv(tmp_path: Path) -> None:
     assert sum(read_content(tmp_path / "out.flv").types.count(t) for t in ("audio", "video")) == 2
 
 
+@pytest.mark.parametrize(
+    ("codec", "ending", "target"),
+    [("dfpwm", "nut", "mov"), ("adpcm_ms", "nut", "mkv"), ("adpcm_ms", "nut", "avi")],
+)
+def test_sound_that_nobody_would_hear_is_refused_and_the_remedy_keeps_it(
+    tmp_path: Path, codec: str, ending: str, target: str
+) -> None:
+    """The muxer takes it; what it writes is not known again, or lacks what the decoder needs."""
+    source = with_sound(tmp_path / f"in.{ending}", codec, 48000, 2)
+    with pytest.raises(MediaError, match=r"cannot hold stream #1 .*; give -c:a aac"):
+        through(source, tmp_path / f"out.{target}")
+    through(source, tmp_path / f"out.{target}", audio_codec="aac")
+    assert abs(heard(tmp_path / f"out.{target}") - heard(source)) < 0.05
+
+
+def heard(path: Path) -> float:
+    """Seconds of sound that a decoder gives."""
+    with av.open(str(path)) as container:
+        return sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
+
+
+@pytest.mark.parametrize("target", ["mov", "mp4"])
+def test_the_last_packet_of_sound_is_heard(tmp_path: Path, target: str) -> None:
+    """Matroska tells no duration of ALAC's packets, nor of the last one by the next one's time."""
+    source = with_sound(tmp_path / "in.mkv", "alac", 48000, 2)
+    through(source, tmp_path / f"out.{target}")
+    assert heard(tmp_path / f"out.{target}") == heard(source)
+
+
 def test_s302m_becomes_plain_samples(tmp_path: Path) -> None:
     source = with_sound(tmp_path / "in.ts", "s302m", 48000, 2)
     through(source, tmp_path / "out.mkv")
