@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module
+from inspect import cleandoc
 from pathlib import Path
 
 import click
@@ -42,7 +43,7 @@ def _command(module: object, script: str) -> click.Command:
 
 def _man_page(command: click.Command, script: str, version: str) -> str:
     context = click.Context(command, info_name=script)
-    about = (command.help or "").replace("\b\n", "").strip()
+    about = cleandoc(command.help or "").replace("\b\n", "")  # click keeps the docstring's indent
     lines = [
         f'.TH "{script.upper()}" "1" "" "carfilter {version}" "User Commands"',
         f".SH NAME\n{_plain(script)} \\- {_plain(about.splitlines()[0])}",
@@ -51,10 +52,11 @@ def _man_page(command: click.Command, script: str, version: str) -> str:
         f".SH DESCRIPTION\n{_plain(about)}",
         ".SH OPTIONS",
     ]
-    records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
+    options = [each for each in command.get_params(context) if isinstance(each, click.Option)]
+    records = [option.get_help_record(context) for option in options]
     lines += [f".TP\n\\fB{_plain(r[0])}\\fR\n{_plain(r[1])}" for r in records if r]
     if command.epilog:
-        notes = command.epilog.replace("\b\n", "").strip()
+        notes = cleandoc(command.epilog).replace("\b\n", "")
         lines.append(f".SH NOTES\n.nf\n{_plain(notes)}\n.fi")
     return "\n".join(lines) + "\n"
 

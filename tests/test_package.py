@@ -152,6 +152,10 @@ def test_man_and_completion_know_the_installed_command(installed: Path) -> None:
     if shutil.which("man"):
         page = said("man", "-P", "cat", "-M", str(installed / "share" / "man"), "carfilter")
         assert "--lookahead" in page
+        said_of_it, options = page.split("DESCRIPTION\n")[1].split("\nOPTIONS\n")
+        lines = [line for line in said_of_it.splitlines() if line]
+        assert {len(line) - len(line.lstrip()) for line in lines} == {7}
+        assert options.lstrip().startswith("-")
     script = installed / "share" / "bash-completion" / "completions" / "carfilter"
 
     def completed(*words: str) -> list[str]:
