@@ -12,9 +12,10 @@ Luma = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 QpMap = npt.NDArray[np.int16]
 Blocks = npt.NDArray[np.bool_]
 
-Motion = tuple[npt.NDArray[np.int16] | None, npt.NDArray[np.int16] | None]
-"""Where each block lies in the pictures before and after; see restore.motion.arrays.Field. None is
-where it is, or not known."""
+Field = npt.NDArray[np.int16]
+"""Where each block of a picture lies in another; see restore.motion.arrays."""
+Motion = tuple[Field | None, Field | None]
+"""Where each block lies in the pictures before and after. None is where it is, or not known."""
 
 MACROBLOCK = 16
 ASSUMED_QP = 26
@@ -35,6 +36,8 @@ class Picture:
     # None where that is not known, or there is none to compare with.
     changed: Blocks | None = None
     motion: Motion = (None, None)
+    # Of a reference: where it has yet to be moved along, for the picture that it helps.
+    along: Field | None = None
     # Other pictures of the scene, for a multi-frame network; see carfilter.restore.references
     references: tuple["Picture | None", ...] = ()
 

@@ -1,11 +1,12 @@
-"""Pictures averaged over time on CUDA, with the look-ahead that waits kept there.
+"""What is done with restored planes on CUDA, where the network left them.
 
-The same as carfilter.restore.planes does on a CPU, within one grey level. Each picture crosses the
-bus once to come and once, averaged, to go.
+The same as carfilter.restore.planes does on a CPU, within one grey level. All of it goes on in the
+stream of the network, so that what is made for one step is there for the next, and its memory is
+given to others no sooner than the steps before have ended; which thread starts a step does not
+matter. Of the pictures only finished ones cross the bus.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,86 +14,118 @@ import torch
 from torch import Tensor
 
 from carfilter.errors import DeviceError
-from carfilter.pictures import Luma
+from carfilter.pictures import MACROBLOCK, Blocks, Luma
 from carfilter.restore.failures import in_a_line, is_device_failure, is_out_of_memory
-from carfilter.restore.hand import hand
+from carfilter.restore.motion import card
+from carfilter.restore.motion.arrays import BLOCK, Field
+from carfilter.restore.motion.move import least_gain
 from carfilter.restore.planes import KERNEL, Linked
 from carfilter.restore.samples import as_float
+from carfilter.restore.slots import streams
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Link:
-    """What links() gives: a picture on the card, and what goes on to it from the one before."""
-
-    luma: Tensor  # uint8, or int16 that carries uint16, [H, W]
-    share: Tensor  # float32 [H, W]
-
-
 class CardPlanes:
-    """Averaging on a card; see carfilter.restore.planes.Averaging."""
+    """Planes on a card: uint8, or int16 that carries uint16, [H, W]; see planes.Planes."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        make: Any = torch.cuda.Stream  # torch does not type its constructor
-        self._stream = make(device)
-        self._last: tuple[Luma, Tensor] | None = None  # the picture that was linked last
+        _, self._stream, self._download_stream = streams(device)
 
-    def links(self, before: Luma, luma: Luma, depth: int, level: float, decay: float) -> _Link:  # noqa: ARG002 (the table of a CPU needs the depth)
-        """See planes.links(); starts it, and waits for nothing."""
-        known = self._last is not None and self._last[0] is before
-        given = [luma] if known else [luma, before]
-        pinned = [_pinned(one) for one in given]
-
-        def start() -> _Link:
-            with torch.cuda.stream(self._stream):
-                here, *other = (one.to(self._device, non_blocking=True) for one in pinned)
-                earlier = other[0] if other or self._last is None else self._last[1]
-                return _Link(here, _likeness(earlier, here, level) * decay)
-
-        link = self._do(start)
-        self._last = luma, link.luma
-        return link
-
-    def average(self, pictures: Sequence[Linked], amounts: Sequence[float], past: Tensor) -> Any:
-        """See planes.average(); `past` is what nothing() gave."""
-        unlinked = {i: _pinned(one.luma) for i, one in enumerate(pictures) if one.link is None}
-        kind = torch.uint8 if pictures[0].luma.itemsize == 1 else torch.int16
-        host = torch.empty((len(amounts), *past.shape[1:]), dtype=kind, pin_memory=True)
-        new_event: Any = torch.cuda.Event
-        done = new_event()
-
-        def start() -> None:
-            with torch.cuda.stream(self._stream):
-                there = {i: one.to(self._device, non_blocking=True) for i, one in unlinked.items()}
-                links: list[Any] = [one.link for one in pictures]
-                lumas = [
-                    as_float(there[i] if one is None else one.luma) for i, one in enumerate(links)
-                ]
-                shares = [None if one is None else one.share for one in links]
-                made = _averages(lumas, shares, amounts, past)
-                host.copy_(torch.stack(made).to(torch.int32).to(kind), non_blocking=True)
-                done.record(self._stream)
-
-        self._do(start)
-        self._do_here(done.synchronize)
-        dtype: Any = pictures[0].luma.dtype
-        return [plane.numpy().view(dtype) for plane in host]
-
-    def nothing(self, shape: tuple[int, ...]) -> Tensor:
-        """Return the past of a picture that has none."""
+    def kept(self, plane: Tensor, last: Tensor, changed: Blocks) -> Tensor:
+        """See planes.kept()."""
+        if plane is last or changed.all():
+            return plane
+        marks = torch.from_numpy(changed).pin_memory()
 
         def start() -> Tensor:
-            with torch.cuda.stream(self._stream):
-                return torch.zeros((2, *shape), device=self._device)
+            wide = card.spread(self._brought(marks), MACROBLOCK, plane.shape)
+            return torch.where(wide, plane, last)
 
         return self._do(start)
 
-    def _do(self, work: Callable[[], T]) -> T:
-        return self._do_here(lambda: hand().do(torch.inference_mode()(work)))
+    def weave(self, upper: Tensor, lower: Tensor) -> Tensor:
+        """See carfilter.pictures.weave()."""
+        return self._do(lambda: torch.stack((upper, lower), 1).flatten(0, 1))
 
-    def _do_here(self, work: Callable[[], T]) -> T:
+    def moved(self, luma: Tensor, other: Tensor, field: Field, depth: int) -> tuple[Tensor, Tensor]:
+        """See move.moved_where_better(); whether any block is moved is not waited for."""
+        pinned, less = torch.from_numpy(field).pin_memory(), least_gain(depth)
+
+        def start() -> tuple[Tensor, Tensor]:
+            return card.move(luma, other, self._brought(pinned), depth, less)
+
+        return self._do(start)
+
+    def links(
+        self,
+        before: Tensor,
+        luma: Tensor,
+        depth: int,  # noqa: ARG002 (the table of a CPU needs it)
+        level: float,
+        decay: float,
+        where: Tensor | None = None,
+    ) -> Tensor:
+        """See planes.links(): float32 [H, W]."""
+
+        def start() -> Tensor:
+            shares = _likeness(before, luma, level) * decay
+            return shares if where is None else shares * card.spread(where, BLOCK, luma.shape)
+
+        return self._do(start)
+
+    def average(
+        self, pictures: Sequence[Linked], amounts: Sequence[float], past: Tensor
+    ) -> list[Tensor]:
+        """See planes.average(); `past` is what nothing() gave."""
+
+        def start() -> list[Tensor]:
+            lumas = [as_float(one.luma) for one in pictures]
+            made = _averages(lumas, [one.link for one in pictures], amounts, past)
+            return [one.to(torch.int32).to(pictures[0].luma.dtype) for one in made]
+
+        return self._do(start)
+
+    def nothing(self, shape: tuple[int, ...]) -> Tensor:
+        """Return the past of a picture that has none."""
+        return self._do(lambda: torch.zeros((2, *shape), device=self._device))
+
+    def fetched(self, planes: Sequence[Tensor]) -> list[Luma]:
+        """Return planes on the host, which they reach while the network goes on."""
+        if not planes:
+            return []
+        first = planes[0]
+        host = torch.empty((len(planes), *first.shape), dtype=first.dtype, pin_memory=True)
+        new_event: Any = torch.cuda.Event  # torch does not type its constructor
+        made, done = new_event(), new_event()
+
+        def start() -> None:
+            made.record(self._stream)
+            with torch.cuda.stream(self._download_stream):
+                self._download_stream.wait_event(made)
+                for row, plane in zip(host, planes, strict=True):
+                    row.copy_(plane, non_blocking=True)
+                done.record(self._download_stream)
+
+        self._do(start)
+        self._told(done.synchronize)
+        kind: Any = np.uint8 if first.dtype == torch.uint8 else np.uint16
+        return [plane.numpy().view(kind) for plane in host]
+
+    def _brought(self, pinned: Tensor) -> Tensor:
+        return pinned.to(self._device, non_blocking=True)
+
+    def _do(self, work: Callable[[], T]) -> T:
+        """Start something in the network's stream; say in a sentence what a card's errors mean."""
+
+        def start() -> T:
+            with torch.inference_mode(), torch.cuda.stream(self._stream):
+                return work()
+
+        return self._told(start)
+
+    def _told(self, work: Callable[[], T]) -> T:
         try:
             return work()
         except RuntimeError as error:
@@ -107,11 +140,6 @@ class CardPlanes:
                     " and in the system's log, or use --device cpu"
                 ) from error
             raise
-
-
-def _pinned(luma: Luma) -> Tensor:
-    plane: Any = np.ascontiguousarray(luma)
-    return torch.from_numpy(plane.view(np.uint8 if plane.itemsize == 1 else np.int16)).pin_memory()
 
 
 def _likeness(before: Tensor, luma: Tensor, level: float) -> Tensor:

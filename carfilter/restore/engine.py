@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from carfilter.pictures import ASSUMED_QP, Luma, Picture
-from carfilter.restore.planes import Averaging
+from carfilter.restore.planes import Plane, Planes
 from carfilter.restore.reuse import Box
 
 COMPILE_AFTER_SECONDS = 60.0
@@ -59,11 +59,14 @@ class Engine(Protocol):
     def working(self) -> AbstractContextManager[object]:
         """Return what holds its threads while pictures are restored."""
 
-    def restore(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
-        """Yield the restored luma of each picture, same dtype and shape, in order."""
+    def restore(self, pictures: Iterable[Picture]) -> Iterator[Plane]:
+        """Yield the restored luma of each picture, same dtype and shape, in order.
 
-    def planes(self) -> Averaging:
-        """Return what averages its pictures over time, where they are."""
+        It is what planes() works on where pictures help each other, and else Luma.
+        """
+
+    def planes(self) -> Planes:
+        """Return what works on restored planes where they are."""
 
     def start_box(self, picture: Picture, box: Box) -> Callable[[], Luma]:
         """Begin to restore a part of a picture; return what waits for it."""

@@ -9,13 +9,10 @@ neighbours give nearly all that there is to win, and nothing is moved more than 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
-import numpy as np
-
-from carfilter.pictures import Luma
-from carfilter.restore.motion.arrays import BLOCK, Field
-from carfilter.restore.motion.move import moved_where_better
-from carfilter.restore.planes import Floats, Linked, average, links
+from carfilter.restore.motion.arrays import Field
+from carfilter.restore.planes import CpuPlanes, Linked, Plane, Planes
 from carfilter.restore.steady import Restored
 
 _SHARE = 0.8  # of a neighbour that is equal
@@ -25,45 +22,52 @@ _GOOD_QP, _LEVEL = 26, 0.4
 
 
 def followed(
-    pictures: Iterable[Restored], lookahead: int, strength: float = 1.0
+    pictures: Iterable[Restored],
+    lookahead: int,
+    strength: float = 1.0,
+    planes: Planes | None = None,
 ) -> Iterator[Restored]:
     """Yield the pictures, what moves in them averaged with the pictures beside them.
 
     Args:
         lookahead: 0 averages with the past alone; else one picture is waited for.
         strength: 0..1, how much of the way to the average a picture goes.
+        planes: works on them; None is this CPU.
     """
-    earlier: Luma | None = None
+    planes = planes or CpuPlanes()
+    earlier: Plane | None = None
     waiting: Restored | None = None
-    last: Luma | None = None  # that came out
+    last: Plane | None = None  # that came out
     for picture in pictures:
         if waiting is not None:
-            last = _averaged(waiting, (earlier, picture.luma), strength, last)
+            last = _averaged(planes, waiting, (earlier, picture.luma), strength, last)
             yield replace(waiting, luma=last)
             earlier = waiting.luma
         if lookahead:
             waiting = picture
         else:
-            last = _averaged(picture, (earlier, None), strength, last)
+            last = _averaged(planes, picture, (earlier, None), strength, last)
             yield replace(picture, luma=last)
             earlier = picture.luma
     if waiting is not None:
-        yield replace(waiting, luma=_averaged(waiting, (earlier, None), strength, last))
+        last = _averaged(planes, waiting, (earlier, None), strength, last)
+        yield replace(waiting, luma=last)
 
 
 def _averaged(
+    planes: Planes,
     picture: Restored,
-    beside: tuple[Luma | None, Luma | None],
+    beside: tuple[Plane | None, Plane | None],
     strength: float,
-    last: Luma | None,
-) -> Luma:
+    last: Plane | None,
+) -> Plane:
     if picture.still == 1.0 and last is not None:
         return last  # a picture that is shown again stays the same
     level = _LEVEL * (0 if picture.qp is None else round(picture.qp) - _GOOD_QP)
     if level <= 0:
         return picture.luma
     before, after = (
-        _neighbour(picture, other, field, level)
+        _neighbour(planes, picture, other, field, level)
         for other, field in zip(beside, picture.motion, strict=True)
     )
     if before is None and after is None:
@@ -74,22 +78,17 @@ def _averaged(
     if after is not None:
         run.append(Linked(*after))
     amounts = [0.0] * (before is not None) + [strength]
-    return average(run, amounts, np.zeros((2, *picture.luma.shape), np.float32))[-1]
+    return planes.average(run, amounts, planes.nothing(picture.luma.shape))[-1]
 
 
 def _neighbour(
-    picture: Restored, other: Luma | None, field: Field | None, level: float
-) -> tuple[Luma, Floats] | None:
+    planes: Planes, picture: Restored, other: Plane | None, field: Field | None, level: float
+) -> tuple[Plane, Any] | None:
     """Return a neighbour moved to where the picture shows the same, and how much of it goes in."""
     if other is None or field is None or other.shape != picture.luma.shape:
         return None
-    moved, which = moved_where_better(picture.luma, other, field, picture.depth)
+    moved, which = planes.moved(picture.luma, other, field, picture.depth)
     if which is None:
         return None
     level *= 1 << (picture.depth - 8)
-    shares = links(moved, picture.luma, picture.depth, level, _SHARE)
-    height, width = shares.shape
-    columns = which.repeat(BLOCK, 1)[:, :width]
-    for top, row in zip(range(0, height, BLOCK), columns, strict=True):
-        shares[top : top + BLOCK] *= row
-    return moved, shares
+    return moved, planes.links(moved, picture.luma, picture.depth, level, _SHARE, which)

@@ -1,4 +1,4 @@
-"""The one thread of a process that works on CUDA, whoever asks and for whichever file.
+"""The one thread of a process that runs networks on CUDA, whoever asks and for whichever file.
 
 cuDNN keeps its plans, and what it found out by trying, for each thread by itself: the stages have
 a new thread for each file, which would pay for them again.

@@ -1,7 +1,7 @@
 """What is done with whole planes beside the network: compared, kept, averaged over time.
 
-In C where planes.c was compiled for this CPU, which releases Python's lock meanwhile; else the same
-in numpy, bit by bit.
+Here on a CPU; carfilter.restore.card_planes does it on a card. In C where planes.c was compiled for
+this CPU, which releases Python's lock meanwhile; else the same in numpy, bit by bit.
 """
 
 import ctypes
@@ -13,11 +13,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from carfilter.pictures import MACROBLOCK, Blocks, Luma
+from carfilter.pictures import MACROBLOCK, Blocks, Luma, weave
 from carfilter.restore.int8.kinds import usable_kinds
 from carfilter.restore.int8.library import load_library
+from carfilter.restore.motion.arrays import BLOCK, Field, Marks
+from carfilter.restore.motion.move import moved_where_better
 
 Floats = npt.NDArray[np.float32]
+Plane = Any
+"""The luma of a picture where it is worked on: Luma on a CPU, on a card a tensor [H, W]."""
 
 _ROWS = 32  # of a picture are worked on at a time by numpy, so that they stay in a core's cache
 KERNEL = 16  # sum of the weights 1-2-1 x 1-2-1 of 3x3 pixels
@@ -86,7 +90,9 @@ def _in_rows(*planes: Luma) -> bool:
     return all(plane.strides[1] == plane.itemsize for plane in planes)
 
 
-def links(before: Luma, luma: Luma, depth: int, level: float, decay: float) -> Floats:
+def links(
+    before: Luma, luma: Luma, depth: int, level: float, decay: float, where: Marks | None = None
+) -> Floats:
     """Return what goes on from one picture to the next: how alike they are around each pixel.
 
     It is `decay` where they are equal, [H, W], and falls to 1/e of that where the absolute
@@ -94,8 +100,18 @@ def links(before: Luma, luma: Luma, depth: int, level: float, decay: float) -> F
 
     Args:
         depth: bits of a sample.
+        where: blocks of 4x4 pixels, of which alone anything goes on; None is all.
     """
-    table = _table(depth, level, decay)
+    shares = _shares(before, luma, _table(depth, level, decay))
+    if where is not None:
+        height, width = shares.shape
+        columns = where.repeat(BLOCK, 1)[:, :width]
+        for top, row in zip(range(0, height, BLOCK), columns, strict=True):
+            shares[top : top + BLOCK] *= row
+    return shares
+
+
+def _shares(before: Luma, luma: Luma, table: Floats) -> Floats:
     library = _compiled()
     if library is None or not _in_rows(before, luma):
         return _links(before, luma, table)
@@ -122,7 +138,7 @@ def _table(depth: int, level: float, decay: float) -> Floats:
 class Linked:
     """A picture among others that are averaged with it."""
 
-    luma: Luma
+    luma: Plane
     link: Any  # share of the picture before that goes on to it, [H, W]; None is nothing
 
 
@@ -241,27 +257,54 @@ def _average(
         np.copyto(result[rows], np.rint(mean, out=mean), casting="unsafe")
 
 
-class Averaging(Protocol):
-    """What averages over time, on a CPU or a card."""
+class Planes(Protocol):
+    """What is done with restored planes where they are, on a CPU or a card."""
 
-    def links(self, before: Luma, luma: Luma, depth: int, level: float, decay: float) -> Any:
+    def kept(self, plane: Plane, last: Plane, changed: Blocks) -> Plane:
+        """See kept()."""
+
+    def weave(self, upper: Plane, lower: Plane) -> Plane:
+        """See carfilter.pictures.weave()."""
+
+    def moved(self, luma: Plane, other: Plane, field: Field, depth: int) -> tuple[Plane, Any]:
+        """See motion.move.moved_where_better(); links() takes the blocks, if not None."""
+
+    def links(
+        self,
+        before: Plane,
+        luma: Plane,
+        depth: int,
+        level: float,
+        decay: float,
+        where: Any = None,
+    ) -> Any:
         """See links()."""
 
     def average(
         self, pictures: Sequence[Linked], amounts: Sequence[float], past: Any
-    ) -> list[Luma]:
+    ) -> list[Plane]:
         """See average()."""
 
     def nothing(self, shape: tuple[int, ...]) -> Any:
         """Return the `past` of a picture that has none before it, [H, W]."""
 
+    def fetched(self, planes: Sequence[Plane]) -> Sequence[Luma]:
+        """Return planes that are finished, on the host."""
+
 
 class CpuPlanes:
-    """Averaging on a CPU."""
+    """Planes on a CPU."""
 
+    kept = staticmethod(kept)
+    weave = staticmethod(weave)
+    moved = staticmethod(moved_where_better)
     links = staticmethod(links)
     average = staticmethod(average)
 
     def nothing(self, shape: tuple[int, ...]) -> Floats:
         """Return the past of a picture that has none."""
         return np.zeros((2, *shape), np.float32)
+
+    def fetched(self, planes: Sequence[Luma]) -> Sequence[Luma]:
+        """Return them: they are on the host."""
+        return planes

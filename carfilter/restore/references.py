@@ -1,6 +1,7 @@
 """The window of a multi-frame network: each picture goes on with the pictures that help it.
 
-They go along moved to where the picture shows the same (carfilter.restore.motion). Of the past only
+They go along moved to where the picture shows the same (carfilter.restore.motion), or with how they
+are to be moved, where that is done on a card. Of the past only
 what the window rule can ask for is kept; of the future as much as `lookahead` and the bound in
 bytes allow. A scene cut or a change of size empties the memory.
 """
@@ -28,19 +29,24 @@ class _Seen:
 
 
 def with_references(
-    pictures: Iterable[Picture], lookahead: int, most_bytes: int = LOOKAHEAD_BYTES
+    pictures: Iterable[Picture],
+    lookahead: int,
+    most_bytes: int = LOOKAHEAD_BYTES,
+    *,
+    moves: bool = True,
 ) -> Iterator[Picture]:
     """Yield the pictures with `references` in the slots of window.choose().
 
     Args:
         lookahead: pictures to wait for at most; 0 looks at the past alone.
         most_bytes: of luma that waits; what does not fit is done without.
+        moves: references; else they have to be, `along` a field.
     """
-    window = _Window()
+    window = _Window(moves)
     for picture in pictures:
         if window.last is not None and _is_cut(window.last, picture):
             yield from window.emit(len(window.waiting))
-            window = _Window()
+            window = _Window(moves)
         window.add(picture)
         yield from window.emit(_ready(window.waiting, lookahead, most_bytes))
     yield from window.emit(len(window.waiting))
@@ -49,7 +55,8 @@ def with_references(
 class _Window:
     """The pictures of one scene that are still of use, and their motion."""
 
-    def __init__(self) -> None:
+    def __init__(self, moves: bool) -> None:
+        self._moves = moves
         self.past: list[_Seen] = []
         self.waiting: deque[_Seen] = deque()
         self.last: Picture | None = None
@@ -83,6 +90,8 @@ class _Window:
         reference = other.picture
         if not _moves(seen.picture) or reference.interlaced:
             return reference
+        if not self._moves:
+            return replace(reference, along=self._scene.field(seen.number, other.number))
         return replace(reference, luma=self._scene.moved(seen.number, other.number))
 
 

@@ -8,11 +8,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from carfilter.pictures import Luma, Picture, split_fields, weave, with_qp
+from carfilter.pictures import Luma, Picture, split_fields, with_qp
 from carfilter.prefetch import Prefetch
 from carfilter.restore.door import open_engine
 from carfilter.restore.engine import RestoreOptions
 from carfilter.restore.follow import followed
+from carfilter.restore.planes import CpuPlanes, Plane, Planes
 from carfilter.restore.references import with_references
 from carfilter.restore.reuse import Reuse, settle
 from carfilter.restore.steady import Noted, keep_unchanged, noting, steadied
@@ -117,36 +118,36 @@ class Restorer:
     def _restore_scenes(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
         """Restore pictures, with what a multi-frame network needs of others before and after it."""
         if not self.references:
-            yield from self._restore_frames(pictures)
+            yield from self._restore_frames(pictures, CpuPlanes())
             return
         noted: deque[Noted] = deque()
-        seen = noting(with_references(settle(pictures), self.lookahead), noted)
-        kept = keep_unchanged(self._restore_frames(seen), noted)
+        planes, moves = self.engine.planes(), self.engine.on_cpu
+        helped = with_references(settle(pictures), self.lookahead, moves=moves)
+        kept = keep_unchanged(self._restore_frames(noting(helped, noted), planes), noted, planes)
         if not self.lookahead:
-            planes = self.engine.planes()
-            yield from steadied(followed(kept, 0, self.strength), 0, self.strength, planes)
+            moving = followed(kept, 0, self.strength, planes)
+            yield from steadied(moving, 0, self.strength, planes)
             return
         # Averages come out many at a time; the network goes on meanwhile.
         ahead = Prefetch(kept, self.lookahead // 2, _AHEAD_BYTES, lambda one: one.luma.nbytes)
         try:
-            planes = self.engine.planes()
-            steady = followed(ahead, self.lookahead, self.strength)
-            yield from steadied(steady, self.lookahead // 2, self.strength, planes)
+            moving = followed(ahead, self.lookahead, self.strength, planes)
+            yield from steadied(moving, self.lookahead // 2, self.strength, planes)
         finally:
             ahead.close()
 
-    def _restore_frames(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
+    def _restore_frames(self, pictures: Iterable[Picture], planes: Planes) -> Iterator[Plane]:
         """Restore pictures, the interlaced ones as two fields."""
         field_counts: deque[int] = deque()
         fields = split_fields(pictures, field_counts)
         if not self.references:  # else they were settled before others became their references
             fields = settle(fields)
-        planes = self._reuse.restore(fields) if self._reuses else self.engine.restore(fields)
-        for plane in planes:
+        restored = self._reuse.restore(fields) if self._reuses else self.engine.restore(fields)
+        for plane in restored:
             if field_counts.popleft() == 1:
                 yield plane
             else:
-                yield weave(plane, next(planes))
+                yield planes.weave(plane, next(restored))
 
     @property
     def saved(self) -> float:

@@ -18,10 +18,16 @@ def _pieces(planes: Tensor) -> tuple[Tensor, ...]:
     return pieces
 
 
+def as_integers(luma: Tensor) -> Tensor:
+    """uint8 or int16 luma to int32 of the same values."""
+    whole = luma.to(torch.int32)
+    # int16 carries uint16 samples bit by bit: torch computes with few unsigned types.
+    return whole if luma.dtype == torch.uint8 else whole & 0xFFFF
+
+
 def as_float(luma: Tensor) -> Tensor:
     """uint8 or int16 luma to float32 of the same values."""
-    # int16 carries uint16 samples bit by bit: torch computes with few unsigned types.
-    return (luma if luma.dtype == torch.uint8 else luma.to(torch.int32) & 0xFFFF).to(torch.float32)
+    return (luma if luma.dtype == torch.uint8 else as_integers(luma)).to(torch.float32)
 
 
 def scaled(luma: Tensor, centre: float) -> Tensor:

@@ -9,8 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carfilter.pictures import MACROBLOCK, Area, Luma, Picture, cut
+from carfilter.pictures import MACROBLOCK, Area, Picture, cut
+from carfilter.restore.motion import card
+from carfilter.restore.motion.arrays import BLOCK
+from carfilter.restore.motion.move import least_gain
 from carfilter.restore.network import QP_UNKNOWN
+from carfilter.restore.planes import Plane
 from carfilter.restore.ring import Ring
 
 
@@ -60,7 +64,8 @@ class Slot:
 
     Args:
         references: that go with each picture.
-        ring: of what was brought to the card before; only what it lacks is uploaded.
+        ring: of what was brought to the card before; only what it lacks is uploaded. Where there is
+            one, results stay on the card.
     """
 
     def __init__(
@@ -83,20 +88,25 @@ class Slot:
         self.knows_qp = False
         self.host = torch.empty(shape, dtype=self.dtype, pin_memory=self.cuda)
         self.host_qp = torch.empty(qp_shape, dtype=torch.int8, pin_memory=self.cuda)
-        self._restored: Tensor | None = None  # on a CPU: the network's own buffer, not a copy
+        self._restored: Tensor | None = None  # the network's own buffer, where it is not copied
         self._awaited: list[futures.Future[Tensor]] = []  # parts of it that others compute
         self.ring = ring
-        self._new: list[int] = []  # places in the ring of the planes that wait in `host`
-        self._order = torch.empty(shape[:2], dtype=torch.int64, pin_memory=self.cuda)
+        if ring is not None:
+            self._new: list[int] = []  # places in the ring of the planes that wait in `host`
+            self._order = torch.empty(shape[:2], dtype=torch.int64, pin_memory=self.cuda)
+            self._moves: list[tuple[int, int]] = []  # of `host_fields`, which wait as well
+            fields_shape = (*shape[:2], *(-(-side // BLOCK) for side in size), 2)
+            self._fields = torch.empty(fields_shape, dtype=torch.int16, pin_memory=self.cuda)
         if self.cuda:
-            out_shape = (batch_size, *size)
-            self.host_out = torch.empty(out_shape, dtype=self.dtype, pin_memory=True)
-            self.device_out = torch.empty(out_shape, dtype=self.dtype, device=device)
-            if ring is not None:
+            if ring is None:
+                out_shape = (batch_size, *size)
+                self.host_out = torch.empty(out_shape, dtype=self.dtype, pin_memory=True)
+                self.device_out = torch.empty(out_shape, dtype=self.dtype, device=device)
+            else:
                 self._device_order = torch.empty(shape[:2], dtype=torch.int64, device=device)
             self.device_luma = torch.empty(shape, dtype=self.dtype, device=device)
             self.device_qp = torch.empty(qp_shape, dtype=torch.int8, device=device)
-            self.upload_stream, self.compute_stream, self.download_stream = _streams(device)
+            self.upload_stream, self.compute_stream, self.download_stream = streams(device)
             new_event: Any = torch.cuda.Event  # torch does not type its constructor
             self.uploaded, self.computed, self.downloaded = new_event(), new_event(), new_event()
 
@@ -115,16 +125,19 @@ class Slot:
         seen = [p for picture in batch for p in (picture, *picture.references) if p is not None]
         self.knows_qp = with_qp and any(picture.qp is not None for picture in seen)
         luma, qp = self.host.numpy(), self.host_qp.numpy()
-        self._new.clear()
+        if self.ring is not None:
+            self._new.clear()
+            self._moves.clear()
         for i, picture in enumerate(batch):
             others = picture.references or (None,) * self.references
             for j, other in enumerate((picture, *others)[: 1 + self.references]):
                 shown = picture if other is None else other
-                self._fill_plane(luma, (i, j), shown.luma)
+                self._fill_plane(luma, (i, j), shown)
                 if self.knows_qp:
                     qp[i, j] = QP_UNKNOWN if shown.qp is None else shown.qp
 
-    def _fill_plane(self, host: Any, at: tuple[int, int], luma: Luma) -> None:
+    def _fill_plane(self, host: Any, at: tuple[int, int], shown: Picture) -> None:
+        luma = shown.luma
         if self.ring is None:
             np.copyto(host[at], luma.view(host.dtype))
             return
@@ -134,6 +147,9 @@ class Slot:
             np.copyto(waiting, luma.view(host.dtype))
             self._new.append(place)
         self._order[at] = place
+        if shown.along is not None:
+            np.copyto(self._fields.numpy()[at], shown.along)
+            self._moves.append(at)
 
     def inputs(self) -> Inputs:
         """Return what was filled in, where the network runs."""
@@ -148,7 +164,7 @@ class Slot:
 
     def store(self, restored: Tensor) -> None:
         """Keep the result, of the dtype and shape of the luma; nobody may write to it any more."""
-        if self.cuda:
+        if self.cuda and self.ring is None:
             self.device_out[: self.count].copy_(restored)
         else:
             self._restored = restored
@@ -177,9 +193,16 @@ class Slot:
         self._device_order[:n].copy_(self._order[:n], non_blocking=True)
         wanted, planes = self._device_order[:n].flatten(), self.device_luma[:n].flatten(0, 1)
         torch.index_select(ring.planes, 0, wanted, out=planes)
+        for i, j in self._moves:
+            field = self._fields[i, j].to(ring.planes.device, non_blocking=True)
+            luma, other = self.device_luma[i, 0], self.device_luma[i, j]
+            less = least_gain(self.bits)
+            other.copy_(card.move(luma, other, field, self.bits, less)[0])
 
     def download(self) -> None:
-        """Start the copy back as soon as the batch is computed."""
+        """Start the copy back, of what does not stay there, as soon as the batch is computed."""
+        if self.ring is not None:
+            return
         n = self.count
         with torch.cuda.stream(self.download_stream):
             self.download_stream.wait_event(self.computed)
@@ -187,28 +210,30 @@ class Slot:
             self.downloaded.record(self.download_stream)
 
     def wait(self) -> None:
-        """Block until the results are on the host; raise what computing them raised."""
+        """Block until the results are where they belong; raise what computing them raised."""
         if self.cuda:
-            self.downloaded.synchronize()
+            (self.downloaded if self.ring is None else self.computed).synchronize()
         elif self._awaited:
             futures.wait(self._awaited)  # all of them: a part that still runs reads these buffers
             awaited, self._awaited = self._awaited, []
             self._restored = torch.cat([part.result() for part in awaited])
 
-    def results(self) -> Iterator[Luma]:
-        """Yield arrays that stay as they are when the slot is filled again."""
+    def results(self) -> Iterator[Plane]:
+        """Yield planes that stay as they are when the slot is filled again."""
         kind = np.uint8 if self.dtype == torch.uint8 else np.uint16
         restored, self._restored = self._restored, None
+        if restored is not None and self.ring is not None:
+            yield from restored
+            return
         for i in range(self.count):
             kept = self.host_out[i].clone() if restored is None else restored[i]
-            luma: Any = kept.numpy().view(kind)
-            yield luma
+            yield kept.numpy().view(kind)
 
 
 _device_streams: dict[torch.device, tuple[Any, Any, Any]] = {}
 
 
-def _streams(device: torch.device) -> tuple[Any, Any, Any]:
+def streams(device: torch.device) -> tuple[Any, Any, Any]:
     """Return the upload, compute and download streams, the same for all slots of a device."""
     if device not in _device_streams:
         make: Any = torch.cuda.Stream  # torch does not type its constructor

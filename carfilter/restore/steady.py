@@ -22,7 +22,7 @@ from itertools import groupby
 from typing import Any
 
 from carfilter.pictures import Blocks, Luma, Motion, Picture
-from carfilter.restore.planes import Averaging, CpuPlanes, Linked, kept
+from carfilter.restore.planes import CpuPlanes, Linked, Plane, Planes
 
 # The share of a pixel that goes on to the next picture where nothing changed, and the levels by
 # which the 3x3 pixels around differ, the nearer ones weighing more, where 1/e of that share does.
@@ -52,7 +52,7 @@ class Noted:
 class Restored:
     """A restored picture, and what its decoded one was like."""
 
-    luma: Luma
+    luma: Plane
     depth: int = 8  # bits of a sample
     still: float | None = None  # share of macroblocks that did not change; None is unknown
     qp: float | None = None  # mean; None is unknown
@@ -68,18 +68,20 @@ def noting(pictures: Iterable[Picture], noted: deque[Noted]) -> Iterator[Picture
         yield picture
 
 
-def keep_unchanged(planes: Iterable[Luma], noted: deque[Noted]) -> Iterator[Restored]:
+def keep_unchanged(
+    restored: Iterable[Plane], noted: deque[Noted], planes: Planes
+) -> Iterator[Restored]:
     """Yield restored planes in which unchanged macroblocks keep the result they had before.
 
     A multi-frame network sees other neighbours in each picture and gives other results for the very
     same macroblock, which would flicker where the decoded video keeps still.
     """
-    last: Luma | None = None
-    for plane in planes:
+    last: Plane | None = None
+    for plane in restored:
         note = noted.popleft()
         changed, still = note.changed, None
         if last is not None and changed is not None:
-            last = kept(plane, last, changed)
+            last = planes.kept(plane, last, changed)
             still = 1.0 - float(changed.mean())
         else:
             last = plane
@@ -117,14 +119,14 @@ def steadied(
     pictures: Iterable[Restored],
     lookahead: int,
     strength: float = 1.0,
-    planes: Averaging | None = None,
+    planes: Planes | None = None,
 ) -> Iterator[Luma]:
     """Yield the luma of each picture, averaged over time where the scene keeps still.
 
     Args:
         lookahead: pictures to wait for at most; 0 averages over the past alone, and less.
         strength: 0..1, how much of the way to the average a picture goes.
-        planes: averages; None is this CPU.
+        planes: works on them; None is this CPU.
     """
     scene, planes = _Scene(), planes or CpuPlanes()
     for (shape, depth), alike in groupby(pictures, lambda one: (one.luma.shape, one.depth)):
@@ -147,9 +149,7 @@ class _Waiting(Linked):
 class _Shot:
     """Pictures of one size and depth, which are averaged with each other."""
 
-    def __init__(
-        self, shape: tuple[int, ...], depth: int, lookahead: int, planes: Averaging
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], depth: int, lookahead: int, planes: Planes) -> None:
         self.shape, self.depth, self.planes = shape, depth, planes
         fitting = _MOST_BYTES // (_BYTES * math.prod(shape))
         self.most = min(lookahead, max(1, fitting))  # pictures that wait for later ones
@@ -157,11 +157,11 @@ class _Shot:
         self.at_once = self.most // 2 + 1
         self.decay, self.level = (_DECAY, _LEVEL) if lookahead else (_PAST_DECAY, _PAST_LEVEL)
         self.waiting: list[_Waiting] = []
-        self.last: Luma | None = None
+        self.last: Plane | None = None
         # What the picture that came out last was made of, itself and before: sum and weight.
         self.past: Any = None
 
-    def add(self, luma: Luma, amount: float) -> None:
+    def add(self, luma: Plane, amount: float) -> None:
         """Let a picture wait."""
         link = None
         if amount > 0 and self.last is not None:
@@ -177,8 +177,9 @@ class _Shot:
         amounts = [pictures[min(i + count, len(pictures) - 1)].amount for i in range(count)]
         if not any(amounts):
             self.past = None
-            yield from (picture.luma for picture in pictures[:count])
+            yield from self.planes.fetched([picture.luma for picture in pictures[:count]])
             return
         if self.past is None:
             self.past = self.planes.nothing(self.shape)
-        yield from self.planes.average(pictures, amounts, self.past)
+        averages = self.planes.average(pictures, amounts, self.past)
+        yield from self.planes.fetched(averages)

@@ -27,7 +27,7 @@ from carfilter.restore.failures import in_a_line, is_device_failure, is_out_of_m
 from carfilter.restore.hand import hand
 from carfilter.restore.int8.convolutions import Int8Fast, torch_is_exact
 from carfilter.restore.network import Car
-from carfilter.restore.planes import Averaging, CpuPlanes
+from carfilter.restore.planes import CpuPlanes, Plane, Planes
 from carfilter.restore.reuse import Box
 from carfilter.restore.ring import Ring
 from carfilter.restore.samples import add, expand_qp, scaled
@@ -118,8 +118,8 @@ class TorchEngine:
             " --device cpu"
         )
 
-    def planes(self) -> Averaging:
-        """Return what averages over time."""
+    def planes(self) -> Planes:
+        """Return what works on restored planes."""
         return CpuPlanes() if self.on_cpu else CardPlanes(self.device)
 
     def describe(self) -> str:
@@ -147,8 +147,10 @@ class TorchEngine:
         self._submit(slot, [part], self._team if self.batch_size > 1 else None)
         return lambda: next(self._collect(slot))
 
-    def restore(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
+    def restore(self, pictures: Iterable[Picture]) -> Iterator[Plane]:
         """Yield the restored luma of each picture, same dtype and shape, in order.
+
+        On a card it stays there as a tensor, where pictures help each other.
 
         Raises:
             DeviceError: not even one small tile fits into memory, or the device has failed.
@@ -163,7 +165,7 @@ class TorchEngine:
                 " the system's log, or use --device cpu"
             ) from error
 
-    def _restore(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
+    def _restore(self, pictures: Iterable[Picture]) -> Iterator[Plane]:
         slots: deque[Slot] = deque()
         free: list[Slot] = []
         try:
@@ -234,7 +236,12 @@ class TorchEngine:
 
     def _launch(self, slot: Slot) -> None:
         """Start a batch on CUDA."""
-        slot.upload()
+        try:
+            slot.upload()
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise self._full("a reference that is moved") from error
+            raise
         with torch.cuda.stream(slot.compute_stream):
             slot.compute_stream.wait_event(slot.uploaded)
             slot.store(self._restore_batch(slot.inputs(), slot.bits))
@@ -246,7 +253,7 @@ class TorchEngine:
         parts = inputs.parts(-(-len(inputs) // team.members))
         return team.start(lambda part: self._restore_tiled(part, depth, team.threads), parts)
 
-    def _collect(self, slot: Slot) -> Iterator[Luma]:
+    def _collect(self, slot: Slot) -> Iterator[Plane]:
         started = time.perf_counter()
         try:
             slot.wait()

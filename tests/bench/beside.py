@@ -1,8 +1,8 @@
 """What the CPU does beside a network on a card: with one that costs nothing, the time of a frame.
 
 Pictures are settled, get their references, are copied into a batch's buffers as far as the card
-lacks them, and out again; unchanged macroblocks are kept; pictures go to be averaged and come back.
-What the card does of it is left out: its results are copies.
+lacks them; which macroblocks changed goes along; finished pictures come back. What the card does of
+it is left out: its results are copies.
 """
 
 from collections import deque
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from carfilter.pictures import Luma, Picture, uniform_qp
+from carfilter.pictures import Blocks, Luma, Picture, uniform_qp
 from carfilter.restore.batches import batches, default_batch
-from carfilter.restore.planes import Linked
+from carfilter.restore.planes import Linked, Plane
 from carfilter.restore.restorer import RestoreOptions, Restorer
 from carfilter.restore.reuse import Box
 from carfilter.restore.ring import Ring
@@ -63,19 +63,26 @@ class _Free:
             slot.store(slot.inputs().luma.clone())
             yield from slot.results()
 
-    def links(self, before: Luma, luma: Luma, *_: float) -> Any:  # noqa: ARG002
-        return torch.from_numpy(luma.copy())  # to where the bus takes it from
+    def kept(self, plane: Plane, last: Plane, changed: Blocks) -> Plane:  # noqa: ARG002
+        torch.from_numpy(changed).clone()  # to where the bus takes it from
+        return plane
+
+    def links(self, *_: object) -> None:
+        return None
 
     def average(
         self,
         pictures: Sequence[Linked],
         amounts: Sequence[float],
         past: Any,  # noqa: ARG002
-    ) -> list[Luma]:
-        return [one.luma.copy() for one in pictures[: len(amounts)]]
+    ) -> list[Plane]:
+        return [one.luma for one in pictures[: len(amounts)]]
 
     def nothing(self, shape: tuple[int, ...]) -> Any:  # noqa: ARG002
         return None
+
+    def fetched(self, planes: Sequence[Plane]) -> list[Luma]:
+        return list(torch.stack(tuple(planes)).numpy()) if planes else []
 
 
 def measure(size: tuple[int, int], frames: int) -> list[Row]:

@@ -34,6 +34,7 @@ class Card:
         self.waits: list[str] = []  # what made the host wait for the card, other than an event
         self.fail: Callable[[Any, tuple[Any, ...]], None] = lambda _func, _args: None
         self._random = random.Random(seed)
+        self._going_on = threading.Lock()  # stages wait for the card in threads of their own
         self._here = threading.local()
 
     @property
@@ -51,10 +52,22 @@ class Card:
     def run_until(self, done: Callable[[], bool]) -> None:
         """Go on with any stream that can, one operation at a time."""
         with _disable_current_modes(), torch.inference_mode():
-            while not done():
-                able = [stream for stream in self.streams if stream.is_able()]
-                assert able, "streams wait for each other"
-                self._random.choice(able).step()
+            while self._go_on(done):
+                pass
+
+    def _go_on(self, done: Callable[[], bool]) -> bool:
+        with self._going_on:
+            if done():
+                return False
+            able = [stream for stream in self.streams if stream.is_able()]
+            assert able, "streams wait for each other"
+            self._random.choice(able).step()
+            return True
+
+    @property
+    def copied(self) -> int:
+        """Bytes that crossed the bus, in either direction."""
+        return sum(stream.copied for stream in self.streams)
 
     @property
     def left(self) -> int:
@@ -126,7 +139,8 @@ class _OnTheHost(TorchFunctionMode):
             assert func not in _READS, f"{func.__name__} waits for the card"
         self.card.fail(func, args)
         given = kwargs or {}
-        if func is torch.Tensor.copy_ and given.get("non_blocking") and self.card.current:
+        crosses = func in (torch.Tensor.copy_, torch.Tensor.to)
+        if crosses and given.get("non_blocking") and self.card.current:
             self.card.current.copied += args[0].nbytes
         if _waits(func, args, given):
             self.card.waits.append(func.__name__)
@@ -149,7 +163,8 @@ def _is_card(value: Any) -> bool:
 
 
 def _host(value: Any) -> Any:
-    return torch.device("cpu") if _is_card(value) or value == "cuda" else value
+    named = isinstance(value, str) and value == "cuda"
+    return torch.device("cpu") if named or _is_card(value) else value
 
 
 class _Late(TorchDispatchMode):

@@ -2,7 +2,9 @@
 
 import sys
 import warnings
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +13,18 @@ import torch
 
 from card.fake import Card, fake_card
 from carfilter.errors import DeviceError
-from carfilter.pictures import Picture
+from carfilter.pictures import Luma, Picture, uniform_qp
 from carfilter.restore import slots
 from carfilter.restore.batches import default_batch, fastest_batch
 from carfilter.restore.card_planes import CardPlanes
 from carfilter.restore.devices import choose_device, choose_precision, training_precision
 from carfilter.restore.network import Network, build_network
+from carfilter.restore.planes import CpuPlanes
+from carfilter.restore.references import with_references
 from carfilter.restore.restorer import RestoreOptions, Restorer
-from carfilter.restore.steady import Restored, steadied
+from carfilter.restore.steady import Noted, Restored, keep_unchanged, steadied
 from carfilter.restore.weights import load_weights, shipped_models
+from moving import pan
 
 NEVER = float("inf")
 
@@ -93,9 +98,15 @@ def test_pictures_are_averaged_over_time_on_the_card_as_on_the_cpu(
     wanted = list(steadied(seen, lookahead))
     assert not all(np.array_equal(a, b.luma) for a, b in zip(wanted, seen, strict=True))
     with fake_card(monkeypatch, depth) as card:
-        given = steadied(seen, lookahead, planes=CardPlanes(torch.device("cuda")))
+        there = [replace(one, luma=uploaded(one.luma)) for one in seen]
+        given = steadied(there, lookahead, planes=CardPlanes(torch.device("cuda")))
         assert equal(list(given), wanted)
         assert not card.left
+
+
+def uploaded(luma: Luma) -> torch.Tensor:
+    plane: Any = luma
+    return torch.from_numpy(plane.view(np.uint8 if plane.itemsize == 1 else np.int16).copy())
 
 
 def still_clip(count: int) -> list[Picture]:
@@ -109,15 +120,57 @@ def still_clip(count: int) -> list[Picture]:
     return pictures
 
 
-def test_a_decoded_picture_crosses_the_bus_once_however_many_it_helps(card: Card) -> None:
+def test_a_picture_crosses_the_bus_once_in_each_direction_however_many_it_helps(card: Card) -> None:
     pictures, network = still_clip(30), awake("best")
     wanted = restored("cpu", network, pictures, batch_size=3)
     assert equal(restored("cuda", network, pictures, batch_size=3), wanted)
-    up = slots._streams(torch.device("cuda"))[0]
+    up = slots.streams(torch.device("cuda"))[0]
     luma_bytes = sum(one.luma.nbytes for one in pictures)
-    # QP maps, of the references too, and where planes lie go along.
+    # QP maps, of the references too, where planes lie, and which blocks changed go along.
     assert luma_bytes <= up.copied <= 1.1 * luma_bytes
+    assert 2 * luma_bytes <= card.copied <= 2.2 * luma_bytes
     assert not card.left
+
+
+@pytest.mark.parametrize("depth", [8, 10])
+def test_unchanged_macroblocks_keep_their_result_on_the_card(card: Card, depth: int) -> None:
+    rng, kind = np.random.default_rng(6), np.uint8 if depth == 8 else np.uint16
+    planes = [rng.integers(0, 1 << depth, (50, 70)).astype(kind) for _ in range(8)]
+    changed = [rng.random((4, 5)) < share for share in (0.5, 0, 0.3, 1, 0.1, 0.5)]
+    notes = [Noted(depth, blocks, 30.0, (None, None)) for blocks in (None, *changed, None)]
+    wanted = keep_unchanged([one.copy() for one in planes], deque(notes), CpuPlanes())
+    there = CardPlanes(torch.device("cuda"))
+    given = keep_unchanged([uploaded(one) for one in planes], deque(notes), there)
+    results = there.fetched([one.luma for one in given])
+    for a, b in zip(wanted, results, strict=True):
+        assert np.array_equal(a.luma, b)
+    assert not card.left
+
+
+@pytest.mark.parametrize(("seed", "depth", "lookahead"), [(0, 8, 64), (1, 8, 0), (2, 10, 64)])
+def test_what_moves_is_moved_on_the_card_by_fields_alone(
+    monkeypatch: pytest.MonkeyPatch, seed: int, depth: int, lookahead: int
+) -> None:
+    network, size = awake("best"), (96, 160)
+    lumas = pan(9, size, (2.3, 1.1), depth)
+    pictures = [
+        Picture(luma, depth, uniform_qp(size, 38), frame_type=1 if i % 5 == 0 else 2)
+        for i, luma in enumerate(lumas)
+    ]
+    given = list(with_references(pictures, lookahead, moves=False))
+    fields = sum(r is not None and r.along is not None for one in given for r in one.references)
+    beside = sum(field is not None for one in given for field in one.motion)
+    assert fields > 10
+    wanted = restored("cpu", network, pictures, batch_size=3, lookahead=lookahead)
+    with fake_card(monkeypatch, seed) as card:
+        made = restored("cuda", network, pictures, batch_size=3, lookahead=lookahead)
+        assert equal(made, wanted)
+        assert not card.left
+    # A vector for each 4x4 pixels of a reference, instead of the pixels.
+    crossed = (
+        2 * sum(luma.nbytes for luma in lumas) + (fields + beside) * 4 * size[0] * size[1] // 16
+    )
+    assert card.copied <= 1.1 * crossed
 
 
 @pytest.mark.parametrize("name", ["fast", "best", "car"])
@@ -266,6 +319,17 @@ def test_a_network_that_does_not_fit_is_told(card: Card) -> None:
     card.fail = fail
     with pytest.raises(DeviceError, match="out of memory on cuda even for the network"):
         Restorer(awake("fast"), RestoreOptions("cuda", "fp32"), (50, 70))
+
+
+def test_no_room_to_move_a_reference_is_told(card: Card) -> None:
+    def fail(func: Any, _: tuple[Any, ...]) -> None:
+        if func is torch.Tensor.index_select:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    card.fail = fail
+    pictures = [Picture(luma) for luma in pan(3, (96, 160), (2.3, 1.1))]
+    with pytest.raises(DeviceError, match="out of memory on cuda even for a reference that is mov"):
+        restored("cuda", awake("best"), pictures)
 
 
 @pytest.mark.parametrize(

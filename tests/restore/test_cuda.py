@@ -1,18 +1,25 @@
 """The CUDA path against the CPU path: the same pictures within one grey level, nothing lost."""
 
 import logging
+from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
 from bench import idle
-from carfilter.pictures import Picture
+from carfilter.pictures import Luma, Picture, uniform_qp
 from carfilter.restore.batches import MEASURED_AT_BATCH
+from carfilter.restore.card_planes import CardPlanes
 from carfilter.restore.compiled import Compiling
+from carfilter.restore.follow import followed
 from carfilter.restore.network import build_network
+from carfilter.restore.planes import CpuPlanes
 from carfilter.restore.restorer import RestoreOptions, Restorer
+from carfilter.restore.steady import Noted, keep_unchanged, steadied
 from carfilter.restore.weights import load_weights
+from moving import pan, passing, scene_of
 
 # The compiler warns about much that is not ours.
 pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("default")]
@@ -77,6 +84,47 @@ def test_a_compiled_network_gives_the_same_to_the_last_short_batch(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     for plain, compiled in zip(*results, strict=True):
         assert np.abs(plain.astype(int) - compiled).max() <= 1
+
+
+@pytest.mark.parametrize("depth", [8, 10])
+@pytest.mark.parametrize("shot", [pan, passing])
+def test_what_is_kept_moved_and_averaged_on_a_card_is_what_a_cpu_makes_of_it(
+    shot: Callable[..., list[Luma]], depth: int
+) -> None:
+    rng, size, kind = np.random.default_rng(5), (96, 160), np.uint8 if depth == 8 else np.uint16
+    lumas = shot(12, size, (2.3, 1.1), depth) if shot is pan else shot(12, size, depth)
+    motion = scene_of(lumas, depth)
+    notes = [
+        Noted(depth, rng.random((6, 10)) < 0.5 if at else None, 38.0, motion.around(at))
+        for at in range(12)
+    ]
+    noisy = [one + rng.normal(0, 2 << (depth - 8), size) for one in lumas]
+    given = [one.clip(0, (1 << depth) - 1).round().astype(kind) for one in noisy]
+    stored = np.uint8 if depth == 8 else np.int16
+    there = [torch.from_numpy(one.view(stored)).to("cuda", copy=True) for one in given]
+    here = [one.copy() for one in given]
+    results = []
+    for planes, restored in ((CardPlanes(torch.device("cuda")), there), (CpuPlanes(), here)):
+        kept = keep_unchanged(restored, deque(notes), planes)
+        results.append(list(steadied(followed(kept, 8, planes=planes), 8, planes=planes)))
+    for card, cpu, plain in zip(*results, given, strict=True):
+        assert np.abs(card.astype(int) - cpu).max() <= 1
+        assert not np.array_equal(cpu, plain)
+
+
+@pytest.mark.parametrize("lookahead", [0, 64])
+def test_best_restores_a_moving_camera_on_a_card_as_on_a_cpu(lookahead: int) -> None:
+    pictures = [
+        Picture(luma, 8, uniform_qp(luma.shape, 38), frame_type=1 if i % 5 == 0 else 2)
+        for i, luma in enumerate(pan(12, (128, 192), (2.3, 1.1)))
+    ]
+    results = []
+    for device in ("cpu", "cuda"):
+        options = RestoreOptions(device, "fp32", batch_size=3, lookahead=lookahead)
+        results.append(list(Restorer(trained_like("best"), options).restore(pictures)))
+    apart = np.abs(np.stack(results[0]).astype(int) - np.stack(results[1]))
+    # A block that is hardly more alike once it is moved may be moved on one of them alone.
+    assert np.quantile(apart, 0.999) <= 1
 
 
 def test_a_measured_batch_loses_no_frame_and_keeps_the_order() -> None:

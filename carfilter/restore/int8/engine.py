@@ -14,7 +14,7 @@ from carfilter.process import thread_count
 from carfilter.restore.batches import default_batch
 from carfilter.restore.engine import Engine, RestoreOptions
 from carfilter.restore.int8.rows import Restoring, Rows
-from carfilter.restore.planes import Averaging, CpuPlanes
+from carfilter.restore.planes import CpuPlanes, Planes
 from carfilter.restore.reuse import Box
 
 _MOST_SIDE_BY_SIDE = 4  # pictures; more cores than that work on each together
@@ -62,8 +62,8 @@ class RowsEngine:
         """Pictures that are begun before the first of them is waited for."""
         return self.batch_size if self.threads > 1 and self.batch_size > 1 else 0
 
-    def planes(self) -> Averaging:
-        """Return what averages over time."""
+    def planes(self) -> Planes:
+        """Return what works on restored planes."""
         return CpuPlanes()
 
     def describe(self) -> str:

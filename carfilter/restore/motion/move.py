@@ -29,7 +29,12 @@ def _filters() -> Filters:
     return whole
 
 
-_FILTERS = _filters()
+FILTERS = _filters()
+
+
+def least_gain(depth: int) -> int:
+    """Return `less` of kernels.move() for samples of so many bits."""
+    return round(5 * _LESS * _AROUND * (1 << (depth - 8)))
 
 
 def moved_where_better(
@@ -42,5 +47,4 @@ def moved_where_better(
     """
     if field is None:
         return other, None
-    less = round(5 * _LESS * _AROUND * (1 << (depth - 8)))
-    return move(picture, other, field, _FILTERS, depth, less) or (other, None)
+    return move(picture, other, field, FILTERS, depth, least_gain(depth)) or (other, None)
