@@ -17,9 +17,11 @@ from carfilter.media.frames import (
     COLOUR_TAGS,
     bit_depth,
     copy_luma,
+    display_matrix,
     has_luma_plane,
     plane_rows,
     replace_luma,
+    side_by_side,
 )
 from carfilter.pictures import Luma
 
@@ -135,8 +137,7 @@ def upright(frame: av.VideoFrame, matrix: Sequence[int]) -> av.VideoFrame:
     Args:
         matrix: of quarter turns and mirroring, as is_quarter_turn() says.
     """
-    (a, b), (c, d) = matrix[0:2], matrix[3:5]
-    lies = not a  # on its side
+    lies = lies_on_side(matrix)
     if lies and frame.format.components[-1].width * frame.height != (
         frame.format.components[-1].height * frame.width
     ):  # chroma as wide as luma is not as high, as in 4:2:2: there is no such format turned
@@ -147,13 +148,32 @@ def upright(frame: av.VideoFrame, matrix: Sequence[int]) -> av.VideoFrame:
     width, height = (frame.height, frame.width) if lies else (frame.width, frame.height)
     made = av.VideoFrame(width, height, frame.format.name)
     for source, target in zip(plane_rows(frame), plane_rows(made), strict=True):
-        shown = source.T if lies else source
-        shown = shown[:, ::-1] if (c if lies else a) < 0 else shown
-        target[:] = shown[::-1] if (b if lies else d) < 0 else shown
+        target[:] = _turned(source, matrix)
     made.pts, made.time_base, made.duration = frame.pts, frame.time_base, frame.duration
     for tag in COLOUR_TAGS:
         setattr(made, tag, getattr(frame, tag))
     return made
+
+
+def _turned(rows: Luma, matrix: Sequence[int]) -> Luma:
+    (a, b), (c, d) = matrix[0:2], matrix[3:5]
+    lies = lies_on_side(matrix)
+    shown = rows.T if lies else rows
+    shown = shown[:, ::-1] if (c if lies else a) < 0 else shown
+    return shown[::-1] if (b if lies else d) < 0 else shown
+
+
+def compared(frame: av.VideoFrame, decoded: Luma) -> av.VideoFrame:
+    """Return a restored frame right of what was decoded, both as a player shows them.
+
+    A pair on its side would lie one above the other, so its halves are turned upright.
+    """
+    matrix = display_matrix(frame)
+    if matrix is None or not is_quarter_turn(matrix):
+        return side_by_side(frame, decoded)
+    if lies_on_side(matrix) and "422" in frame.format.name:
+        frame = convert(frame, frame.format.name.replace("422", "444"))
+    return side_by_side(upright(frame, matrix), _turned(decoded, matrix))
 
 
 def is_quarter_turn(matrix: Sequence[int]) -> bool:

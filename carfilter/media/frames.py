@@ -215,7 +215,7 @@ def side_by_side(frame: av.VideoFrame, left_luma: Luma) -> av.VideoFrame:
     for half, right, out in zip(left, plane_rows(frame), plane_rows(pair), strict=True):
         columns = out.shape[1] // 2
         out[:, :columns], out[:, columns:] = half[:, :columns], right[:, :columns]
-    pair.pts, pair.time_base = frame.pts, frame.time_base
+    pair.pts, pair.time_base, pair.duration = frame.pts, frame.time_base, frame.duration
     for tag in COLOUR_TAGS:
         setattr(pair, tag, getattr(frame, tag))
     return pair

@@ -23,6 +23,9 @@ _WITHOUT_COLOURS = {"rawvideo", "ffv1", "mpeg4", "utvideo", "ffvhuff", "huffyuv"
 _WITH_ROTATION = {"mp4", "mov", "ipod", "3gp", "3g2", "psp", "f4v", "ismv", "matroska"}
 # Of a stream, by AVPacketSideDataType: PyAV has no way to write them.
 _BESIDE = {6: "stereo 3D", 21: "360-degree projection", 36: "cropping", 38: "3D displays"}
+# They tell no shape of a sample, and of these codecs only some do so themselves.
+_WITHOUT_SHAPE = {"ivf", "obu", "flv", "rawvideo"}
+_WITH_SHAPE = ("libx26", "h264", "hevc", "mpeg", "mjpeg")
 _UNSPECIFIED, _FULL_RANGE = 2, 2  # FFmpeg's numbers
 
 
@@ -44,8 +47,21 @@ class Losses:
             self._check_time(at)
         self._frames += 1
 
-    def note_container(self, kinds: Collection[int]) -> None:
-        """Say what the source's container tells of its video that is not carried."""
+    def note_container(self, kinds: Collection[int], shape: Fraction | None) -> None:
+        """Say what the source's container tells of its video that is not carried.
+
+        Args:
+            shape: width by height of a sample; None is not known.
+        """
+        is_told = self._format not in _WITHOUT_SHAPE or self._codec.startswith(_WITH_SHAPE)
+        if shape not in (None, 1) and not is_told:
+            logger.warning(
+                "the %s format with %s cannot hold the shape of a sample (%s); give -c:v libx264"
+                " with an .mkv target, or tell it to the player",
+                self._format,
+                self._codec,
+                shape,
+            )
         lost = [name for kind, name in _BESIDE.items() if kind in kinds]
         if lost:
             logger.warning(

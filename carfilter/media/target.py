@@ -295,7 +295,8 @@ def _open_target(
         container.close()
         raise
     losses = Losses(holder.format.name, stream.codec_context.name, source.rate)
-    losses.note_container(side_data_kinds(source.video))
+    shape = source.video.sample_aspect_ratio
+    losses.note_container(side_data_kinds(source.video), as_fraction(shape) if shape else None)
     return Target(destination, container, stream, source, options, routes, carriers, losses)
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from carfilter.errors import DeviceError
-from carfilter.media.frames import bit_depth, copy_luma, replace_luma, side_by_side
+from carfilter.media.conform import compared
+from carfilter.media.frames import bit_depth, copy_luma, replace_luma
 from carfilter.media.source import Decoded, Event, Source
 from carfilter.pictures import Picture
 from carfilter.prefetch import Prefetch
@@ -137,7 +138,7 @@ def _restored(
             yield event
         replace_luma(event.frame, luma)
         if keep_decoded:
-            pair = side_by_side(event.frame, decoded_luma.popleft())
+            pair = compared(event.frame, decoded_luma.popleft())
             yield Decoded(pair, event.qp, event.frame_type)
         else:
             yield event

@@ -87,6 +87,23 @@ def test_the_shape_of_a_sample_stays(
         assert abs(made.streams.video[0].sample_aspect_ratio - Fraction(4, 3)) < 0.02
 
 
+@pytest.mark.parametrize(("codec", "ending"), [("libvpx-vp9", "ivf"), ("flv", "flv")])
+def test_the_shape_of_a_sample_that_a_format_cannot_hold_is_named(
+    tmp_path: Path, codec: str, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def set_up(video: Any) -> None:
+        video.codec_context.sample_aspect_ratio = Fraction(16, 11)
+
+    source = make_with(tmp_path / "in.mkv", set_up)
+    through(source, tmp_path / f"out.{ending}", video_codec=codec)
+    assert (
+        "cannot hold the shape of a sample (16/11); give -c:v libx264 with an .mkv" in caplog.text
+    )
+    caplog.clear()
+    through(source, tmp_path / "out.mkv", video_codec="libx264")
+    assert "shape" not in caplog.text
+
+
 TURNS = {
     (90, False): lambda p: np.rot90(p, 1),
     (-90, False): lambda p: np.rot90(p, -1),
@@ -105,6 +122,20 @@ def test_a_rotated_video_is_turned_upright_where_the_target_cannot_say_so(
     expected = [[TURNS[turn](p) for p in planes] for planes in read_content(source).planes]
     assert equal_planes(read_content(tmp_path / f"out.{ending}").planes, expected)
     assert "cannot hold the video's rotation; its pixels are turned upright" in caplog.text
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p"])
+@pytest.mark.parametrize("turn", TURNS)
+def test_compared_halves_of_a_rotated_video_stand_upright(
+    tmp_path: Path, turn: tuple[int, bool], pix_fmt: str
+) -> None:
+    source = make_with(tmp_path / "in.mp4", lambda v: v.set_display_rotation(*turn), pix_fmt)
+    target = TargetOptions(video_codec="ffv1")
+    options = FilterOptions(target=target, restore=RestoreOptions(strength=0), compare=True)
+    filter_video(source, tmp_path / "out.mkv", options=options)
+    upright = [TURNS[turn](luma) for luma in read_content(source).luma]
+    made = read_content(tmp_path / "out.mkv").luma
+    assert equal_planes(made, [np.hstack([half, half]) for half in upright])
 
 
 def test_upright_turns_the_pixels_where_the_target_could_say_so(tmp_path: Path) -> None:
