@@ -71,19 +71,18 @@ static const int16_t FILTERS[STEPS][TAPS] = {
     {0, 2, 64, -2},
 };
 
-static int16_t *field(int height, int width, int levels, int guesses) {
+static int16_t *field(int height, int width, int levels) {
     void *luma[2] = {picture(height, width, 0, 8), picture(height, width, 1, 8)};
     uint8_t *one = pyramid(luma[0], height, width, levels);
     uint8_t *other = pyramid(luma[1], height, width, levels);
     const size_t bytes = (size_t)((height + 3) / 4) * ((width + 3) / 4) * 4;
     int16_t *found = room(bytes), *refined = room(bytes);
-    Estimate of = {height, width, levels, levels, 32, 4, 4096};
-    if (carfilter_motion_estimate(one, other, &of, 0, found) != 1) exit(5);
+    Estimate of = {height, width, levels, 32, 4, 4096};
+    if (carfilter_motion_field(one, other, &of, 0, found) != 1) exit(5);
     put(found, bytes);
-    of.searched = guesses ? 1 : levels;
-    if (carfilter_motion_estimate(one, other, &of, found, refined) != 1) exit(5);
+    if (carfilter_motion_field(one, other, &of, found, refined) != 1) exit(5);
     put(refined, bytes);
-    if (carfilter_motion_estimate(one, one, &of, found, refined) != 0) exit(5);
+    if (carfilter_motion_field(one, one, &of, found, refined) != 0) exit(5);
     return found;
 }
 
@@ -147,7 +146,7 @@ int main(void) {
     static const int SIZES[][3] = {{131, 197, 4}, {96, 160, 3}, {33, 47, 1}, {64, 701, 3}};
     for (int i = 0; i < 4; i++) {
         const int height = SIZES[i][0], width = SIZES[i][1];
-        int16_t *found = field(height, width, SIZES[i][2], i & 1);
+        int16_t *found = field(height, width, SIZES[i][2]);
         for (int depth = 8; depth <= 10; depth += 2) {
             moved(height, width, depth, found);
             averaged(height, width, depth);

@@ -129,7 +129,7 @@ typedef struct {
 
 // How pictures are searched; see Estimate in carfilter/restore/motion/kernels.py.
 typedef struct {
-    int32_t height, width, levels, searched, most, iterations;
+    int32_t height, width, levels, most, iterations;
     float stiffness;
 } Estimate;
 
@@ -307,7 +307,7 @@ static void search_level(const Level *target, const Level *reference, const Esti
 // Fill the field of a picture's blocks, [ceil(H/4), ceil(W/4), 2] in sixteenths of a pixel, from
 // the pyramids of two pictures. `guess` is another such field, or none. Return whether there is
 // anything to search, or -1 without memory.
-EXPORTED int carfilter_motion_estimate(uint8_t *picture, uint8_t *other, const Estimate *of,
+EXPORTED int carfilter_motion_field(uint8_t *picture, uint8_t *other, const Estimate *of,
                                        const int16_t *guess, int16_t *field)
 {
     Level targets[MOST_LEVELS], references[MOST_LEVELS];
@@ -315,14 +315,14 @@ EXPORTED int carfilter_motion_estimate(uint8_t *picture, uint8_t *other, const E
     lay_out(other, of->height, of->width, of->levels, references);
     const size_t cells = (size_t)targets[0].rows * targets[0].columns;
     const size_t floats = (3 * 18 + 4) * (size_t)(targets[0].columns + 2);
-    const size_t plane = of->searched > 1 ? 4 * (size_t)targets[1].rows * targets[1].columns : 0;
+    const size_t plane = of->levels > 1 ? 4 * (size_t)targets[1].rows * targets[1].columns : 0;
     float *memory = malloc((floats + 4 * plane) * sizeof *memory + 3 * cells);
     if (!memory)
         return -1;
     float *coarse = memory + floats; // the planes u and v, of the level before and of this one
     uint8_t *fresh = (uint8_t *)(coarse + 4 * plane), *marks[MOST_LEVELS] = {fresh + cells};
     const int any = mark(targets, references, of->most, fresh);
-    for (int i = 0; any && i < of->searched; i++) {
+    for (int i = 0; any && i < of->levels; i++) {
         const Level *level = targets + i;
         if (i)
             gather(marks[i - 1], targets[i - 1].rows, targets[i - 1].columns, fresh);
@@ -330,7 +330,7 @@ EXPORTED int carfilter_motion_estimate(uint8_t *picture, uint8_t *other, const E
         marks[i + 1] = marks[i] + (size_t)level->rows * level->columns;
     }
     Starts starts = {0};
-    for (int i = of->searched - 1; any && i >= 0; i--) {
+    for (int i = of->levels - 1; any && i >= 0; i--) {
         float *u = coarse + (i & 1 ? 2 * plane : 0);
         starts.guess = guess;
         starts.rows = (of->height + BLOCK - 1) / BLOCK;

@@ -30,14 +30,13 @@ _MOST = round(NOISE * CELL * CELL)
 class _Estimate(ctypes.Structure):
     """How pictures are searched.
 
-    height, width: of the pictures. levels: of their pyramids. searched: of these, the finest.
+    height, width: of the pictures. levels: of their pyramids.
     most: levels that a cell may differ by in sum and not be searched. iterations: at most.
     stiffness: see arrays.STIFFNESS.
     """
 
     _fields_ = (
-        *((n, ctypes.c_int32) for n in ("height", "width", "levels", "searched")),
-        *((n, ctypes.c_int32) for n in ("most", "iterations")),
+        *((n, ctypes.c_int32) for n in ("height", "width", "levels", "most", "iterations")),
         ("stiffness", ctypes.c_float),
     )
 
@@ -54,7 +53,7 @@ def library() -> Any:
     """Return the library with motion.c and move.c, or None where there is none for this CPU."""
     libraries = map(load_library, usable_kinds())
     found = next((one for one in libraries if one is not None), None)
-    if found is None or not hasattr(found, "carfilter_motion_estimate"):
+    if found is None or not hasattr(found, "carfilter_motion_field"):
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int32
     found.carfilter_motion_pyramid.argtypes = (
@@ -62,7 +61,7 @@ def library() -> Any:
         *(number, pointer),
     )
     found.carfilter_motion_pyramid.restype = None
-    found.carfilter_motion_estimate.argtypes = (pointer,) * 5
+    found.carfilter_motion_field.argtypes = (pointer,) * 5
     for bits in (8, 16):
         getattr(found, f"carfilter_motion_follow{bits}").argtypes = (pointer,) * 3
     return found
@@ -82,26 +81,22 @@ def pyramid(pixels: npt.NDArray[np.uint8]) -> Pyramid:
     return made
 
 
-def estimate(
-    picture: Pyramid, other: Pyramid, guess: Field | None = None, *, refine: bool = False
-) -> Field | None:
+def estimate(picture: Pyramid, other: Pyramid, guess: Field | None = None) -> Field | None:
     """Return where each block of a picture lies in another one of its size.
 
     Where the two are alike as they are, nothing is searched; None where they are so everywhere.
 
     Args:
         guess: where each is looked for, besides where it is and where the coarser level says.
-        refine: that it is looked for at the finest level alone.
     """
     code = library()
-    searched = 1 if refine else len(picture.sizes)
     if code is None:
-        return plain.estimate(picture, other, _MOST, searched, guess)
+        return plain.estimate(picture, other, _MOST, guess)
     field: Field = np.empty((*picture.blocks, 2), np.int16)
-    told = _Estimate(*picture.shape, len(picture.sizes), searched, _MOST, ITERATIONS, STIFFNESS)
+    told = _Estimate(*picture.shape, len(picture.sizes), _MOST, ITERATIONS, STIFFNESS)
     at = None if guess is None else np.ascontiguousarray(guess).ctypes.data
     pixels = picture.pixels.ctypes.data, other.pixels.ctypes.data
-    found = code.carfilter_motion_estimate(*pixels, ctypes.byref(told), at, field.ctypes.data)
+    found = code.carfilter_motion_field(*pixels, ctypes.byref(told), at, field.ctypes.data)
     _check(found)
     return field if found else None
 

@@ -47,21 +47,18 @@ def _halved(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return ((total + 2) >> 2).astype(np.uint8)
 
 
-def estimate(
-    picture: Pyramid, other: Pyramid, most: int, searched: int, guess: Field | None
-) -> Field | None:
+def estimate(picture: Pyramid, other: Pyramid, most: int, guess: Field | None) -> Field | None:
     """See kernels.estimate().
 
     Args:
         most: that a cell may differ by in sum and not be searched.
-        searched: levels, the finest ones.
     """
-    targets, references = picture.levels[:searched], other.levels[:searched]
-    marks = _marks(_differing(targets[0], references[0], most), searched)
+    targets, references = picture.levels, other.levels
+    marks = _marks(_differing(targets[0], references[0], most), len(targets))
     if marks is None:
         return None
     coarse: Vectors | None = None
-    for at in reversed(range(searched)):
+    for at in reversed(range(len(targets))):
         rows, columns = targets[at].cells
         guesses = [] if coarse is None else [np.ascontiguousarray(coarse[:rows, :columns])]
         if guess is not None:

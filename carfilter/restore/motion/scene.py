@@ -12,8 +12,8 @@ from carfilter.restore.motion.move import moved_where_better
 class Scene:
     """The pictures of one scene, by their number in it, and the motion between them.
 
-    Motion between neighbours is estimated; between pictures further off, that of the pictures
-    between is composed and then refined.
+    Motion between neighbours is estimated; between pictures further off too, where that of the
+    pictures between, composed, says where to look.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Scene:
         if (between, other) not in self._fields:
             return estimate(*pyramids)
         guess = composed(self.field(number, between), self._fields[between, other])
-        return estimate(*pyramids, guess, refine=True)
+        return estimate(*pyramids, guess)
 
     def _pyramid(self, number: int) -> Pyramid:
         if number not in self._pyramids:
