@@ -15,7 +15,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES = ("rows.c", "planes.c", "motion.c", "move.c")
+SOURCES = ("rows.c", "rows_narrow.c", "planes.c", "motion.c", "move.c")
 # Nothing is contracted, so that every compiler rounds alike.
 FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off")
 _AVX512 = ("-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512vnni")

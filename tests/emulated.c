@@ -1,4 +1,4 @@
-/* carfilter_rows_restore() as a program, to be run by an emulator of another kind of CPU: network,
+/* The restore() that rows.c exports as a program, to be run by an emulator of another kind of CPU: network,
  * picture and what they point at come from stdin (emulation.py), what is restored goes to
  * stdout. Both sides have 64 bits, little end first. */
 #include "rows.c"
@@ -37,7 +37,7 @@ int main(void) {
         picture.luma[i] = memory[8 + 2 * i];
         picture.qp[i] = memory[9 + 2 * i];
     }
-    if (carfilter_rows_start() || carfilter_rows_restore(&network, &picture, band[0], band[1]))
-        return 3;
+    if (NAMED(carfilter_rows_start)()) return 3;
+    if (NAMED(carfilter_rows_restore)(&network, &picture, band[0], band[1])) return 3;
     return fwrite(picture.restored, (size_t)bytes[7], 1, stdout) == 1 ? 0 : 4;
 }

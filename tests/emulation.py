@@ -8,14 +8,11 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from carfilter.restore.int8.packing import CHANNELS
-
 REPOSITORY = Path(__file__).parents[1]
 SOURCES = REPOSITORY / "carfilter" / "restore" / "int8"
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 # Neoverse N1 has dot products alone.
 CPUS = {"i8mm": "max", "dotprod": "neoverse-n1"}
-_TAIL_BYTES = 3 * CHANNELS * 16
 
 
 def can_emulate() -> bool:
@@ -32,11 +29,11 @@ def build_hook() -> Any:
     return hook
 
 
-def compiled(name: str, kind: str, folder: Path) -> list[str]:
+def compiled(name: str, kind: str, folder: Path, *flags: str) -> list[str]:
     """Compile a program beside this module for a kind of CPU of ARM64; return how it is run."""
-    program, hook = folder / f"{name}-{kind}", build_hook()
+    program, hook = folder / "-".join((name, kind, *flags)), build_hook()
     subprocess.run(
-        [COMPILER, *hook.FLAGS, *hook.KINDS["aarch64", "linux"][kind], "-static",
+        [COMPILER, *hook.FLAGS, *hook.KINDS["aarch64", "linux"][kind], *flags, "-static",
          "-I", SOURCES, Path(__file__).with_name(name), "-o", program],
         check=True,
     )  # fmt: skip
@@ -44,17 +41,18 @@ def compiled(name: str, kind: str, folder: Path) -> list[str]:
 
 
 class Emulated:
-    """Takes the place of the library that is loaded for a kind of CPU of ARM64."""
+    """Takes the place of what is compiled for a kind of CPU of ARM64 and so many channels."""
 
-    def __init__(self, kind: str, folder: Path) -> None:
-        self._run = compiled("emulated.c", kind, folder)
+    def __init__(self, kind: str, channels: int, folder: Path) -> None:
+        self._run = compiled("emulated.c", kind, folder, f"-DCHANNELS={channels}")
+        self._channels = channels
 
-    def carfilter_rows_restore(self, network: Any, picture: Any, top: int, bottom: int) -> int:
-        layers = network.layers
+    def __call__(self, network: Any, picture: Any, top: int, bottom: int) -> int:
+        layers, tail = network.layers, 3 * self._channels * 16
         rows, columns = 2 * picture.height - 1, 2 * picture.width
         blocks = -(-picture.height // 8) - 1, -(-picture.width // 8)
-        channels = 4 * CHANNELS * layers
-        weights = network.head_bytes + (layers - 2) * network.body_bytes + _TAIL_BYTES
+        channels = 4 * self._channels * layers
+        weights = network.head_bytes + (layers - 2) * network.body_bytes + tail
         memories = [
             (network.weights, weights), (network.offset, channels),
             (network.scale, channels), (network.bias, channels),

@@ -18,8 +18,8 @@ from carfilter.process import cpu_flags
 from carfilter.restore.int8 import library, rows
 from carfilter.restore.int8.convolutions import torch_is_exact
 from carfilter.restore.int8.kinds import KINDS, Kind, usable_kinds
-from carfilter.restore.int8.quantised import Quantised
-from carfilter.restore.int8.rows import Rows, open_rows
+from carfilter.restore.int8.quantised import Layer, Quantised
+from carfilter.restore.int8.rows import Rows, channels_of, compiled_rows, open_rows
 from carfilter.restore.restorer import RestoreOptions, Restorer
 from carfilter.restore.samples import add
 from carfilter.restore.slots import Inputs
@@ -47,24 +47,44 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture(scope="session")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Emulated]:
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Emulated]:
     """Compile for a kind of CPU that is emulated, once."""
     folder = tmp_path_factory.mktemp("emulated")
-    return cache(lambda name: Emulated(name, folder))
+    return cache(lambda name, channels: Emulated(name, channels, folder))
 
 
 @pytest.fixture
-def through(kind: Kind, emulated: Callable[[str], Emulated]) -> Callable[[Quantised], Rows]:
+def through(kind: Kind, emulated: Callable[[str, int], Emulated]) -> Callable[[Quantised], Rows]:
     """Return what lets rows.c compute a network on that kind of CPU."""
-    compiled = rows._library(kind) if kind in usable_kinds() else emulated(kind.name)
-    assert compiled is not None, f"not compiled for {kind.label}"
-    return lambda network: Rows(network, kind, compiled)
+
+    def opened(network: Quantised) -> Rows:
+        channels = channels_of(network, kind)
+        here = kind in usable_kinds()
+        compiled = compiled_rows(kind, channels) if here else emulated(kind.name, channels)
+        assert compiled is not None, f"not compiled for {kind.label}"
+        return Rows(network, kind, compiled)
+
+    return opened
 
 
 def quantised(name: str) -> Quantised:
+    """Return a shipped model, or "fast of 32" and the like: it with fewer channels."""
+    name, _, channels = name.partition(" of ")
     model = load_weights(name)
     assert model.int8 is not None
-    return model.int8
+    return narrowed(model.int8, int(channels)) if channels else model.int8
+
+
+def narrowed(network: Quantised, channels: int) -> Quantised:
+    def cut(layer: Layer, *, first: bool = False, last: bool = False) -> Layer:
+        out, own = (None if last else channels), (None if first else channels)
+        scale = layer.weight_scale[:out]
+        return replace(
+            layer, weight=layer.weight[:out, :own], weight_scale=scale, bias=layer.bias[:out]
+        )
+
+    head, *body, tail = network.layers
+    return replace(network, layers=(cut(head, first=True), *map(cut, body), cut(tail, last=True)))
 
 
 def footage(size: tuple[int, int], references: int) -> Picture:
@@ -121,7 +141,7 @@ def wanted(name: str, size: tuple[int, int]) -> list[tuple[Picture, list[Luma]]]
 
 @needs_compiler
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", ["fast", "best"])
+@pytest.mark.parametrize("name", ["fast", "best", "fast of 32", "best of 20"])
 def test_it_restores_exactly(
     through: Callable[[Quantised], Rows], name: str, size: tuple[int, int]
 ) -> None:
@@ -244,26 +264,21 @@ def test_a_lesser_cpu_restores_the_same_in_int8(
 
 @needs_compiler
 def test_what_computes_wrongly_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Forgetful:
-        """Restores nothing, and says that all is well."""
-
-        def carfilter_rows_restore(self, *_: object) -> int:
-            return 0
-
     network = quantised("fast")
     assert open_rows(network) is not None
     head, first, *others = network.layers
     wrong = replace(first, weight=np.roll(first.weight, 1, 0))
     assert open_rows(replace(network, layers=(head, wrong, *others))) is None
-    monkeypatch.setattr(rows, "_library", lambda _: Forgetful())
+    # What restores nothing, and says that all is well.
+    monkeypatch.setattr(rows, "compiled_rows", lambda *_: lambda *_: 0)
     assert open_rows(network) is None
 
 
 def test_a_network_of_another_shape_is_left_to_torch() -> None:
     network = quantised("fast")
     head, *others = network.layers
-    narrow = replace(head, weight=head.weight[:32])
-    assert open_rows(replace(network, layers=(narrow, *others))) is None
+    wide = replace(head, weight=np.tile(head.weight, (2, 1, 1, 1)))
+    assert open_rows(replace(network, layers=(wide, *others))) is None
 
 
 @pytest.mark.skipif(not torch_is_exact(), reason="this CPU's int8 products saturate in torch")
@@ -274,7 +289,7 @@ def test_without_what_is_compiled_torch_computes(
     luma = rng.integers(0, 256, (64, 64), dtype=np.uint8)
 
     def run() -> tuple[str, np.ndarray]:
-        rows._library.cache_clear()
+        rows.compiled_rows.cache_clear()
         library.load_library.cache_clear()
         options = RestoreOptions("cpu", "int8")
         restorer = Restorer(model, options, (64, 64))
@@ -291,7 +306,7 @@ def test_without_what_is_compiled_torch_computes(
         assert ", int8, batch" in said
         assert np.abs(with_it.astype(int) - without).max() <= 1
     monkeypatch.undo()
-    rows._library.cache_clear()
+    rows.compiled_rows.cache_clear()
     library.load_library.cache_clear()
 
 

@@ -15,7 +15,7 @@ enum {
 };
 
 /* Nothing has to be asked for. */
-EXPORTED int carfilter_rows_start(void) {
+EXPORTED int NAMED(carfilter_rows_start)(void) {
     return 0;
 }
 
@@ -82,7 +82,7 @@ static void finish(
 #include "winograd.h"
 #endif
 
-/* Convolve a row of `width` positions to 48 channels.
+/* Convolve a row of `width` positions to CHANNELS.
  *
  * in: three rows, each from the position left of the first. skip: what is added to the layer. */
 static void convolve(

@@ -15,7 +15,7 @@ class Kind:
 
     Attributes:
         needs: the flags of such CPUs, as Linux names them.
-        packing: of the weights.
+        packing: of the weights, and of how many channels networks can be.
     """
 
     name: str

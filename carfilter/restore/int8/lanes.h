@@ -1,6 +1,6 @@
 /* Vectors for dots.h: AVX-512 VNNI, AVX-VNNI, or AVX2 alone.
  *
- * LANES: sums in a vector. POSITIONS: as many have their sums of 48 outputs in registers. STEP:
+ * LANES: sums in a vector. POSITIONS: as many have their sums of all outputs in registers. STEP:
  * bytes that the weights of four inputs take for each output. dot() is exact in all three.
  */
 #include <immintrin.h>

@@ -1,7 +1,7 @@
 """Weights of the int8 networks in the order in which rows.c takes them.
 
-All take int8 [out, in, 3, 3] and return flat bytes. A kernel's row is one run of bytes there: the
-inputs of three neighbouring positions.
+All take int8 [out, in, 3, 3] of as many channels as a compiled rows.c has, and return flat bytes. A
+kernel's row is one run of bytes there: the inputs of three neighbouring positions.
 """
 
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-CHANNELS = 48  # of the networks that rows.c computes
 _TAIL = 12  # outputs: three columns of its kernel x four samples of a cell
 
 Bytes = npt.NDArray[np.int8]
@@ -18,6 +17,7 @@ Bytes = npt.NDArray[np.int8]
 class Dots:
     """For dots.h: groups of four inputs, an output after another."""
 
+    channels = (32, 48)  # of the networks that are compiled
     taken = 0  # from each input before its product
 
     def head(self, weight: Bytes, inputs: int) -> Bytes:
@@ -25,12 +25,12 @@ class Dots:
         return self._packed(_by_row(weight, inputs))
 
     def body(self, weight: Bytes) -> Bytes:
-        """Of a layer from 48 channels to 48."""
-        return self._packed(_by_row(weight, CHANNELS))
+        """Of a layer between two others."""
+        return self._packed(_by_row(weight, weight.shape[1]))
 
     def tail(self, weight: Bytes) -> Bytes:
         """Of the last layer: each column of its kernel is an output of its own."""
-        columns = weight.transpose(2, 1, 3, 0).reshape(3, CHANNELS, _TAIL)
+        columns = weight.transpose(2, 1, 3, 0).reshape(3, -1, _TAIL)
         return self._packed(np.pad(columns, ((0, 0), (0, 0), (0, 16 - _TAIL))))
 
     def _packed(self, rows: Bytes) -> Bytes:
@@ -47,7 +47,7 @@ class SignedDots(Dots):
 class Pairs(Dots):
     """For CPUs on which products of bytes saturate: two numbers of 16 bits in place of four bytes.
 
-    Layers from 48 channels to 48 are those of winograd.h.
+    Layers between two others are those of winograd.h.
     """
 
     _POINTS = ((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))  # 24 x G
@@ -56,7 +56,7 @@ class Pairs(Dots):
         """Kernel rows x points x pairs of inputs x outputs."""
         points = np.array(self._POINTS, np.int16)
         at_points = np.einsum("oirc,pc->rpio", weight.astype(np.int16), points)
-        return _as_bytes(at_points.reshape(3, len(points), -1, 2, CHANNELS).swapaxes(3, 4))
+        return _as_bytes(at_points.reshape(3, len(points), -1, 2, len(weight)).swapaxes(3, 4))
 
     def _packed(self, rows: Bytes) -> Bytes:
         # Of each four the inputs 0 and 2 of eight outputs, then 1 and 3: as they are masked out.
@@ -71,8 +71,9 @@ class Tiles:
     quarters of four channels of each group of 16, then four zeros.
     """
 
+    channels = (48,)
     taken = 0
-    _PLACES = tuple(16 * (c % 16 // 4) + 4 * (c // 16) + c % 4 for c in range(CHANNELS))
+    _PLACES = tuple(16 * (c % 16 // 4) + 4 * (c // 16) + c % 4 for c in range(48))
 
     def head(self, weight: Bytes, inputs: int) -> Bytes:
         """Kernel rows x 64 bytes of three neighbouring positions x groups of outputs."""
@@ -81,7 +82,7 @@ class Tiles:
 
     def body(self, weight: Bytes) -> Bytes:
         """Kernel rows x columns x groups of outputs."""
-        return self._packed(self._placed(weight).reshape(3, -1, CHANNELS))
+        return self._packed(self._placed(weight).reshape(3, -1, len(weight)))
 
     def tail(self, weight: Bytes) -> Bytes:
         """A tile for each kernel row, whose outputs are columns x channels."""
@@ -96,20 +97,25 @@ class Tiles:
 
     def _packed(self, rows: Bytes) -> Bytes:
         """int8 [3, bytes, 48] to flat tiles."""
-        split = rows.reshape(3, -1, 16, 4, CHANNELS // 16, 16)
+        split = rows.reshape(3, -1, 16, 4, rows.shape[-1] // 16, 16)
         return split.transpose(0, 1, 4, 2, 5, 3).reshape(-1)
 
 
-def totals(weight: Bytes) -> npt.NDArray[np.int32]:
-    """Return the sum of what makes each sum of rows.c, int32 [48]; zeros fill up.
+def widened(weight: Bytes, *, outputs: int, inputs: int) -> Bytes:
+    """Return int8 [out, in, 3, 3] as of so many channels; those that are added are zero."""
+    out, own = weight.shape[:2]
+    return np.pad(weight, ((0, outputs - out), (0, inputs - own), (0, 0), (0, 0)))
 
-    The last layer has sums of each column of its kernel, see Dots.tail().
-    """
-    if len(weight) == CHANNELS:
-        return np.asarray(weight.sum((1, 2, 3), dtype=np.int32))
-    sums = np.zeros(CHANNELS, np.int32)
-    sums[:_TAIL] = weight.sum((1, 2), dtype=np.int32).T.ravel()
-    return sums
+
+def totals(weight: Bytes) -> npt.NDArray[np.int32]:
+    """Return the sum of what makes each sum of a layer, int32 [out]."""
+    return np.asarray(weight.sum((1, 2, 3), dtype=np.int32))
+
+
+def tail_totals(weight: Bytes) -> npt.NDArray[np.int32]:
+    """Return that of the last layer, of each column of its kernel: int32 [in], zeros fill up."""
+    sums = weight.sum((1, 2), dtype=np.int32).T.ravel()
+    return np.pad(sums, (0, weight.shape[1] - _TAIL))
 
 
 def _by_row(weight: Bytes, inputs: int) -> Bytes:

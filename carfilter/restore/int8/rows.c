@@ -8,8 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifndef CHANNELS
+#define CHANNELS 48 /* rows_narrow.c has another number */
+#endif
+/* What a library exports bears that number, see rows.py. */
+#define JOINED(name, channels) name##_##channels
+#define WITH(name, channels) JOINED(name, channels)
+#define NAMED(name) WITH(name, CHANNELS)
+
 enum {
-    CHANNELS = 48,
     ROWS = 3,         /* of its output that a layer keeps for the next one */
     SIDE = 8,         /* cells of a macroblock */
     MOST_WIDTH = 640, /* cells that are worked on side by side: their rows fit into 2 MB */
@@ -25,9 +32,9 @@ typedef struct {
     int32_t contrast;
     int32_t head_bytes, body_bytes; /* of the weights of a layer */
     const int8_t *weights;          /* in the order of their use */
-    const int32_t *offset; /* [layers][48]: of sums, where the code of zero is not zero */
-    const float *scale;    /* [layers][48]: what a sum is worth */
-    const float *bias;     /* [layers][48] */
+    const int32_t *offset; /* [layers][CHANNELS]: of sums, where the code of zero is not zero */
+    const float *scale;    /* [layers][CHANNELS]: what a sum is worth */
+    const float *bias;     /* [layers][CHANNELS] */
     const float *rescale;  /* [layers]: to codes of the output */
     const float *gates;    /* [256] by QP code */
     const uint8_t *codes;  /* [256] of the QPs */
@@ -239,12 +246,12 @@ static void run_strip(Strip *strip, int top, int bottom) {
 }
 
 /* By what a library of another version is told from this one. */
-EXPORTED int carfilter_rows_sizes(void) {
+EXPORTED int NAMED(carfilter_rows_sizes)(void) {
     return (int)(sizeof(Network) << 16 | sizeof(Picture));
 }
 
 /* Restore the rows of cells top to bottom of a picture; 0, or -1 without memory. */
-EXPORTED int carfilter_rows_restore(
+EXPORTED int NAMED(carfilter_rows_restore)(
     const Network *network, const Picture *picture, int top, int bottom
 ) {
     const int around = (network->layers + SIDE - 1) / SIDE * SIDE;

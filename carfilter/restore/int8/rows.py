@@ -7,6 +7,7 @@ Without it, or on another CPU, carfilter.restore.int8.convolutions computes the 
 
 import ctypes
 import itertools
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from carfilter.pictures import Luma, Picture, QpMap
 from carfilter.restore.int8.kinds import Kind, usable_kinds
 from carfilter.restore.int8.library import load_library
-from carfilter.restore.int8.packing import CHANNELS, totals
+from carfilter.restore.int8.packing import tail_totals, totals, widened
 from carfilter.restore.int8.quantised import (
     INPUT_ZERO,
     Floats,
@@ -27,6 +28,7 @@ from carfilter.restore.int8.quantised import (
 )
 
 _MOST_LAYERS, _MOST_INPUTS, _MOST_MAPS = 32, 40, 8
+_MOST_CHANNELS = 48
 _BAND = 32  # rows of cells at least that a thread restores
 _NUMBERS = ("layers", "maps", "inputs", "contrast", "head_bytes", "body_bytes")
 _POINTERS = ("weights", "offset", "scale", "bias", "rescale", "gates", "codes")
@@ -51,22 +53,30 @@ class _Picture(ctypes.Structure):
     )
 
 
+# Restores the rows of cells from one to another of a picture; 0, or -1 without memory.
+Compiled = Callable[[_Network, _Picture, int, int], int]
+
+
 @cache
-def _library(kind: Kind) -> ctypes.CDLL | None:
-    """Return what was compiled for a kind of CPU, ready; None where it is not to be had."""
+def compiled_rows(kind: Kind, channels: int) -> Compiled | None:
+    """Return what was compiled for a kind of CPU and as many channels; None where it is not."""
     library = load_library(kind)
-    if library is None or not _is_of_this_version(library):
+    if library is None or not _is_of_this_version(library, channels):
         return None
-    library.carfilter_rows_restore.argtypes = (
+    restore = library[f"carfilter_rows_restore_{channels}"]
+    restore.argtypes = (
         ctypes.POINTER(_Network), ctypes.POINTER(_Picture), ctypes.c_int, ctypes.c_int,
     )  # fmt: skip
-    return library if library.carfilter_rows_start() == 0 else None
+    return restore if library[f"carfilter_rows_start_{channels}"]() == 0 else None
 
 
-def _is_of_this_version(library: ctypes.CDLL) -> bool:
+def _is_of_this_version(library: ctypes.CDLL, channels: int) -> bool:
     """Tell what an older rows.c made and no installation has replaced since."""
     sizes = ctypes.sizeof(_Network) << 16 | ctypes.sizeof(_Picture)
-    return hasattr(library, "carfilter_rows_sizes") and library.carfilter_rows_sizes() == sizes
+    try:
+        return bool(library[f"carfilter_rows_sizes_{channels}"]() == sizes)
+    except AttributeError:
+        return False
 
 
 def open_rows(network: Quantised) -> "Rows | None":
@@ -74,21 +84,26 @@ def open_rows(network: Quantised) -> "Rows | None":
     if not _fits(network):
         return None
     for kind in usable_kinds():
-        library = _library(kind)
-        if library is not None and (rows := Rows(network, kind, library)).is_right():
+        compiled = compiled_rows(kind, channels_of(network, kind))
+        if compiled is not None and (rows := Rows(network, kind, compiled)).is_right():
             return rows
     return None
 
 
+def channels_of(network: Quantised, kind: Kind) -> int:
+    """Return the least number of channels that is compiled for a kind and holds the network's."""
+    return min(most for most in kind.packing.channels if most >= network.channels)
+
+
 def compiled_kind() -> Kind | None:
     """Return the fastest kind of CPU that this one is and that something was compiled for."""
-    return next((kind for kind in usable_kinds() if _library(kind) is not None), None)
+    return next((kind for kind in usable_kinds() if compiled_rows(kind, _MOST_CHANNELS)), None)
 
 
 def _fits(network: Quantised) -> bool:
     return (
         network.factor == 2
-        and network.channels == CHANNELS
+        and network.channels <= _MOST_CHANNELS
         and 1 + network.references <= _MOST_MAPS
         and network.layers[0].weight.shape[1] <= _MOST_INPUTS
         and 3 <= len(network.layers) <= _MOST_LAYERS
@@ -98,24 +113,26 @@ def _fits(network: Quantised) -> bool:
 class Rows:
     """A network through rows.c: what torch's convolutions give, bit by bit."""
 
-    def __init__(self, network: Quantised, kind: Kind, library: ctypes.CDLL) -> None:
-        self.label, self._library = f"int8 on {kind.label}", library
+    def __init__(self, network: Quantised, kind: Kind, compiled: Compiled) -> None:
+        self.label, self._compiled = f"int8 on {kind.label}", compiled
         self.references, self.halo = network.references, network.halo
         self._drawn = network.drawn
-        layers = network.layers
-        head = layers[0].weight
+        layers, channels = network.layers, channels_of(network, kind)
+        head = widened(layers[0].weight, outputs=channels, inputs=layers[0].weight.shape[1])
+        body = [widened(one.weight, outputs=channels, inputs=channels) for one in layers[1:-1]]
+        tail = widened(layers[-1].weight, outputs=len(layers[-1].weight), inputs=channels)
         inputs = head.shape[1] + -head.shape[1] % 4  # bytes of a cell: products take four at once
-        packed = [kind.packing.head(head, inputs)]
-        packed += [kind.packing.body(layer.weight) for layer in layers[1:-1]]
-        packed.append(kind.packing.tail(layers[-1].weight))
+        packed = [kind.packing.head(head, inputs), *map(kind.packing.body, body)]
+        packed.append(kind.packing.tail(tail))
         # What is taken from each input before its product comes back to the sum.
-        offset = kind.packing.taken * np.stack([totals(layer.weight) for layer in layers])
+        sums = [*map(totals, (head, *body)), tail_totals(tail)]
+        offset = kind.packing.taken * np.stack(sums)
         offset[0] -= INPUT_ZERO * totals(head)
         self._arrays: dict[str, npt.NDArray[Any]] = {
             "weights": np.concatenate(packed),
             "offset": offset,
-            "scale": _wide([layer.sum_scale for layer in layers]),
-            "bias": _wide([layer.bias for layer in layers]),
+            "scale": _wide([layer.sum_scale for layer in layers], channels),
+            "bias": _wide([layer.bias for layer in layers], channels),
             "rescale": 1 / np.array([layer.out_scale or 1.0 for layer in layers], np.float32),
             "gates": np.ascontiguousarray(network.gates),
             "codes": qp_codes(),
@@ -139,12 +156,12 @@ class Rows:
         Args:
             amount: grey levels of a correction of one.
         """
-        return Restoring(self._library, self._network, picture, amount)
+        return Restoring(self._compiled, self._network, picture, amount)
 
 
-def _wide(lines: list[Floats]) -> Floats:
-    """Return [lines, 48]; zeros fill up."""
-    return np.stack([np.pad(line, (0, CHANNELS - len(line))) for line in lines])
+def _wide(lines: list[Floats], channels: int) -> Floats:
+    """Return [lines, channels]; zeros fill up."""
+    return np.stack([np.pad(line, (0, channels - len(line))) for line in lines])
 
 
 class Restoring:
@@ -157,9 +174,9 @@ class Restoring:
     """
 
     def __init__(
-        self, library: ctypes.CDLL, network: _Network, picture: Picture, amount: float
+        self, compiled: Compiled, network: _Network, picture: Picture, amount: float
     ) -> None:
-        self._library, self._network = library, network
+        self._compiled, self._network = compiled, network
         seen: list[Picture] = [picture]
         seen += (picture if one is None else one for one in picture.references)
         seen += [picture] * (network.maps - len(seen))
@@ -190,7 +207,7 @@ class Restoring:
         Raises:
             MemoryError: there is none for what lies between the layers.
         """
-        if self._library.carfilter_rows_restore(self._network, self._picture, top, bottom):
+        if self._compiled(self._network, self._picture, top, bottom):
             raise MemoryError("no memory for the rows of a picture")
 
 

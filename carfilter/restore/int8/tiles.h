@@ -28,7 +28,7 @@ typedef struct {
 #define STORED() __asm__ volatile("" ::: "memory")
 
 /* Ask Linux for the matrix units, once a process; 0 if it grants them. */
-EXPORTED int carfilter_rows_start(void) {
+EXPORTED int NAMED(carfilter_rows_start)(void) {
     const long request_permission = 0x1023, tile_data = 18;
     return syscall(SYS_arch_prctl, request_permission, tile_data) == 0 ? 0 : -1;
 }

@@ -14,7 +14,7 @@ enum {
     SIDE_BY_SIDE = 4,
 };
 
-/* Transform a row of tiles, [position][48], to [point][tile][48]. */
+/* Transform a row of tiles, [position][CHANNELS], to [point][tile][CHANNELS]. */
 static void transform(const uint8_t *in, int16_t out[POINTS][TILES][CHANNELS]) {
     for (int tile = 0; tile < TILES; tile++, in += OUTPUTS * CELL)
         for (int c = 0; c < CHANNELS; c++) {
@@ -31,7 +31,7 @@ static void transform(const uint8_t *in, int16_t out[POINTS][TILES][CHANNELS]) {
         }
 }
 
-/* Add the products of a row of the kernel at one point: weights [24][48][2], of some tiles. */
+/* Add the products of a row of the kernel at one point: weights [CHANNELS / 2][CHANNELS][2], of some tiles. */
 INLINE void add_point(const int8_t *weights, const int16_t *in, int32_t *sums) {
     enum { GROUPS = 2 }; /* of outputs: as many sums as registers hold beside the rest */
     for (int out = 0; out < CHANNELS; out += GROUPS * LANES) {
@@ -71,7 +71,7 @@ static void gather(const int32_t *points, int32_t sums[OUTPUTS][CHANNELS]) {
     }
 }
 
-/* Convolve a row of positions of 48 channels; see convolve() in dots.h. */
+/* Convolve a row of positions; see convolve() in dots.h. */
 static void convolve_by_tiles(
     const Network *network, int layer, const uint8_t *const in[3], uint8_t *out,
     const uint8_t *skip, int width
