@@ -23,6 +23,8 @@ class Prefetch(Generic[T]):
         count, size: how many items, and how much of size_of(item), may wait in the queue.
         upstream: the stage that `items` reads from; waiting for it does not count as busy.
         stop: once it is set, the items end where none comes for a moment, whatever the thread does.
+        stuck: says that the thread is at something long that nothing ends. It is not waited for
+            then; and for nothing else does `stop` end the items.
     """
 
     def __init__(
@@ -33,10 +35,12 @@ class Prefetch(Generic[T]):
         size_of: Callable[[T], int],
         upstream: "Prefetch[Any] | None" = None,
         stop: threading.Event | None = None,
+        stuck: Callable[[], bool] | None = None,
     ) -> None:
         self.busy_seconds = 0.0  # spent computing items
         self.waited_seconds = 0.0  # spent by the consumer waiting for one
         self._items, self._upstream, self._stop = items, upstream, stop
+        self._stuck = stuck
         self._count, self._size, self._size_of = count, size, size_of
         self._queue: deque[tuple[T, int]] = deque()  # with their sizes
         self._queued_size = 0
@@ -72,13 +76,15 @@ class Prefetch(Generic[T]):
             self._closed = True
             self._queue.clear()
             self._change.notify_all()
-        self._thread.join(_JOIN_SECONDS)
+        is_stuck = self._stuck is not None and self._stuck()
+        self._thread.join(_STOP_SECONDS if is_stuck else _JOIN_SECONDS)
         return not self._thread.is_alive()
 
     def _gives_up(self, waiting_since: float) -> bool:
         if self._stop is None or not self._stop.is_set():
             return False
-        return time.perf_counter() - waiting_since > _STOP_SECONDS
+        is_over = self._stuck is None or self._stuck()
+        return is_over and time.perf_counter() - waiting_since > _STOP_SECONDS
 
     def _run(self) -> None:
         iterator = iter(self._items)

@@ -69,6 +69,7 @@ class Compiling:
         backend: str | Callable[..., Any] = "inductor",
         ledger: Ledger | None = None,
     ) -> None:
+        self.is_compiling = False
         self._network, self._busy_seconds = network, busy_seconds
         self._after_seconds, self._backend = after_seconds, backend
         self._ledger = _PROCESS if ledger is None else ledger
@@ -115,6 +116,7 @@ class Compiling:
     def _try(self, shape: Hashable, inputs: tuple[Tensor | None, ...], wanted: Tensor) -> None:
         known = shape in self._ledger.tried  # then it takes a moment
         self._ledger.tried.add(shape)
+        self.is_compiling = True
         if not known:
             logger.info("compiling the network; it goes on in a minute, and faster")
         try:
@@ -134,6 +136,8 @@ class Compiling:
             if not self._ledger.failed:
                 logger.warning("the network runs uncompiled, which is slower: %s", _reason(error))
             self._ledger.failed.add(shape)
+        finally:
+            self.is_compiling = False
 
 
 def _usual_difference(made: Tensor, wanted: Tensor) -> float:

@@ -39,6 +39,7 @@ class Engine(Protocol):
         rounds_alike: a part of a picture gives the very bits that it has in the whole one.
         ahead: pictures that are begun before the first of them is waited for.
         on_cpu: a result is at hand when the next picture is looked at, as on a GPU it is not.
+        is_compiling: the network is being compiled, for a minute perhaps.
         busy_seconds: that somebody waited for the network so far.
     """
 
@@ -52,6 +53,9 @@ class Engine(Protocol):
 
     @property
     def ahead(self) -> int: ...
+
+    @property
+    def is_compiling(self) -> bool: ...
 
     def describe(self) -> str:
         """Say in a few words on what and how the network runs."""

@@ -94,6 +94,11 @@ class Restorer:
         return self.engine.on_cpu
 
     @property
+    def is_compiling(self) -> bool:
+        """Whether the network is being compiled, for a minute perhaps, which nothing ends."""
+        return self.engine.is_compiling
+
+    @property
     def busy_seconds(self) -> float:
         """How long the network was waited for so far."""
         return self.engine.busy_seconds

@@ -136,6 +136,11 @@ class TorchEngine:
         """Pictures whose boxes are begun before those of one are waited for."""
         return self._team.members if self._team is not None and self.batch_size > 1 else 0
 
+    @property
+    def is_compiling(self) -> bool:
+        """Whether the network is being compiled."""
+        return isinstance(self._run, Compiling) and self._run.is_compiling
+
     def working(self) -> AbstractContextManager[object]:
         """Return what holds the team while pictures are restored."""
         return self._team or contextlib.nullcontext()

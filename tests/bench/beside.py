@@ -33,7 +33,7 @@ class _Free:
     """An engine whose network and card cost nothing."""
 
     precision, tile, halo, rounds_alike, on_cpu = "fp16", 0, 0, True, False
-    ahead, busy_seconds = 0, 0.0
+    ahead, busy_seconds, is_compiling = 0, 0.0, False
 
     def __init__(self, references: int, size: tuple[int, int]) -> None:
         self.batch_size, self._references = default_batch("cuda", size), references

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from card.fake import Card, fake_card
 from carfilter import filter_video
 from carfilter.errors import DeviceError
 from carfilter.media.options import TargetOptions
+from carfilter.restore import compiled
+from carfilter.restore.network import build_network
 from carfilter.restore.restorer import RestoreOptions
+from carfilter.restore.weights import save_weights
 from carfilter.run.options import FilterOptions
 from clips import equal_planes, make_clip, read_content, tiny_weights
 
@@ -70,6 +74,33 @@ def test_a_recorder_goes_on_with_pictures_as_they_come(
     assert run.frames == len(after.planes) == 40
     assert run.passed == 40
     assert equal_planes(after.planes, before.planes)
+
+
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize("name", ["fast", "best"])
+def test_who_interrupts_does_not_wait_for_the_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    source, weights = make_clip(tmp_path / "in.mp4", frames=80), tmp_path / "tiny.pt"
+    save_weights(weights, build_network(name, {"channels": 16, "body": 1}))
+    stop, may_end, began = threading.Event(), threading.Event(), list[float]()
+
+    def compile_slowly(network: Any, **_: object) -> Any:
+        began.append(time.monotonic())
+        stop.set()  # as on Ctrl-C
+        may_end.wait(60)
+        return network
+
+    monkeypatch.setattr(torch, "compile", compile_slowly)
+    monkeypatch.setattr(compiled, "_PROCESS", compiled.Ledger())
+    restore = RestoreOptions("cuda", "fp32", batch_size=1, compile_after=0.05)
+    run = filter_video(source, tmp_path / "out.mp4", weights, FilterOptions(restore=restore),
+                       stop=stop)  # fmt: skip
+    took = time.monotonic() - began[0]
+    may_end.set()
+    assert run.interrupted
+    assert not (tmp_path / "out.mp4").exists()
+    assert took < 10
 
 
 _NO_CARD = """

@@ -38,7 +38,7 @@ class RowsEngine:
         by_torch: opens what computes pictures of more than 8 bits.
     """
 
-    precision, tile, rounds_alike, on_cpu = "int8", 0, True, True
+    precision, tile, rounds_alike, on_cpu, is_compiling = "int8", 0, True, True, False
 
     def __init__(
         self,
