@@ -1,7 +1,7 @@
 """The luma plane of a decoded frame: view it, copy it out, put it back; QP maps.
 
-The decoded frame is the envelope: it goes through the filter with its chroma, pts, colour tags and
-side data inside, and only its luma is exchanged. Nothing here converts a pixel format or a range.
+What is left of a decoded frame is the envelope: chroma, pts, colour tags and side data stay in it,
+and only its luma is exchanged. Nothing here converts a pixel format or a range.
 """
 
 import functools
@@ -12,6 +12,7 @@ import numpy as np
 from av.sidedata.sidedata import SideDataContainer, Type
 
 from carfilter.errors import MediaError
+from carfilter.media.libav.frame import bare_copy, full_copy
 from carfilter.pictures import MACROBLOCK, Luma, QpMap
 
 VideoFrame: TypeAlias = av.VideoFrame  # for those who only pass one on
@@ -44,6 +45,16 @@ def bit_depth(pix_fmt: av.VideoFormat) -> int:
 def _bits(pix_fmt: str) -> int:
     # Asked several times a frame, and each frame makes the description of its format anew.
     return int(av.VideoFormat(pix_fmt).components[0].bits)
+
+
+def bits_per_pixel(pix_fmt: av.VideoFormat) -> int:
+    """Return the bits that a pixel takes in memory, chroma included."""
+    return _bits_per_pixel(pix_fmt.name)
+
+
+@functools.cache
+def _bits_per_pixel(pix_fmt: str) -> int:
+    return av.VideoFormat(pix_fmt).padded_bits_per_pixel
 
 
 def pixel_format(name: str) -> av.VideoFormat:
@@ -135,11 +146,49 @@ def replace_luma(frame: av.VideoFrame, luma: Luma) -> None:
     Side data objects taken from the frame before are invalid afterwards: read_qp() comes first.
     """
     frame.make_writable()
+    _write_luma(frame, luma)
+
+
+def _write_luma(frame: av.VideoFrame, luma: Luma) -> None:
     view, shift = luma_view(frame), _shift(frame.format)
     if shift:
         np.left_shift(luma, shift, out=view)
     else:
         np.copyto(view, luma)
+
+
+class Envelope:
+    """What a frame carries beside its luma, while that is somewhere else.
+
+    The decoder gets its buffers back at once, and the luma that is given away needs no memory in
+    here: of pictures that wait for others that is two thirds. A frame of its own also spares the
+    copy of luma that make_writable() makes of a frame which the decoder still refers to.
+    """
+
+    def __init__(self, frame: av.VideoFrame) -> None:
+        self._size = frame.width, frame.height
+        self._bare = bare_copy(frame)
+        self._whole = frame if self._bare is None else None
+        others = plane_rows(frame)[1:] if self._whole is None else []
+        self._others = [_copied(rows) for rows in others]
+
+    def with_luma(self, luma: Luma) -> av.VideoFrame:
+        """Return the frame with `luma` [H, W]; it can be asked for once."""
+        if self._bare is None:
+            assert self._whole is not None
+            replace_luma(self._whole, luma)
+            return self._whole
+        frame = full_copy(self._bare, *self._size)
+        _write_luma(frame, luma)
+        for rows, kept in zip(plane_rows(frame)[1:], self._others, strict=True):
+            np.copyto(rows, kept)
+        return frame
+
+
+def _copied(rows: Any) -> Any:
+    copy = np.empty(rows.shape, rows.dtype)
+    np.copyto(copy, rows)
+    return copy
 
 
 def clip_samples(frame: av.VideoFrame) -> bool:

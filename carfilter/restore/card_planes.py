@@ -76,13 +76,14 @@ class CardPlanes:
         return self._do(start)
 
     def average(
-        self, pictures: Sequence[Linked], amounts: Sequence[float], past: Tensor
+        self, pictures: Sequence[Linked], amounts: Sequence[float], past: Tensor | None
     ) -> list[Tensor]:
-        """See planes.average(); `past` is what nothing() gave."""
+        """See planes.average(); `past` is what nothing() gave, or None."""
 
         def start() -> list[Tensor]:
             lumas = [as_float(one.luma) for one in pictures]
-            made = _averages(lumas, [one.link for one in pictures], amounts, past)
+            before = lumas[0].new_zeros((2, *lumas[0].shape)) if past is None else past
+            made = _averages(lumas, [one.link for one in pictures], amounts, before)
             return [one.to(torch.int32).to(pictures[0].luma.dtype) for one in made]
 
         return self._do(start)

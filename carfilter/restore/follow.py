@@ -78,7 +78,7 @@ def _averaged(
     if after is not None:
         run.append(Linked(*after))
     amounts = [0.0] * (before is not None) + [strength]
-    return planes.average(run, amounts, planes.nothing(picture.luma.shape))[-1]
+    return planes.average(run, amounts, None)[-1]
 
 
 def _neighbour(

@@ -20,6 +20,7 @@ from carfilter.restore.motion.arrays import BLOCK, Field, Marks
 from carfilter.restore.motion.move import moved_where_better
 
 Floats = npt.NDArray[np.float32]
+Apart = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Plane = Any
 """The luma of a picture where it is worked on: Luma on a CPU, on a card a tensor [H, W]."""
 
@@ -29,8 +30,8 @@ KERNEL = 16  # sum of the weights 1-2-1 x 1-2-1 of 3x3 pixels
 
 class _Average(ctypes.Structure):
     _fields_ = (
-        *((n, ctypes.c_void_p) for n in ("lumas", "luma_rows", "links", "amounts", "averages")),
-        ("past", ctypes.c_void_p),
+        *((n, ctypes.c_void_p) for n in ("lumas", "luma_rows", "aparts", "table", "amounts")),
+        *((n, ctypes.c_void_p) for n in ("averages", "past")),
         ("plane", ctypes.c_int64),
         *((n, ctypes.c_int32) for n in ("pictures", "count", "width")),
     )
@@ -41,15 +42,15 @@ def _compiled() -> Any:
     """Return the library, or None where there is none for this CPU."""
     libraries = map(load_library, usable_kinds())
     library = next((one for one in libraries if one is not None), None)
-    if library is None or not hasattr(library, "carfilter_planes_changed"):
+    if library is None or not hasattr(library, "carfilter_planes_apart_8"):
         return None
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     blocks = (pointer, pointer, size, size, number, number, number, pointer)
     library.carfilter_planes_changed.argtypes = library.carfilter_planes_keep.argtypes = blocks
     library.carfilter_planes_changed.restype = library.carfilter_planes_keep.restype = None
     for bits in (8, 16):
-        links = getattr(library, f"carfilter_planes_links_{bits}")
-        links.argtypes = (pointer, pointer, size, size, number, number, pointer, number, pointer)
+        apart = getattr(library, f"carfilter_planes_apart_{bits}")
+        apart.argtypes = (pointer, pointer, size, size, number, number, number, pointer)
         average = getattr(library, f"carfilter_planes_average_{bits}")
         average.argtypes = (ctypes.POINTER(_Average), number, number)
     return library
@@ -90,9 +91,27 @@ def _in_rows(*planes: Luma) -> bool:
     return all(plane.strides[1] == plane.itemsize for plane in planes)
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How much of a picture goes on to the next one: around each pixel, as far as they are alike.
+
+    Kept as what the share depends on, which takes half of its memory.
+    """
+
+    apart: Apart  # places in the table, [H, W]
+    table: Floats  # shares; the last one is zero
+
+    def cut(self, where: Marks) -> None:
+        """Let nothing go on but in some blocks of 4x4 pixels."""
+        height, width = self.apart.shape
+        columns = ~where.repeat(BLOCK, 1)[:, :width]
+        for top, row in zip(range(0, height, BLOCK), columns, strict=True):
+            np.copyto(self.apart[top : top + BLOCK], len(self.table) - 1, where=row)
+
+
 def links(
     before: Luma, luma: Luma, depth: int, level: float, decay: float, where: Marks | None = None
-) -> Floats:
+) -> Link:
     """Return what goes on from one picture to the next: how alike they are around each pixel.
 
     It is `decay` where they are equal, [H, W], and falls to 1/e of that where the absolute
@@ -102,36 +121,34 @@ def links(
         depth: bits of a sample.
         where: blocks of 4x4 pixels, of which alone anything goes on; None is all.
     """
-    shares = _shares(before, luma, _table(depth, level, decay))
+    table = _table(depth, level, decay)
+    link = Link(_apart_around(before, luma, len(table) - 2), table)
     if where is not None:
-        height, width = shares.shape
-        columns = where.repeat(BLOCK, 1)[:, :width]
-        for top, row in zip(range(0, height, BLOCK), columns, strict=True):
-            shares[top : top + BLOCK] *= row
-    return shares
+        link.cut(where)
+    return link
 
 
-def _shares(before: Luma, luma: Luma, table: Floats) -> Floats:
+def _apart_around(before: Luma, luma: Luma, most: int) -> Apart:
     library = _compiled()
     if library is None or not _in_rows(before, luma):
-        return _links(before, luma, table)
+        return _apart(before, luma, most)
     height, width = luma.shape
-    result = np.empty((height, width), np.float32)
-    run = getattr(library, f"carfilter_planes_links_{8 * luma.itemsize}")
+    result = np.empty((height, width), np.uint16 if luma.itemsize == 1 else np.uint32)
+    run = getattr(library, f"carfilter_planes_apart_{8 * luma.itemsize}")
     pitches = (one.strides[0] // one.itemsize for one in (before, luma))
     failed = run(
         before.ctypes.data, luma.ctypes.data, *pitches, height, width,
-        table.ctypes.data, len(table) - 1, result.ctypes.data,
+        most, result.ctypes.data,
     )  # fmt: skip
-    return _links(before, luma, table) if failed else result
+    return _apart(before, luma, most) if failed else result
 
 
 @cache
 def _table(depth: int, level: float, decay: float) -> Floats:
-    """Return the link for each sum of differences around a pixel."""
+    """Return the share for each sum of differences around a pixel, and zero."""
     apart = np.arange(KERNEL * ((1 << depth) - 1) + 1, dtype=np.float32)
     table: Floats = np.exp(apart * np.float32(-1 / (KERNEL * level))) * np.float32(decay)
-    return table
+    return np.append(table, np.float32(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +156,21 @@ class Linked:
     """A picture among others that are averaged with it."""
 
     luma: Plane
-    link: Any  # share of the picture before that goes on to it, [H, W]; None is nothing
+    link: Any  # of the picture before to it, all with one table; None: nothing goes on
 
 
-def average(pictures: Sequence[Linked], amounts: Sequence[float], past: Floats) -> list[Luma]:
+def average(
+    pictures: Sequence[Linked], amounts: Sequence[float], past: Floats | None
+) -> list[Luma]:
     """Return the averages of the first pictures, and bring `past` up to the last of them.
 
     Args:
         amounts: how much of the way to its average each of the first pictures goes, 0..1.
-        past: sum and weight of what the picture before the first was made of, [2, H, W].
+        past: sum and weight of what the picture before the first was made of, [2, H, W]; None is
+            nothing, and then nothing is kept.
     """
     library = _compiled()
-    height, width = past.shape[1:]
+    height, width = pictures[0].luma.shape
     averages = [np.empty((height, width), pictures[0].luma.dtype) for _ in amounts]
     if library is not None and _in_rows(*(one.luma for one in pictures)):
         run = getattr(library, f"carfilter_planes_average_{8 * averages[0].itemsize}")
@@ -158,7 +178,9 @@ def average(pictures: Sequence[Linked], amounts: Sequence[float], past: Floats) 
             return averages
     for top in range(0, height, _ROWS):
         rows = slice(top, top + _ROWS)
-        _average(pictures, amounts, past[:, rows], rows, averages)
+        shape = 2, min(_ROWS, height - top), width
+        before = np.zeros(shape, np.float32) if past is None else past[:, rows]
+        _average(pictures, amounts, before, rows, averages)
     return averages
 
 
@@ -166,23 +188,24 @@ def _averaged_by(
     run: Any,
     pictures: Sequence[Linked],
     amounts: Sequence[float],
-    past: Floats,
+    past: Floats | None,
     averages: Sequence[Luma],
 ) -> int:
-    lumas = [one.luma for one in pictures]
+    lumas, links = [one.luma for one in pictures], [one.link for one in pictures]
     pitches = np.array([one.strides[0] // one.itemsize for one in lumas], np.int64)
     wanted = np.array(amounts, np.float32)
     pointers = [
         np.array([0 if one is None else one.ctypes.data for one in planes], np.uintp)
-        for planes in (lumas, [one.link for one in pictures], averages)
+        for planes in (lumas, [one and one.apart for one in links], averages)
     ]
+    table = next((one.table for one in links if one is not None), np.zeros(1, np.float32))
     given = _Average(
         lumas=pointers[0].ctypes.data, luma_rows=pitches.ctypes.data,
-        links=pointers[1].ctypes.data, amounts=wanted.ctypes.data,
-        averages=pointers[2].ctypes.data, past=past.ctypes.data, plane=past[0].size,
-        pictures=len(lumas), count=len(averages), width=past.shape[2],
+        aparts=pointers[1].ctypes.data, table=table.ctypes.data, amounts=wanted.ctypes.data,
+        averages=pointers[2].ctypes.data, past=None if past is None else past.ctypes.data,
+        plane=lumas[0].size, pictures=len(lumas), count=len(averages), width=lumas[0].shape[1],
     )  # fmt: skip
-    return int(run(given, 0, past.shape[1]))
+    return int(run(given, 0, lumas[0].shape[0]))
 
 
 def _changed_blocks(luma: Luma, before: Luma) -> Blocks:
@@ -205,20 +228,19 @@ def _kept(plane: Luma, last: Luma, changed: Blocks) -> Luma:
     return renewed
 
 
-def _links(before: Luma, luma: Luma, table: Floats) -> Floats:
-    height, width = luma.shape
+def _apart(before: Luma, luma: Luma, most: int) -> Apart:
     apart: Any = np.maximum(luma, before) - np.minimum(luma, before)
     apart = np.pad(apart, 1, mode="edge")
-    result = np.empty(luma.shape, np.float32)
-    for top in range(0, height, _ROWS):
-        around = apart[top : top + _ROWS + 2].astype(np.int16 if luma.itemsize == 1 else np.int32)
+    result: Apart = np.empty(luma.shape, np.uint16 if luma.itemsize == 1 else np.uint32)
+    for top in range(0, luma.shape[0], _ROWS):
+        around = apart[top : top + _ROWS + 2].astype(result.dtype)
         pairs = around[:-1] + around[1:]
         columns = (pairs[:-1] + pairs[1:]).ravel()
         # In flat arrays a shift to a side runs over memory that lies in one piece.
         sides = columns[:-1] + columns[1:]
         np.add(sides[:-1], sides[1:], out=columns[:-2])
-        sums = columns.reshape(-1, width + 2)[:, :width]
-        result[top : top + _ROWS] = table[np.minimum(sums, len(table) - 1)]
+        sums = columns.reshape(-1, luma.shape[1] + 2)[:, : luma.shape[1]]
+        result[top : top + _ROWS] = np.minimum(sums, most)
     return result
 
 
@@ -234,18 +256,19 @@ def _average(
     after = np.empty((len(averages), *past.shape), np.float32)
     luma = np.empty(past.shape[1:], np.float32)
     for i in reversed(range(len(pictures))):
-        picture = pictures[i]
+        picture, link = pictures[i], pictures[i].link
         if i < len(averages):
             after[i] = later
-        if picture.link is None:
+        if link is None:
             later[:] = 0
         else:
             np.copyto(luma, picture.luma[rows])
             later[0] += luma
             later[1] += 1
-            later *= picture.link[rows]
+            later *= link.table[link.apart[rows]]
     for picture, amount, future, result in zip(pictures, amounts, after, averages, strict=False):
-        past *= 0 if picture.link is None else picture.link[rows]
+        link = picture.link
+        past *= 0 if link is None else link.table[link.apart[rows]]
         np.copyto(luma, picture.luma[rows])
         past[0] += luma
         past[1] += 1

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["RestoreOptions", "Restorer"]
 
 _PATIENCE = 16  # pictures; so few that the frames behind them do not fill the memory
-_AHEAD_BYTES = 64 << 20  # of restored pictures that wait to be averaged
+_AHEAD, _AHEAD_BYTES = 8, 8 << 20  # restored pictures that wait to be averaged
 
 
 class Restorer:
@@ -134,7 +134,7 @@ class Restorer:
             yield from steadied(moving, 0, self.strength, planes)
             return
         # Averages come out many at a time; the network goes on meanwhile.
-        ahead = Prefetch(kept, self.lookahead // 2, _AHEAD_BYTES, lambda one: one.luma.nbytes)
+        ahead = Prefetch(kept, _AHEAD, _AHEAD_BYTES, lambda one: one.luma.nbytes)
         try:
             moving = followed(ahead, self.lookahead, self.strength, planes)
             yield from steadied(moving, self.lookahead // 2, self.strength, planes)

@@ -34,8 +34,7 @@ _SPAN = 25  # pictures over which a scene is judged
 # CRF 29 the validation clips of moving cameras have 0.2 at most, those of fixed ones 0.5 and more.
 _MAYBE, _SURELY = 0.2, 0.4
 _GOOD_QP, _POOR_QP = 20.0, 25.0  # mean QP up to which nothing is averaged, and from which all is
-_MOST_BYTES = 256 << 20  # of pictures that wait
-_BYTES = 5  # that a pixel of such a picture takes, at 8 bits
+_MOST_PIXELS = (256 << 20) // 5  # of pictures that wait; each takes three bytes at 8 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +150,7 @@ class _Shot:
 
     def __init__(self, shape: tuple[int, ...], depth: int, lookahead: int, planes: Planes) -> None:
         self.shape, self.depth, self.planes = shape, depth, planes
-        fitting = _MOST_BYTES // (_BYTES * math.prod(shape))
+        fitting = _MOST_PIXELS // math.prod(shape)
         self.most = min(lookahead, max(1, fitting))  # pictures that wait for later ones
         # Pictures come out some at a time, since for each time all that wait are gone through.
         self.at_once = self.most // 2 + 1
@@ -182,4 +181,8 @@ class _Shot:
         if self.past is None:
             self.past = self.planes.nothing(self.shape)
         averages = self.planes.average(pictures, amounts, self.past)
-        yield from self.planes.fetched(averages)
+        results = [*self.planes.fetched(averages)]
+        del pictures, averages
+        results.reverse()
+        while results:  # which may take as long as the encoder does: nothing stays that has gone
+            yield results.pop()

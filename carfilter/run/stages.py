@@ -6,13 +6,14 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from carfilter.errors import DeviceError
 from carfilter.media.conform import compared
-from carfilter.media.frames import bit_depth, copy_luma, replace_luma
+from carfilter.media.frames import Envelope, bit_depth, bits_per_pixel, copy_luma
 from carfilter.media.source import Decoded, Event, Source
-from carfilter.pictures import Picture
+from carfilter.pictures import Luma, Picture, QpMap
 from carfilter.prefetch import Prefetch
 from carfilter.restore.restorer import Restorer
 from carfilter.run.account import Run
@@ -22,8 +23,25 @@ from carfilter.run.options import FilterOptions
 logger = logging.getLogger("carfilter")
 
 _QUEUE_EVENTS = 32  # frames and packets between two stages
-_QUEUE_BYTES = 128 << 20
-_LIVE_FACTOR = 8  # longer queues there: what finds no room is lost
+_QUEUE_BYTES = 20 << 20  # six frames of 1080p
+_LIVE_EVENTS, _LIVE_BYTES = 256, 512 << 20  # longer ones there: what finds no room is lost
+
+
+@dataclass(frozen=True, slots=True)
+class _Parted:
+    """A decoded frame whose luma is being restored."""
+
+    rest: Envelope
+    qp: QpMap | None
+    frame_type: int
+    luma: Luma | None  # as decoded, where it is needed again
+
+    def whole(self, luma: Luma) -> Decoded:
+        """Return the frame with another luma."""
+        return Decoded(self.rest.with_luma(luma), self.qp, self.frame_type)
+
+
+_Waiting: TypeAlias = "_Parted | Event"
 
 
 class Stages:
@@ -43,8 +61,7 @@ class Stages:
         self._pace: Pace | None = None
 
     def __enter__(self) -> Iterable[Event]:
-        factor = _LIVE_FACTOR if self.live else 1
-        count, size = _QUEUE_EVENTS * factor, _QUEUE_BYTES * factor
+        count, size = (_LIVE_EVENTS, _LIVE_BYTES) if self.live else (_QUEUE_EVENTS, _QUEUE_BYTES)
         decode = Prefetch(self._decoded(), count, size, _event_bytes, stop=self.stop)
         self._stages["decode"] = decode
         if self.restorer is None and not self.keep_decoded:
@@ -74,21 +91,21 @@ class Stages:
         return self.restorer is not None and self.restorer.is_compiling
 
     def _restored(self, events: Iterable[Event]) -> Iterator[Event]:
-        waiting: deque[Event] = deque()
+        waiting: deque[_Waiting] = deque()
         try:
-            yield from _restored(events, self.restorer, waiting, keep_decoded=self.keep_decoded)
+            yield from _restored(
+                events, self.restorer, waiting, pairs=self.keep_decoded, keeps=self.live
+            )
         except DeviceError as error:
             if self._pace is None:
                 raise
             # A recorder goes on without its GPU. What waited for it passes as it came.
             logger.warning("%s; the rest passes unrestored", error)
-            self._pace.give_up(sum(isinstance(event, Decoded) for event in waiting))
-            yield from self._unrestored(waiting)
+            self._pace.give_up(sum(isinstance(event, _Parted) for event in waiting))
+            yield from self._unrestored(_as_they_came(waiting))
 
     def _unrestored(self, events: Iterable[Event]) -> Iterable[Event]:
-        if not self.keep_decoded:
-            return events
-        return _restored(events, None, deque(), keep_decoded=True)
+        return _restored(events, None, deque(), pairs=True) if self.keep_decoded else events
 
     def busy_seconds(self) -> dict[str, float]:
         return {name: stage.busy_seconds for name, stage in self._stages.items()}
@@ -105,33 +122,38 @@ class Stages:
 
 def _event_bytes(event: Event) -> int:
     if isinstance(event, Decoded):
-        # 4:2:0 is 1.5, 4:4:4 is 3 samples a pixel; half way is near enough for a bound.
-        return event.frame.width * event.frame.height * (bit_depth(event.frame.format) + 7) // 4
+        frame = event.frame
+        return frame.width * frame.height * bits_per_pixel(frame.format) // 8
     return event.size
 
 
 def _restored(
     events: Iterable[Event],
     restorer: Restorer | None,
-    waiting: deque[Event],
+    waiting: deque[_Waiting],
     *,
-    keep_decoded: bool,
+    pairs: bool,
+    keeps: bool = False,
 ) -> Iterator[Event]:
     """Yield the events with the luma of their frames exchanged, packets in their old places.
 
     Args:
         waiting: holds what was taken and has not come out yet.
+        pairs: the decoded picture goes beside the restored one.
+        keeps: the decoded luma with what waits.
     """
-    decoded_luma: deque[Any] = deque()
 
     def pictures() -> Iterator[Picture]:
         for event in events:
-            waiting.append(event)
             if isinstance(event, Decoded):
                 picture = _picture(event)
-                if keep_decoded:
-                    decoded_luma.append(picture.luma)
+                kept = picture.luma if pairs or keeps else None
+                rest = Envelope(event.frame)
+                waiting.append(_Parted(rest, event.qp, event.frame_type, kept))
+                del event, rest  # the decoder gets its buffers back
                 yield picture
+            else:
+                waiting.append(event)
 
     lumas = (
         (picture.luma for picture in pictures())
@@ -139,16 +161,24 @@ def _restored(
         else restorer.restore(pictures())
     )
     for luma in lumas:
-        while not isinstance(event := waiting.popleft(), Decoded):
+        while not isinstance(event := waiting.popleft(), _Parted):
             yield event
-        replace_luma(event.frame, luma)
-        if keep_decoded:
-            pair = compared(event.frame, decoded_luma.popleft())
+        restored = event.whole(luma)
+        if pairs and event.luma is not None:
+            pair = compared(restored.frame, event.luma)
             yield Decoded(pair, event.qp, event.frame_type)
         else:
+            yield restored
+        del event, restored
+    yield from _as_they_came(waiting)
+
+
+def _as_they_came(waiting: Iterable[_Waiting]) -> Iterator[Event]:
+    for event in waiting:
+        if not isinstance(event, _Parted):
             yield event
-        del event
-    yield from waiting
+        elif event.luma is not None:
+            yield event.whole(event.luma)
 
 
 def _picture(event: Decoded) -> Picture:

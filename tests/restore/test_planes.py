@@ -58,8 +58,8 @@ def test_how_alike_pictures_are_is_the_same_in_c_as_in_numpy(
 ) -> None:
     a, b = drawn(rng, size, depth)
     level = 4.8 * (1 << (depth - 8))
-    by_numpy = planes._links(a, b, planes._table(depth, level, 0.96))
-    assert np.array_equal(links(a, b, depth, level, 0.96), by_numpy)
+    link = links(a, b, depth, level, 0.96)
+    assert np.array_equal(link.apart, planes._apart(a, b, len(link.table) - 2))
 
 
 @pytest.mark.parametrize("depth", [8, 10, 16])
@@ -79,3 +79,15 @@ def test_averages_are_the_same_in_c_as_in_numpy(
     for one, other in zip(results, average(pictures, amounts, by_numpy), strict=True):
         assert np.array_equal(one, other)
     assert np.array_equal(past, by_numpy)
+
+
+def test_an_average_without_a_past_is_that_of_an_empty_one(
+    rng: np.random.Generator, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lumas = drawn(rng, size, 8, 3)
+    made = [links(a, b, 8, 4.8, 0.96) for a, b in pairwise(lumas)]
+    pictures = [Linked(*pair) for pair in zip(lumas, [None, *made], strict=True)]
+    wanted = average(pictures, [0.0, 1.0], np.zeros((2, *size), np.float32))
+    assert np.array_equal(average(pictures, [0.0, 1.0], None), wanted)
+    monkeypatch.setattr(planes, "_compiled", lambda: None)
+    assert np.array_equal(average(pictures, [0.0, 1.0], None), wanted)

@@ -126,7 +126,7 @@ def test_black_and_white_by_turns_stay_black_and_white(depth: int, kind: Any) ->
 
 
 def test_large_pictures_wait_for_fewer_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carfilter.restore.steady, "_MOST_BYTES", 40 * 56 * 5 * 6)
+    monkeypatch.setattr(carfilter.restore.steady, "_MOST_PIXELS", 40 * 56 * 6)
     pictures = iter(seen(breathing(20)))
     next(steadied(pictures, 64))
     assert len(list(pictures)) == 20 - 1 - 6

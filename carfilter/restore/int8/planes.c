@@ -61,14 +61,15 @@ EXPORTED void carfilter_planes_keep(
     }
 }
 
-/* What _average() in carfilter/restore/steady.py takes, of pictures in their order. */
+/* What average() in carfilter/restore/planes.py takes, of pictures in their order. */
 typedef struct {
     const void *const *lumas;
     const int64_t *luma_rows;   /* samples */
-    const float *const *links;  /* rows of `width`; or none, where nothing goes on */
+    const void *const *aparts;  /* rows of `width`; or none, where nothing goes on */
+    const float *table;         /* what goes on, for each value in there */
     const float *amounts;       /* of the pictures that come out */
     void *const *averages;      /* theirs; rows of `width` */
-    float *past;                /* sums, and `plane` further weights */
+    float *past;                /* sums, and `plane` further weights; or none, which are zero */
     int64_t plane;
     int32_t pictures, count, width;
 } Average;

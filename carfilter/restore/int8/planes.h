@@ -1,14 +1,14 @@
 /* The part of planes.c that is compiled for samples of each size. */
 
-/* Write table[d] for each pixel of rows top to bottom, where d is how far two planes are apart around
- * it: the sum of absolute differences times 1-2-1 in both directions, `most` at the most. */
-EXPORTED int NAMED(carfilter_planes_links)(
+/* Write for each pixel how far two planes are apart around it: the sum of absolute differences times
+ * 1-2-1 in both directions, `most` at the most. */
+EXPORTED int NAMED(carfilter_planes_apart)(
     const SAMPLE *a, const SAMPLE *b, int64_t a_row, int64_t b_row, int height, int width,
-    const float *table, int most, float *links
+    int most, SUM *apart
 ) {
     SUM *columns = malloc(((size_t)width + 2) * sizeof *columns);
     if (!columns) return -1;
-    for (int y = 0; y < height; y++, links += width) {
+    for (int y = 0; y < height; y++, apart += width) {
         const int above = y ? y - 1 : 0, below = smaller(y + 1, height - 1);
         const SAMPLE *a0 = a + above * a_row, *a1 = a + y * a_row, *a2 = a + below * a_row;
         const SAMPLE *b0 = b + above * b_row, *b1 = b + y * b_row, *b2 = b + below * b_row;
@@ -21,8 +21,8 @@ EXPORTED int NAMED(carfilter_planes_links)(
         columns[0] = columns[1];
         columns[width + 1] = columns[width];
         for (int x = 0; x < width; x++) {
-            const int apart = (int)(columns[x] + 2 * columns[x + 1] + columns[x + 2]);
-            links[x] = table[smaller(apart, most)];
+            const SUM sum = (SUM)(columns[x] + 2 * columns[x + 1] + columns[x + 2]);
+            apart[x] = sum < (SUM)most ? sum : (SUM)most;
         }
     }
     free(columns);
@@ -31,20 +31,28 @@ EXPORTED int NAMED(carfilter_planes_links)(
 
 /* Average columns of row y, `width` of them from `left` on.
  *
- * after: room for what comes after each picture that comes out, [count][2][TILE]. */
-static void NAMED(average)(const Average *of, int y, int left, int width, float *after) {
-    float later[2][TILE];
+ * after: room for what comes after each picture that comes out, [count][2][TILE].
+ * links: room for what goes on to each picture from the one before, [pictures][TILE]. */
+static void NAMED(average)(
+    const Average *of, int y, int left, int width, float *after, float *links
+) {
+    float later[2][TILE], none[2][TILE];
     const int64_t at = (int64_t)y * of->width + left;
-    float *restrict sum = of->past + at, *restrict weight = sum + of->plane;
+    float *restrict sum = of->past ? of->past + at : none[0];
+    float *restrict weight = of->past ? sum + of->plane : none[1];
+    const float *table = of->table;
     memset(later, 0, sizeof later);
+    if (!of->past) memset(none, 0, sizeof none);
     for (int i = of->pictures - 1; i >= 0; i--) {
         const SAMPLE *luma = (const SAMPLE *)of->lumas[i] + y * of->luma_rows[i] + left;
         if (i < of->count) memcpy(after + (int64_t)i * 2 * TILE, later, sizeof later);
-        if (!of->links[i]) {
+        if (!of->aparts[i]) {
             memset(later, 0, sizeof later);
             continue;
         }
-        const float *link = of->links[i] + at;
+        const SUM *apart = (const SUM *)of->aparts[i] + at;
+        float *restrict link = links + (int64_t)i * TILE;
+        for (int x = 0; x < width; x++) link[x] = table[apart[x]];
         for (int x = 0; x < width; x++) {
             later[0][x] = (later[0][x] + (float)luma[x]) * link[x];
             later[1][x] = (later[1][x] + 1) * link[x];
@@ -52,7 +60,7 @@ static void NAMED(average)(const Average *of, int y, int left, int width, float 
     }
     for (int i = 0; i < of->count; i++) {
         const SAMPLE *luma = (const SAMPLE *)of->lumas[i] + y * of->luma_rows[i] + left;
-        const float *link = of->links[i] ? of->links[i] + at : 0;
+        const float *link = of->aparts[i] ? links + (int64_t)i * TILE : 0;
         const float *coming = after + (int64_t)i * 2 * TILE, amount = of->amounts[i];
         SAMPLE *restrict out = (SAMPLE *)of->averages[i] + at;
         if (link) {
@@ -76,11 +84,13 @@ static void NAMED(average)(const Average *of, int y, int left, int width, float 
 
 /* Fill rows top to bottom of the averages; 0, or -1 without memory. */
 EXPORTED int NAMED(carfilter_planes_average)(const Average *of, int top, int bottom) {
-    float *after = malloc((size_t)of->count * 2 * TILE * sizeof *after);
+    const size_t rows = (size_t)of->count * 2 + (size_t)of->pictures;
+    float *after = malloc(rows * TILE * sizeof *after);
     if (!after) return -1;
+    float *links = after + (int64_t)of->count * 2 * TILE;
     for (int y = top; y < bottom; y++)
         for (int left = 0; left < of->width; left += TILE)
-            NAMED(average)(of, y, left, smaller(TILE, of->width - left), after);
+            NAMED(average)(of, y, left, smaller(TILE, of->width - left), after, links);
     free(after);
     return 0;
 }
