@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,32 @@ logger = logging.getLogger("carfilter")
 # Without a long look at the beginning, which may see the change.
 _BESIDE_PARSERS = {"fflags": "+noparse", "analyzeduration": "1"}
 _BEFORE_BYTES = 1 << 16  # the reader needs some to find its way in an MPEG-TS
+
+
+class CopiedWatch:
+    """Leaves out packets of streams that are copied or converted while these are of another codec
+    than at first: an encoder, a decoder and a track are of one."""
+
+    def __init__(self, streams: Iterable[av.stream.Stream], name: str) -> None:
+        self._name = name
+        self._codecs = {stream.index: codec_number(stream) for stream in streams}
+        self._told = set[int]()
+
+    def keeps(self, packet: av.Packet[Any]) -> bool:
+        """Say whether a packet is of its stream's first codec; warn of the first that is not."""
+        stream = packet.stream
+        if codec_number(stream) in (self._codecs.get(stream.index, 0), 0):
+            return True
+        if stream.index not in self._told:
+            self._told.add(stream.index)
+            logger.warning(
+                "%s: its %s #%d changes to another codec in mid-stream; what is of that codec is"
+                " left out; cut the file there to keep all",
+                self._name,
+                stream.type,
+                stream.index,
+            )
+        return False
 
 
 class CodecWatch:

@@ -36,6 +36,8 @@ _LIVE_TIMEOUTS = (8.0, 8.0)  # a camera that is silent for so long has gone
 _HEADER_TIMEOUT = 120.0
 # PyAV 18 fails on tags that are not UTF-8 unless told otherwise; 19 has no such option any more.
 _LENIENT_TAGS: Any = {} if av.__version__.split(".")[0] >= "19" else {"metadata_errors": "replace"}
+# MPEG-TS may announce its sound on the way: https://ffmpeg.org/ffmpeg-formats.html#mpegts-1
+_LOOK_FURTHER = {"scan_all_pmts": "1"}
 _GEN_PTS = 0x1  # AVFMT_FLAG_GENPTS
 _PLAYLISTS = (
     (re.compile(rb"\s*#EXTM3U"), "an HLS playlist"),
@@ -86,12 +88,30 @@ def open_container(
             network = {**chosen, "protocol_whitelist": _NETWORK_PROTOCOLS}
             patience = _LIVE_TIMEOUTS if live else (_OPEN_TIMEOUT, _READ_TIMEOUT)
             return _open(str(source), format_name, network, patience)
-        with _descriptor(source) as number:
-            # FFmpeg duplicates the descriptor, so that ours can be closed.
-            local = {**chosen, "protocol_whitelist": "fd", "fd": str(number)}
-            return _open("fd:", format_name, local, (_HEADER_TIMEOUT, None))
+        container = _open_local(source, format_name, chosen)
+        if _lacks_sound(container) and Path(source).is_file():
+            container.close()
+            container = _open_local(source, format_name, {**chosen, **_LOOK_FURTHER})
+        return container
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise MediaError(_why_not_opened(name, error, format_name)) from error
+
+
+def _open_local(
+    source: str | Path, format_name: str | None, options: dict[str, str]
+) -> av.container.InputContainer:
+    with _descriptor(source) as number:
+        # FFmpeg duplicates the descriptor, so that ours can be closed.
+        local = {**options, "protocol_whitelist": "fd", "fd": str(number)}
+        return _open("fd:", format_name, local, (_HEADER_TIMEOUT, None))
+
+
+def _lacks_sound(container: av.container.InputContainer) -> bool:
+    """Say whether nothing is known of some sound of an MPEG-TS but its codec."""
+    return container.format.name == "mpegts" and any(
+        stream.codec_context is not None and not stream.codec_context.sample_rate
+        for stream in container.streams.audio
+    )
 
 
 def decoder_limit(max_pixels: int) -> dict[str, str]:

@@ -20,24 +20,14 @@ import av.error
 
 from carfilter.errors import MediaError
 from carfilter.media.clock import Clock, FrameTimes
-from carfilter.media.codec_watch import CodecWatch
+from carfilter.media.codec_watch import CodecWatch, CopiedWatch
 from carfilter.media.conform import convert
 from carfilter.media.cut import Cut
 from carfilter.media.decoder import Decoder, prepare_decoder
-from carfilter.media.frames import (
-    check_pix_fmt,
-    clip_samples,
-    has_luma_plane,
-    read_qp,
-)
+from carfilter.media.frames import check_pix_fmt, clip_samples, has_luma_plane, read_qp
 from carfilter.media.hardware import HardwareDecoder, decoding_device
 from carfilter.media.measured_qp import QpGauge, gauge_of
-from carfilter.media.opening import (
-    can_seek,
-    display_name,
-    is_url,
-    open_container,
-)
+from carfilter.media.opening import can_seek, display_name, is_url, open_container
 from carfilter.media.options import SourceOptions
 from carfilter.media.selection import main_video, select_streams
 from carfilter.media.ticks import as_fraction
@@ -171,6 +161,7 @@ class Source:
         clock, times = Clock(self.container, self.video), self._frame_times()
         wanted = [self.video, *(s for s in self.copied if s.type != "attachment")]
         watch = CodecWatch(self.video, self.name, self.opened_again)
+        beside = CopiedWatch(self.copied, self.name)
         for packet in self.packets(wanted):
             if packet.stream_index == self.video.index:
                 for one in watch.packets(packet):
@@ -178,7 +169,7 @@ class Source:
                     yield from self._frames(one, cut, times)
             else:
                 self._correct(packet, clock)
-                if packet.size and cut.keeps_packet(packet):
+                if packet.size and beside.keeps(packet) and cut.keeps_packet(packet):
                     yield packet
             if cut.is_past(packet):
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,8 @@ from carfilter.errors import MediaError
 from carfilter.media.libav.stream import forget_codec_tag
 from carfilter.media.opening import open_container
 from carfilter.media.ticks import as_fraction, rescale
+
+logger = logging.getLogger("carfilter")
 
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 COVER_ENDINGS = {"mjpeg": "jpg", "png": "png", "gif": "gif", "webp": "webp"}
@@ -176,11 +179,13 @@ class AudioConversion:
         self._form: tuple[str, str, int] | None = None  # in which frames come
         self._resampler: av.AudioResampler | None = None  # from that form to the encoder's
         self._framer: av.AudioResampler | None = None  # to the encoder's number of samples
+        self._index, self._failures = stream.index, 0  # packets that gave no sound
 
     def convert(self, packet: av.Packet[Any]) -> Iterable[av.Packet[Any]]:
         try:
             frames = self._decoder.decode(packet)
         except av.error.FFmpegError:
+            self._failures += 1
             return []  # a damaged packet: the gap stays, the timestamps do not move
         return self._encode(frames)
 
@@ -191,6 +196,12 @@ class AudioConversion:
             for frame in [*self._last_of_form(), *self._framer.resample(None)]:
                 yield from self.stream.encode(frame)
         yield from self.stream.encode(None)
+        if self._failures:
+            logger.warning(
+                "%d damaged packets of audio #%d could not be decoded and are gaps in its sound",
+                self._failures,
+                self._index,
+            )
 
     def _encode(self, frames: list[av.AudioFrame]) -> list[av.Packet[Any]]:
         packets = []

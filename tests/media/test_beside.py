@@ -226,6 +226,46 @@ def test_sound_that_is_announced_and_never_comes_is_left_out_with_a_word(
     assert "it is announced, but no sound in it was found" in caplog.text
 
 
+def test_sound_that_a_recorder_gets_later_than_the_picture_is_kept(tmp_path: Path) -> None:
+    parts = [make_clip(tmp_path / "silent.ts"), make_clip(tmp_path / "both.ts", audio="aac")]
+    source = tmp_path / "in.ts"
+    source.write_bytes(b"".join(part.read_bytes() for part in parts))
+    run = through(source, tmp_path / "out.mkv")
+    assert (run.frames, run.dropped) == (24, [])
+    before, after = read_content(parts[1]).packets[1], read_content(tmp_path / "out.mkv").packets[1]
+    assert len(after) == len(before)
+
+
+@pytest.mark.parametrize("codec", [None, "aac"])
+@pytest.mark.parametrize("target", ["mkv", "mp4"])
+def test_sound_that_changes_its_codec_ends_there_with_a_word(
+    tmp_path: Path, target: str, codec: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else packets of one codec would go into a track, or a decoder, of another."""
+    parts = [with_sound(tmp_path / f"{name}.ts", name, rate=48000) for name in ("aac", "ac3")]
+    source = tmp_path / "in.ts"
+    source.write_bytes(b"".join(part.read_bytes() for part in parts))
+    run = through(source, tmp_path / f"out.{target}", audio_codec=codec)
+    assert run.frames == 24
+    assert "its audio #1 changes to another codec in mid-stream; what is of that" in caplog.text
+    with av.open(str(tmp_path / f"out.{target}")) as made:
+        seconds = sum(frame.samples / frame.sample_rate for frame in made.decode(audio=0))
+    assert 0.4 < seconds < 0.7
+
+
+def test_damaged_sound_that_is_converted_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = make_clip(tmp_path / "in.mkv", audio="aac", frames=25)
+    data, at = bytearray(source.read_bytes()), 0
+    for _, packet in read_content(source).packets[1][3:6]:
+        at = data.index(packet, at)
+        data[at : at + len(packet)] = b"\xff" * len(packet)
+    source.write_bytes(data)
+    through(source, tmp_path / "out.mkv", audio_codec="aac")
+    assert "3 damaged packets of audio #1 could not be decoded" in caplog.text
+
+
 def test_y4m_tells_the_rate_of_the_source(tmp_path: Path) -> None:
     through(make_clip(tmp_path / "in.mkv"), tmp_path / "out.y4m")
     with av.open(str(tmp_path / "out.y4m")) as made:
