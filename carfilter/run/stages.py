@@ -23,7 +23,7 @@ from carfilter.run.options import FilterOptions
 logger = logging.getLogger("carfilter")
 
 _QUEUE_EVENTS = 32  # frames and packets between two stages
-_QUEUE_BYTES = 20 << 20  # six frames of 1080p
+_QUEUE_BYTES = 12 << 20  # four frames of 1080p
 _LIVE_EVENTS, _LIVE_BYTES = 256, 512 << 20  # longer ones there: what finds no room is lost
 
 

@@ -25,6 +25,18 @@ def make_clip(folder: Path, size: tuple[int, int], frames: int, ffmpeg: str) -> 
     return clip
 
 
+def make_moving(folder: Path, size: tuple[int, int], frames: int, ffmpeg: str) -> Path:
+    """Pan over the looped sample, with B-frames and a key frame in ten seconds."""
+    clip = folder / f"moving_{size[1]}x{size[0]}_{frames}.mp4"
+    height, width = size
+    wide, high = width * 5 // 4 // 2 * 2, height * 5 // 4 // 2 * 2
+    graph = f"scale={wide}:{high},setpts=N/25/TB,crop={width}:{height}:x='mod(2*n,{width // 4})'"
+    make = [ffmpeg, "-v", "error", "-y", "-stream_loop", "-1", "-i", str(SAMPLE), "-vf", graph]
+    make += ["-frames:v", str(frames), "-r", "25", "-an", "-c:v", "libx264", "-crf", "30"]
+    subprocess.run([*make, "-pix_fmt", "yuv420p", "-g", "250", str(clip)], check=True)
+    return clip
+
+
 def make_quiet(folder: Path, size: tuple[int, int], frames: int, ffmpeg: str) -> Path:
     """Make quiet footage: a still photograph, and a small figure that crosses its lower left.
 

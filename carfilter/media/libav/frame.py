@@ -9,10 +9,10 @@ https://github.com/PyAV-Org/PyAV/blob/main/av/frame.pxd
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from functools import cache
 
 import av
+from av.sidedata.sidedata import Type
 
 _POINTER_AT = object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p)  # behind Cython's table
 
@@ -32,31 +32,33 @@ class _Frame(ctypes.Structure):
 def bare_copy(frame: av.VideoFrame) -> av.VideoFrame | None:
     """Return a frame without planes that carries what another one does: pts, tags, side data.
 
-    The side data are shared, not copied. None where that cannot be done here.
+    The side data are shared, not copied. What the decoder told of its blocks is left out: it is
+    true of that frame's samples alone, and large. None where this cannot be done here.
     """
-    copy, source = _function(), _inner(frame)
-    if copy is None or source is None:
-        return None
     bare = av.VideoFrame(0, 0, frame.format.name)
-    return bare if _copied(copy, source, frame, bare) else None
+    if not _copied(frame, bare):
+        return None
+    library, inner = _library(), _inner(bare)
+    assert library is not None
+    library.av_frame_remove_side_data(inner, Type.VIDEO_ENC_PARAMS.value)
+    return bare
 
 
 def full_copy(bare: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
     """Return a frame with planes still to be filled that carries what a bare one does."""
-    copy, source = _function(), _inner(bare)
     full = av.VideoFrame(width, height, bare.format.name)
-    if copy is None or source is None or not _copied(copy, source, bare, full):
+    if not _copied(bare, full):
         raise RuntimeError("what made this frame bare fails now")
     return full
 
 
-def _copied(
-    copy: Callable[[int, int], int], source: int, frame: av.VideoFrame, target: av.VideoFrame
-) -> bool:
-    inner = _inner(target)
-    if inner is None or copy(inner, source) < 0:
+def _copied(source: av.VideoFrame, target: av.VideoFrame) -> bool:
+    library, inner, outer = _library(), _inner(source), _inner(target)
+    if library is None or inner is None or outer is None:
         return False
-    target.time_base = frame.time_base
+    if library.av_frame_copy_props(outer, inner) < 0:
+        return False
+    target.time_base = source.time_base
     return True
 
 
@@ -74,13 +76,14 @@ def _inner(frame: av.VideoFrame) -> int | None:
 
 
 @cache
-def _function() -> Callable[[int, int], int] | None:
+def _library() -> ctypes.CDLL | None:
     import av.frame
 
     try:
-        copy = ctypes.CDLL(av.frame.__file__).av_frame_copy_props
+        library = ctypes.CDLL(av.frame.__file__)
+        library.av_frame_copy_props.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+        library.av_frame_remove_side_data.argtypes = (ctypes.c_void_p, ctypes.c_int)
+        library.av_frame_remove_side_data.restype = None
     except (AttributeError, OSError):
         return None
-    copy.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
-    copy.restype = ctypes.c_int
-    return copy
+    return library
