@@ -1,4 +1,4 @@
-"""A network on CUDA that is compiled where that pays.
+"""A network on CUDA that is compiled, or run by kernels of ours, where that pays.
 
 Compiled by torch's inductor, bias, activation and skip are one pass over memory after each
 convolution instead of one each. Without CUDA graphs: those of torch.compile fail outside the main
@@ -7,6 +7,7 @@ thread (https://github.com/pytorch/pytorch/issues/123177), and here the network 
 
 import logging
 import os
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from carfilter.restore.engine import COMPILE_AFTER_SECONDS
 from carfilter.restore.failures import in_a_line, is_out_of_memory
+from carfilter.restore.network import Car
 
 logger = logging.getLogger("carfilter")
 
@@ -32,6 +34,9 @@ logger = logging.getLogger("carfilter")
 _MOST_SHAPES = 8
 _GREY_LEVEL = 1 / 128  # of 8 bits, in a correction
 _MOST_SAMPLES, _COMPARED = 0.999, 1 << 20
+_SMALL = (2, 1, 37, 53)  # shape of what a fused network is compared by
+_LARGE = (1, 1, 512, 912)  # and timed by
+_TIMES = 5
 
 
 @dataclass
@@ -168,3 +173,57 @@ def _keep_compiled_code() -> None:
         return
     if os.access(folder, os.W_OK):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+
+
+def fused(network: Car) -> Callable[..., Tensor] | None:
+    """Return what computes a network on a card with one kernel a layer, where that pays.
+
+    That is in half precision, where Triton is installed, the results are the network's within a
+    grey level, and come sooner. Else None.
+    """
+    weight = network.head.weight
+    if weight.dtype == torch.float32:
+        return None
+
+    def build(network: Car) -> Callable[..., Tensor]:
+        from carfilter.restore.fused import FusedCar
+
+        return FusedCar(network)
+
+    return tried(network, build, weight.device, torch.cuda.synchronize)
+
+
+@torch.inference_mode()
+def tried(
+    network: Any,
+    build: Callable[[Any], Callable[..., Tensor]],
+    device: torch.device,
+    wait: Callable[[], object],
+) -> Callable[..., Tensor] | None:
+    """Return what is built of a network, where it gives the same on `device`, and sooner.
+
+    Args:
+        wait: returns when the device has done all that was begun.
+    """
+    try:
+        faster, dtype = build(network), next(network.parameters()).dtype
+        drawn = (torch.rand(_SMALL, device=device) * 2 - 1).to(dtype)
+        apart = float((faster(drawn) - network(drawn)).abs().max())
+        if not apart <= _GREY_LEVEL:
+            raise ArithmeticError(f"its results differ by {apart * 128:.3g} grey levels")
+        large = torch.zeros(_LARGE, dtype=dtype, device=device)
+        taken, needed = (_seconds(run, large, wait) for run in (faster, network))
+        return faster if taken < needed else None
+    except Exception as error:  # noqa: BLE001 (compilers fail in many ways; torch's own always works)
+        logger.debug("%s is not fused: %s", type(network).__name__, _reason(error))
+        return None
+
+
+def _seconds(run: Callable[..., Tensor], given: Tensor, wait: Callable[[], object]) -> float:
+    run(given)  # kernels are compiled, or chosen, at the first time
+    wait()
+    began = time.perf_counter()
+    for _ in range(_TIMES):
+        run(given)
+    wait()
+    return time.perf_counter() - began

@@ -20,7 +20,7 @@ from carfilter.errors import DeviceError
 from carfilter.pictures import MACROBLOCK, Luma, Picture, cropped
 from carfilter.restore.batches import MEASURED_AT_BATCH, batches, default_batch, fastest_batch
 from carfilter.restore.card_planes import CardPlanes
-from carfilter.restore.compiled import Compiling
+from carfilter.restore.compiled import Compiling, fused
 from carfilter.restore.devices import PRECISIONS, choose_device, choose_precision
 from carfilter.restore.engine import RestoreOptions
 from carfilter.restore.failures import in_a_line, is_device_failure, is_out_of_memory
@@ -89,7 +89,9 @@ class TorchEngine:
         self._ring: Ring | None = None
         self._run: Callable[..., Tensor] = self._network
         if on_cuda and options.compile_after != math.inf:
-            self._run = Compiling(moved, lambda: self.busy_seconds, options.compile_after)
+            ours = hand().do(lambda: fused(moved)) if is_large else None
+            compiling = Compiling(moved, lambda: self.busy_seconds, options.compile_after)
+            self._run = ours or compiling
         self._batches_to_measure = 0 if options.batch_size or not on_cuda else MEASURED_AT_BATCH
         self.halo = self._network.halo
         self.rounds_alike = self._twin is None

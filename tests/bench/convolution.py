@@ -16,7 +16,8 @@ _TIMES = 20  # in a run on a card, where one is too short to be timed
 def measure(device: torch.device, size: tuple[int, int], runs: int) -> list[Row]:
     """Time 64 to 64 channels: the convolution alone, then with what follows it, apart and fused.
 
-    Fused is what torch's inductor makes of it; without a card the compiler is left out.
+    Fused is what torch's inductor makes of it, and a kernel of ours; without a card both are left
+    out.
     """
     on_cuda = device.type == "cuda"
     kind = torch.float16 if on_cuda else torch.float32
@@ -39,6 +40,7 @@ def measure(device: torch.device, size: tuple[int, int], runs: int) -> list[Row]
     if on_cuda:
         fused = torch.compile(whole, dynamic=False)
         forms["the same, compiled"] = lambda: fused(x, skip)
+        forms |= _our_kernel(layer, x, skip)
     times = _TIMES if on_cuda else 1
 
     def repeated(form: Callable[[], object]) -> Callable[[], object]:
@@ -59,3 +61,14 @@ def measure(device: torch.device, size: tuple[int, int], runs: int) -> list[Row]
         row = {"part": "convolution", "size": size_name(size), "what": name, "type": str(kind)}
         rows.append(row | {"ms": ms, "gflops": flop / ms / 1e6, "car_at_33_ms": 33 * ms})
     return rows
+
+
+def _our_kernel(
+    convolution: torch.nn.Conv2d, x: Tensor, skip: Tensor
+) -> dict[str, Callable[[], object]]:
+    try:
+        from carfilter.restore.fused import as_rows, layer
+    except ImportError:  # no Triton
+        return {}
+    rows = as_rows(convolution)
+    return {"the same, in one kernel": lambda: layer(x, *rows, _SLOPE, skip)}

@@ -5,6 +5,8 @@ torch.compile runs for real; only its backend, which on CUDA is inductor, is ano
 
 import logging
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from carfilter.pictures import Picture
 from carfilter.restore.batches import fastest_batch
-from carfilter.restore.compiled import Compiling, Ledger
+from carfilter.restore.compiled import Compiling, Ledger, tried
 from carfilter.restore.network import Network, build_network
 from carfilter.restore.restorer import RestoreOptions, Restorer
 
@@ -259,3 +261,78 @@ def test_nothing_is_measured_or_compiled_on_a_cpu(rng: np.random.Generator) -> N
     list(restorer.restore(pictures(rng, 300, (32, 48))))
     assert restorer.batch_size == 8
     assert restorer.engine._run is restorer.engine._network
+
+
+IN_THE_INTERPRETER = """
+import torch
+from carfilter.restore.fused import FusedCar
+from carfilter.restore.network import build_network
+
+torch.manual_seed(0)
+network = build_network("car", {"channels": 16, "blocks": 1}).eval()
+with torch.inference_mode():
+    for parameter in network.parameters():
+        parameter.normal_(0, 0.1)
+    network = network.half().to(memory_format=torch.channels_last)
+    luma = (torch.rand(2, 1, 13, 11) * 2 - 1).half()
+    wanted = network(luma)
+    assert wanted.abs().max() > 0.1
+    print(float((FusedCar(network)(luma) - wanted).abs().max()) * 128)
+"""
+
+
+def test_one_kernel_a_layer_gives_what_car_gives() -> None:
+    """Edges, several pictures and a last, short part among them; without a card, so slowly."""
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-c", IN_THE_INTERPRETER]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert float(ran.stdout) < 0.5
+
+
+class Tried:
+    """Counts its calls, and gives the network's results a little changed, after a while."""
+
+    def __init__(self, network: nn.Module, change: float, seconds: float) -> None:
+        self.network, self.change, self.seconds = network, change, seconds
+
+    def __call__(self, luma: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        result: Tensor = self.network(luma) + self.change
+        return result
+
+
+class Slow(nn.Conv2d):
+    """A network that takes a while."""
+
+    def forward(self, luma: Tensor) -> Tensor:
+        time.sleep(0.02)
+        return super().forward(luma)
+
+
+@pytest.mark.parametrize(
+    ("change", "seconds", "taken"),
+    [(0.0, 0.0, True), (1 / 256, 0.0, True), (1 / 64, 0.0, False), (0.0, 0.1, False)],
+)
+def test_kernels_are_taken_where_they_are_right_and_faster(
+    monkeypatch: pytest.MonkeyPatch, change: float, seconds: float, taken: bool
+) -> None:
+    # So small that it is the sleep that counts.
+    monkeypatch.setattr("carfilter.restore.compiled._LARGE", (1, 1, 16, 16))
+    network = Slow(1, 1, 3, padding=1)
+    made = tried(
+        network, lambda fast: Tried(super(Slow, fast).forward, change, seconds),
+        torch.device("cpu"), lambda: None,
+    )  # fmt: skip
+    assert (made is not None) == taken
+
+
+def test_without_triton_or_where_it_fails_the_network_runs_as_it_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def build(_: object) -> Callable[..., Tensor]:
+        raise ImportError("No module named 'triton'")
+
+    network = awake("car")
+    assert tried(network, build, torch.device("cpu"), lambda: None) is None
+    assert not [one for one in caplog.records if one.levelno > logging.DEBUG]

@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from bench import idle
 from carfilter.pictures import Luma, Picture, uniform_qp
+from carfilter.restore import torch_engine
 from carfilter.restore.batches import MEASURED_AT_BATCH
 from carfilter.restore.card_planes import CardPlanes
 from carfilter.restore.compiled import Compiling
@@ -72,8 +74,12 @@ def test_both_slots_in_flight_keep_the_order() -> None:
 @pytest.mark.parametrize("name", ["fast", "car", "best"])
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_a_compiled_network_gives_the_same_to_the_last_short_batch(
-    name: str, precision: str, caplog: pytest.LogCaptureFixture
+    name: str,
+    precision: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(torch_engine, "fused", lambda _: None)
     pictures, results = clip(11, (129, 190)), []
     for compile_after in (float("inf"), 0.0):
         options = RestoreOptions("cuda", precision, batch_size=4, compile_after=compile_after)
@@ -84,6 +90,18 @@ def test_a_compiled_network_gives_the_same_to_the_last_short_batch(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     for plain, compiled in zip(*results, strict=True):
         assert np.abs(plain.astype(int) - compiled).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@torch.inference_mode()
+def test_one_kernel_a_layer_gives_what_car_gives(dtype: torch.dtype) -> None:
+    pytest.importorskip("triton")
+    from carfilter.restore.fused import FusedCar
+
+    network: Any = trained_like("car").to("cuda", dtype).to(memory_format=torch.channels_last)
+    for size in ((37, 53), (270, 480)):
+        luma = (torch.rand(2, 1, *size, device="cuda") * 2 - 1).to(dtype)
+        assert (FusedCar(network)(luma) - network(luma)).abs().max() <= 1 / 128
 
 
 @pytest.mark.parametrize("depth", [8, 10])
