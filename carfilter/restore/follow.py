@@ -4,7 +4,8 @@ What is coded anew in each picture has other errors in each, which average out, 
 camera keeps still (carfilter.restore.steady). Only blocks that are clearly more alike once they are
 moved take part, so that what keeps still is left to that; and only as far as a pixel is like the
 neighbours', by a measure that grows with the QP: of good video more would be lost than won. Two
-neighbours give nearly all that there is to win, and nothing is moved more than once.
+neighbours give nearly all that there is to win, and nothing is moved more than once. Of the past
+alone there is one, which goes in as it came out, so that a little of those before it does too.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,10 +16,10 @@ from carfilter.restore.motion.arrays import Field
 from carfilter.restore.planes import CpuPlanes, Linked, Plane, Planes
 from carfilter.restore.steady import Restored
 
-_SHARE = 0.8  # of a neighbour that is equal
+_SHARE = 1.0  # of a neighbour that is equal, to the picture itself
 # Levels, as in links(), by which a neighbour differs that goes in with 1/e of that share: none up
 # to a mean QP, and so much more with each step from there.
-_GOOD_QP, _LEVEL = 26, 0.4
+_GOOD_QP, _LEVEL = 29, 0.7
 
 
 def followed(
@@ -46,9 +47,8 @@ def followed(
         if lookahead:
             waiting = picture
         else:
-            last = _averaged(planes, picture, (earlier, None), strength, last)
+            earlier = last = _averaged(planes, picture, (earlier, None), strength, last)
             yield replace(picture, luma=last)
-            earlier = picture.luma
     if waiting is not None:
         last = _averaged(planes, waiting, (earlier, None), strength, last)
         yield replace(waiting, luma=last)
