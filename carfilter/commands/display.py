@@ -88,7 +88,8 @@ def summary(run: "Run") -> str:
         for stage, seconds in run.busy_seconds.items()
     )
     qp = "unknown" if run.mean_qp is None else f"{run.mean_qp:.1f}"
-    qp += " (measured)" if run.qp_measured and run.mean_qp is not None else ""
+    if run.mean_qp is not None:
+        qp += " (measured)" if run.qp_measured else " (as H.264's)" if run.qp_converted else ""
     jumps = f" {run.jumps} clock jumps;" if run.jumps else ""
     jumps += f" {run.changed} frames of another form;" if run.changed else ""
     reused = f" reuse saved {run.saved:.0%} of the network's work;" if run.saved >= 0.005 else ""

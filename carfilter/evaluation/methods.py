@@ -14,7 +14,7 @@ from carfilter.restore.restorer import RestoreOptions, Restorer
 from carfilter.restore.weights import Model
 
 _B_FRAME = 3  # of Clip.types
-_TYPICAL_QP = 34.0  # for spp where a decoder exports no QP
+_TYPICAL_QP = 34.0  # for spp where no stream tells the QP
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def spp_rows(*, as_paper: bool = True) -> list[Method]:
     """Return FFmpeg's spp filter at QP/4, as in the paper's time, and at its best strength.
 
     Args:
-        as_paper: with the first, which wants the QP that only H.264's decoder exports.
+        as_paper: with the first, which wants the QP of H.264.
     """
     tool = baselines.ffmpeg_version()
 

@@ -17,6 +17,9 @@ _RARE_KEYS = 8.0  # seconds between key frames, from which `best` finds few of t
 _SHOWN_GAPS = 3
 
 
+_HOW = {"read": "", "converted": " on H.264's scale", "measured": ", measured at its key frames"}
+
+
 def find(seen: Inspection) -> tuple[Finding, ...]:
     """Return the sentences, those on what the filter would do first."""
     parts = (_on_quality, _on_keys, _on_fields, _on_damage, _on_time, _on_colour, _on_copies)
@@ -30,7 +33,7 @@ def _on_quality(seen: Inspection) -> Iterator[Finding]:
             NOTE, f"{seen.video.codec}: its QP is unknown, give --qp; 26 is taken without"
         )
     else:
-        yield _on_qp(qp.mean, "" if qp.source == "read" else ", measured at its key frames")
+        yield _on_qp(qp.mean, _HOW[qp.source])
     if seen.looks.coarser_than_coded:
         yield Finding(
             WARNING,

@@ -46,9 +46,9 @@ class Coding:
 class Qp:
     """How coarsely the pictures were coded, 0..51 at any depth."""
 
-    source: str  # "read" from the decoder, or "measured" by the bytes of key frames
+    source: str  # "read" of H.264, "converted" of another scale, or "measured" at key frames
     mean: float
-    spread: float  # standard deviation over macroblocks; over pictures where it was measured
+    spread: float  # standard deviation over macroblocks; over pictures where each has one
     by_type: Mapping[str, float]
     over_time: tuple[tuple[float, float], ...]  # (seconds, mean QP) of the sampled pictures
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from carfilter.inspection.inspection import Colour, Looks, Qp
 from carfilter.media.frames import bit_depth, copy_luma
-from carfilter.media.measured_qp import detail_bits
+from carfilter.media.qp.measured import detail_bits
 from carfilter.media.survey.fields import FieldJudge
 from carfilter.media.survey.reading import Sampled, Survey
 from carfilter.pictures import MACROBLOCK, Luma, Picture
@@ -50,7 +50,10 @@ class Sample:
 
     def __init__(self, survey: Survey) -> None:
         self._survey = survey
-        self._reads_qp = survey.source.exports_qp
+        source = survey.source
+        self._is_h264 = source.is_h264
+        told = "read" if source.is_h264 else "converted"
+        self._qp_source = told if source.tells_qp else "measured"
         self.seen: list[Seen] = []
         self.kept: list[Picture] = []  # the first pictures of the latest run, full size
         self._fields = FieldJudge()
@@ -90,7 +93,7 @@ class Sample:
         self._keep(sampled, luma, depth)
         if not self.seen:
             self._colour = _tags(frame)
-        if frame.key_frame and qp is not None and self._reads_qp and not frame.is_corrupt:
+        if frame.key_frame and qp is not None and self._is_h264 and not frame.is_corrupt:
             self._probe(luma, depth, float(qp.mean()))
         self.seen.append(
             Seen(
@@ -144,7 +147,7 @@ class Sample:
         count, total, squares = np.sum([*self._qp_sums.values()], axis=0)
         mean = total / count
         return Qp(
-            source="read" if self._reads_qp else "measured",
+            source=self._qp_source,
             mean=float(mean),
             spread=float(max(squares / count - mean**2, 0.0) ** 0.5),
             by_type={kind: float(s[1] / s[0]) for kind, s in sorted(self._qp_sums.items())},

@@ -97,14 +97,19 @@ def _bit_rate(seen: Inspection) -> str:
     return f"{rate_text(coding.bit_rate)} of video{peak}{each}"
 
 
+_HOW = {
+    "read": "as the decoder tells it",
+    "converted": "of H.264's scale, by what the stream tells on its own",
+    "measured": "measured by the bytes of key frames",
+}
+
+
 def _qp(seen: Inspection) -> str:
     qp = seen.qp
     if qp is None:
-        return "unknown: neither does the decoder tell it nor do its bytes"
+        return "unknown: neither does the stream tell it nor do its bytes"
     types = ", ".join(f"{kind} {mean:.1f}" for kind, mean in qp.by_type.items() if kind)
-    how = (
-        "as the decoder tells it" if qp.source == "read" else "measured by the bytes of key frames"
-    )
+    how = _HOW[qp.source]
     return f"{qp.mean:.1f} on average, spread {qp.spread:.1f}{'; ' if types else ''}{types}; {how}"
 
 
@@ -191,7 +196,7 @@ def row_of(seen: Inspection, name: str) -> tuple[str, ...]:
         size_text(seen.size),
         clock(seen.times.seconds),
         f"{video.codec} {video.width}x{video.height}{rate}",
-        "?" if qp is None else f"{qp.mean:.1f}{'' if qp.source == 'read' else ' m'}",
+        "?" if qp is None else f"{qp.mean:.1f}{' m' if qp.source == 'measured' else ''}",
         {True: "fixed", False: "moving", None: "?"}[seen.looks.is_fixed],
         "" if tried is None else f"{tried.change:.2f}",
         "" if tried is None else duration_text(tried.seconds),

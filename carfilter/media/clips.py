@@ -17,9 +17,10 @@ import numpy.typing as npt
 from av.video.reformatter import ColorRange
 
 from carfilter.errors import MediaError
-from carfilter.media.frames import copy_luma, has_luma_plane, luma_view, read_qp
-from carfilter.media.measured_qp import gauge_of
+from carfilter.media.frames import copy_luma, has_luma_plane, luma_view
 from carfilter.media.opening import open_container
+from carfilter.media.qp.measured import gauge_of
+from carfilter.media.qp.told import told_qp_of
 from carfilter.media.ticks import as_fraction
 from carfilter.pictures import QpMap
 from carfilter.unfinished import begin, place
@@ -62,7 +63,7 @@ def read_clip(
 
     Args:
         measure_qp: fill `measured_qp`, which takes time. "where unknown" does as the filter: only
-            frames of which the decoder tells no QP are measured, the others keep theirs.
+            frames of which the stream tells no QP are measured, the others keep theirs.
 
     Raises:
         MediaError: the file cannot be opened or decoded, or its picture size changes.
@@ -108,7 +109,7 @@ def _decode(
     path: Path, measure_qp: MeasureQp
 ) -> Iterator[tuple[av.VideoFrame, Fraction, list[int], QpMap | None, QpMap | None]]:
     """Yield each frame, the rate, the sizes so far of the packets in decoding order, and the
-    frame's QP as the decoder tells it and as measured."""
+    frame's QP as the stream tells it and as measured."""
     sizes: list[int] = []
     try:
         with open_container(path) as container:
@@ -118,15 +119,17 @@ def _decode(
             stream.codec_context.options = {"export_side_data": "venc_params"}
             rate = stream.average_rate
             fps = as_fraction(rate) if rate else Fraction(25)
+            told = told_qp_of(stream.codec_context)
             gauge = None if measure_qp == "never" else gauge_of(stream.codec_context)
             # An empty packet would end the decoder; only the end of the file does.
             for packet in chain((p for p in container.demux(stream) if p.size), (None,)):
                 if packet is not None:
                     sizes.append(packet.size)
-                    if gauge is not None:
-                        gauge.note(packet)
+                    for reader in (told, gauge):
+                        if reader is not None:
+                            reader.note(packet)
                 for frame in stream.codec_context.decode(packet):
-                    known, measured = read_qp(frame), None
+                    known, measured = None if told is None else told.read(frame), None
                     if known is not None and measure_qp == "where unknown":
                         measured = known
                     elif gauge is not None and has_luma_plane(frame.format):

@@ -21,6 +21,7 @@ from carfilter.media.frames import check_pix_fmt, has_luma_plane, pixel_format
 from carfilter.media.hardware import HardwareDecoder
 from carfilter.media.opening import check_size, decoder_limit
 from carfilter.media.options import SourceOptions
+from carfilter.media.qp.told import exports_qp
 
 _TAIL_BYTES = 64 << 20  # of packets that are kept for a second try
 _ONE_EACH = ("h264", "hevc")  # of whose packets, where not interlaced, each holds a picture
@@ -57,11 +58,12 @@ def prepare_decoder(video: av.VideoStream, options: SourceOptions, name: str) ->
     context.thread_type = "AUTO"
     if options.live:
         context.thread_type = "SLICE"  # frame threads hold back a frame each
-    if options.qp_maps and context.name == "h264":
+    if options.qp_maps and exports_qp(context):
         context.options = {**context.options, "export_side_data": "venc_params"}
         # With frame threads FFmpeg exports a picture's QP while another thread may still decode
-        # it: 234 of 432,000 blocks were 0 in a trial with B-frames, others in each run.
-        context.thread_type = "SLICE"
+        # it: 234 of 432,000 blocks were 0 in a trial of H.264 with B-frames, others in each run.
+        if context.name != "vp9":
+            context.thread_type = "SLICE"
     # Fixed, since with 0 some decoders take a thread per core of the host and not of the container.
     context.thread_count = options.threads or len(os.sched_getaffinity(0))
 

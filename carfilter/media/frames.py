@@ -1,4 +1,4 @@
-"""The luma plane of a decoded frame: view it, copy it out, put it back; QP maps.
+"""The luma plane of a decoded frame: view it, copy it out, put it back.
 
 What is left of a decoded frame is the envelope: chroma, pts, colour tags and side data stay in it,
 and only its luma is exchanged. Nothing here converts a pixel format or a range.
@@ -13,13 +13,10 @@ from av.sidedata.sidedata import SideDataContainer, Type
 
 from carfilter.errors import MediaError
 from carfilter.media.libav.frame import bare_copy, full_copy
-from carfilter.pictures import MACROBLOCK, Luma, QpMap
+from carfilter.pictures import Luma
 
 VideoFrame: TypeAlias = av.VideoFrame  # for those who only pass one on
 
-# AVVideoBlockParams: five 32-bit integers, https://ffmpeg.org/doxygen/trunk/video__enc__params_8h.html
-_BLOCK = np.dtype([("x", "i4"), ("y", "i4"), ("w", "i4"), ("h", "i4"), ("delta_qp", "i4")])
-_H264_PARAMS = 1  # AV_VIDEO_ENC_PARAMS_H264
 COLOUR_TAGS = ("color_range", "colorspace", "color_trc", "color_primaries")
 _HIGH_BITS = ("p010", "p012", "p210", "p212", "p410", "p412")  # sample in the upper bits of 16
 
@@ -207,30 +204,6 @@ def clip_samples(frame: av.VideoFrame) -> bool:
     for rows in plane_rows(frame):
         np.minimum(rows, peak, out=rows)
     return True
-
-
-def read_qp(frame: av.VideoFrame) -> QpMap | None:
-    """Return the QP of each macroblock, int16 [ceil(H/16), ceil(W/16)], 0..51 at any depth.
-
-    None where the decoder exports no H.264 QP (only FFmpeg's software H.264 decoder does), or where
-    its blocks do not cover this picture. Call it before replace_luma().
-    """
-    params = side_data(frame, "VIDEO_ENC_PARAMS")
-    if params is None or params.codec_type != _H264_PARAMS or not params.nb_blocks:
-        return None  # the MPEG-4 decoder exports a quantiser of another scale
-    assert params.block_size == _BLOCK.itemsize
-    blocks = np.frombuffer(
-        memoryview(params), _BLOCK, count=params.nb_blocks, offset=params.blocks_offset
-    )
-    # In raster order over the coded size, which may exceed that of the picture.
-    coded_rows, coded_columns = (int(blocks[axis][-1]) // MACROBLOCK + 1 for axis in "yx")
-    rows, columns = -(-frame.height // MACROBLOCK), -(-frame.width // MACROBLOCK)
-    if coded_rows * coded_columns != len(blocks) or rows > coded_rows or columns > coded_columns:
-        return None
-    delta = blocks["delta_qp"].reshape(coded_rows, coded_columns)[:rows, :columns]
-    depth_offset = 6 * (bit_depth(frame.format) - 8)
-    qp: QpMap = (delta + (params.qp - depth_offset)).clip(0, 51).astype(np.int16)
-    return qp
 
 
 def side_data(frame: av.VideoFrame, name: str) -> Any:

@@ -24,11 +24,11 @@ from carfilter.media.codec_watch import CodecWatch, CopiedWatch
 from carfilter.media.conform import convert
 from carfilter.media.cut import Cut
 from carfilter.media.decoder import Decoder, prepare_decoder
-from carfilter.media.frames import check_pix_fmt, clip_samples, has_luma_plane, read_qp
+from carfilter.media.frames import check_pix_fmt, clip_samples, has_luma_plane
 from carfilter.media.hardware import HardwareDecoder, decoding_device
-from carfilter.media.measured_qp import QpGauge, gauge_of
 from carfilter.media.opening import can_seek, display_name, is_url, open_container
 from carfilter.media.options import SourceOptions
+from carfilter.media.qp.reader import QpReader
 from carfilter.media.selection import main_video, select_streams
 from carfilter.media.ticks import as_fraction
 from carfilter.pictures import QpMap
@@ -60,7 +60,7 @@ class Decoded:
     """A decoded frame with what must be read before its luma is exchanged."""
 
     frame: av.VideoFrame
-    qp: QpMap | None  # exported, or measured: one for the whole frame then
+    qp: QpMap | None  # told by its stream or measured: then, and by some, one for the whole frame
     frame_type: int  # 1, 2, 3 are I, P, B; 0 is unknown
     is_damaged: bool = False
     arrived: float = field(default_factory=time.monotonic)  # when it was decoded
@@ -82,7 +82,6 @@ class Source:
     report: DecodeReport = field(default_factory=DecodeReport)
     _planar: set[str] = field(default_factory=set)  # pixel formats seen that have a luma plane
     _hardware: HardwareDecoder | None = None
-    _gauge: QpGauge | None = None
     lost: str = ""  # why a network source ended before its time
     counts_from_zero: bool = False  # so does the target's format
 
@@ -101,9 +100,14 @@ class Source:
         return None
 
     @property
-    def exports_qp(self) -> bool:
-        """Whether its decoder can export QP maps."""
+    def is_h264(self) -> bool:
+        """Whether its decoder tells H.264's own QPs, and the vectors and types of blocks."""
         return self.video.codec_context.name == "h264" and not self._on_device
+
+    @property
+    def tells_qp(self) -> bool:
+        """Whether its stream tells the QP of its frames, on H.264's scale."""
+        return self._qp.tells(on_device=self._on_device)
 
     @property
     def _on_device(self) -> bool:
@@ -111,8 +115,8 @@ class Source:
 
     @property
     def measures_qp(self) -> bool:
-        """Whether the QP of its frames is measured at key frames, since its decoder tells none."""
-        return self._gauge is not None and not self.exports_qp
+        """Whether the QP of its frames is measured at key frames, since its stream tells none."""
+        return self._qp.measures and not self.tells_qp
 
     @property
     def converts(self) -> bool:
@@ -197,10 +201,12 @@ class Source:
         given = {**dict(self.options.options), **(options or {})}
         return open_container(self.name, self.options.format, given, self.options.max_pixels)
 
-    def gauge_anew(self) -> None:
-        """Measure the QP at the next key frame, however near the last one was."""
-        if self._gauge is not None:
-            self._gauge = gauge_of(self.video.codec_context)
+    def __post_init__(self) -> None:
+        self.qp_anew()
+
+    def qp_anew(self) -> None:
+        """Know nothing of the QPs before the next key frame, however near the last one was."""
+        self._qp = QpReader(self.video.codec_context, self.options)
 
     def close(self) -> None:
         """Close the container; no more packets of it may be muxed afterwards."""
@@ -270,18 +276,17 @@ class Source:
             yield decoded
 
     def _decode(self, packet: av.Packet[Any] | None) -> Iterator[Decoded]:
-        if packet is not None and self._gauge is not None:
-            self._gauge.note(packet)
+        self._qp.note(packet)
         decoder = self._decoder
         for frame in decoder.drain() if packet is None else decoder.decode(packet):
             # Of the first frame, software tells it where no other's is told.
-            qp = read_qp(frame) if self.exports_qp else None
+            qp = self._qp.told(frame, on_device=self._on_device)
             frame_type = int(frame.pict_type)
             planar = self._with_luma_plane(frame)
             is_damaged = clip_samples(planar) or frame.is_corrupt
-            qp = qp if planar is frame else None
-            if qp is None and self._gauge is not None:
-                qp = self._gauge.read(planar)
+            qp = qp if planar is frame or self._on_device else None
+            if qp is None:
+                qp = self._qp.measured(planar)
             yield Decoded(planar, qp, frame_type, is_damaged)
 
     @functools.cached_property
@@ -340,8 +345,7 @@ def _open(source: str | Path, options: SourceOptions) -> Source:
     except BaseException:
         container.close()
         raise
-    gauge = gauge_of(video.codec_context) if options.qp_maps and options.measures_qp else None
-    return Source(name, container, video, copied, options, _hardware=hardware, _gauge=gauge)
+    return Source(name, container, video, copied, options, _hardware=hardware)
 
 
 def _why_lost(error: av.error.FFmpegError) -> str:

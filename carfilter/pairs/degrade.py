@@ -123,7 +123,7 @@ def degrade_clip(
 
 def _twin(coded: Clip, name: str, about: dict[str, Any]) -> Twin:
     frames, height, width = coded.luma.shape
-    qp = coded.measured_qp  # as the filter has it: what the decoder tells, else measured
+    qp = coded.measured_qp  # as the filter has it: what the stream tells, else measured
     if qp is None:
         qp = np.full((frames, -(-height // 16), -(-width // 16)), NO_QP, np.int8)
     assert coded.types is not None  # read_clip() always fills them

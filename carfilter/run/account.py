@@ -24,8 +24,9 @@ class Run:
     passed: int = 0  # frames that went unrestored, since the network did not keep up with it
     saved: float = 0.0  # share of the network's work that reuse saved, 0..1
     qp_sum: float = 0.0
-    qp_frames: int = 0  # frames whose QP the decoder gave, or that it was measured for
-    qp_measured: bool = False  # at key frames; see carfilter.media.measured_qp
+    qp_frames: int = 0  # frames whose QP their stream told, or that it was measured for
+    qp_measured: bool = False  # at key frames; see carfilter.media.qp.measured
+    qp_converted: bool = False  # to H.264's scale; see carfilter.media.qp.told
     elapsed_seconds: float = 0.0
     busy_seconds: dict[str, float] = field(default_factory=dict)  # by stage
     interrupted: bool = False
@@ -38,7 +39,7 @@ class Run:
 
     @property
     def mean_qp(self) -> float | None:
-        """Mean QP of the source, where the decoder gave QP maps or it was measured."""
+        """Mean QP of the source, where its stream told it or it was measured."""
         return self.qp_sum / self.qp_frames if self.qp_frames else None
 
     @property

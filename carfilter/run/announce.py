@@ -48,13 +48,17 @@ def announce(
     run.model = f"{model.name} (sha256 {model.sha256[:12]})"
     run.engine = restorer.describe()
     logger.info("model %s on %s", run.model, run.engine)
-    if model.uses_qp and not source.exports_qp:
-        run.qp_measured = source.measures_qp
-        taken = f"taken as {restorer.assumed_qp}"
-        how = "measured by the bytes of its key frames" if run.qp_measured else taken
-        logger.info(
-            "QP unknown, which only FFmpeg's H.264 decoder tells: %s; --qp sets another", how
-        )
+    if model.uses_qp and not source.is_h264:
+        logger.info("QP %s; --qp sets another", _way_to_qp(run, source, restorer))
+
+
+def _way_to_qp(run: Run, source: Source, restorer: Restorer) -> str:
+    run.qp_converted, run.qp_measured = source.tells_qp, source.measures_qp
+    if run.qp_converted:
+        return "told by its stream, on another scale: taken as H.264's of a step as wide"
+    if run.qp_measured:
+        return "unknown, which its decoder does not tell: measured by the bytes of its key frames"
+    return f"unknown, which its decoder does not tell: taken as {restorer.assumed_qp}"
 
 
 def _clock(seconds: float) -> str:

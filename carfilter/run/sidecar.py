@@ -59,6 +59,7 @@ def write_sidecar(
         "passed_unrestored": run.passed,
         "mean_qp": run.mean_qp,
         "qp_measured": run.qp_measured,
+        "qp_converted": run.qp_converted,
         "options": asdict(options),
     }
     path = sidecar_of(target)

@@ -77,14 +77,15 @@ def test_every_frame_of_a_decoder_is_restored_and_its_qp_is_told_measured_or_ass
     for old, new in zip(before.luma, after.luma, strict=True):
         assert np.array_equal(new, np.maximum(old.astype(int) - step, 0))
     assert equal_planes(after.chroma, before.chroma)
-    told, lossless = codec == "h264", codec == "ffv1"
+    measured, lossless = codec in ("vp8", "av1", "prores"), codec == "ffv1"
     assert run.qp_frames == (0 if lossless else 24)
-    assert run.qp_measured == (not told and not lossless)
+    assert run.qp_measured == measured
+    assert run.qp_converted == (not measured and not lossless and codec != "h264")
     assumed = [bool((qp == torch.tensor(26 / 51)).all()) for qp in network.qp if qp is not None]
     assert len(assumed) == 24
     assert all(assumed) == lossless
     assert ("taken as 26; --qp sets another" in caplog.text) == lossless
-    assert ("measured by the bytes of its key frames" in caplog.text) == run.qp_measured
+    assert ("measured by the bytes of its key frames" in caplog.text) == measured
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "ts", "mov"])

@@ -101,7 +101,7 @@ def test_every_frame_comes_from_the_card_in_the_format_of_the_file(
         assert 100 << bits < luma[0, 0] < 116 << bits
         assert (luma == luma[0, 0]).all()
         assert all((plane >> bits == 128).all() for plane in chroma)
-    # Measured, for no card exports it: not known of some frames alone.
+    # Measured or by headers, for no card exports it: not known of some frames alone.
     assert all(qp is not None and (qp == qp[0, 0]).all() for qp in read.qps)
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import av
 
+from carfilter.media.qp.nal import Bits, hvcc_units, split_units
+
 _H264_TYPES = "PBIPI"  # slice_type % 5 of Recommendation H.264, table 7-6; SP as P, SI as I
 _HEVC_TYPES = "BPI"  # of Recommendation H.265, table 7-7
 _MPEG2_TYPES = {1: "I", 2: "P", 3: "B"}  # picture_coding_type of ISO/IEC 13818-2, table 6-12
 _MPEG4_TYPES = "IPBS"  # vop_coding_type of ISO/IEC 14496-2, table 6-20
 _KEY_OR_NOT = ("vp8", "vp9", "av1")  # they know no B pictures, and their packets are marked
-_SLICE_BYTES = 32  # more than what comes before the type in a slice or a parameter set
+_SLICE_BYTES = 32  # more than what comes before the type; no zeros that need escapes are in it
 
 
 def reader_of(stream: av.VideoStream) -> PictureTypes:
@@ -91,13 +93,19 @@ class H264Types(PictureTypes):
 
     def read(self, packet: av.Packet[Any]) -> str:
         """Return the type of the first slice."""
-        for unit in _units(bytes(packet), self._length_bytes):
+        for unit in split_units(bytes(packet), self._length_bytes):
             if unit and unit[0] & 0x1F in (1, 5):
-                bits = _Bits(unit[1:])
-                bits.unsigned()  # first_mb_in_slice
-                kind = bits.unsigned()
-                return _H264_TYPES[kind % 5] if kind < 10 else ""
+                return _type_in_h264(Bits(unit[1:_SLICE_BYTES]))
         return ""
+
+
+def _type_in_h264(bits: Bits) -> str:
+    try:
+        bits.unsigned()  # first_mb_in_slice
+        kind = bits.unsigned()
+    except EOFError:
+        return ""
+    return _H264_TYPES[kind % 5] if kind < 10 else ""
 
 
 class HevcTypes(PictureTypes):
@@ -106,16 +114,13 @@ class HevcTypes(PictureTypes):
     def __init__(self, extradata: bytes) -> None:
         super().__init__("")
         self._extra_bits: dict[int, int] = {}  # of a slice header, by parameter set
-        # ISO/IEC 14496-15, 8.3.3.1: hvcC begins with 1, and holds parameter sets from byte 22 on.
-        has_lengths = len(extradata) > 22 and extradata[0] == 1
-        self._length_bytes = (extradata[21] & 3) + 1 if has_lengths else 0
-        sets = _sets_of_hvcc(extradata) if has_lengths else _units(extradata, 0)
+        sets, self._length_bytes = hvcc_units(extradata)
         for unit in sets:
             self._note(unit)
 
     def read(self, packet: av.Packet[Any]) -> str:
         """Return the type of the first slice segment."""
-        for unit in _units(bytes(packet), self._length_bytes):
+        for unit in split_units(bytes(packet), self._length_bytes):
             if len(unit) < 3:
                 continue
             kind = unit[0] >> 1 & 0x3F
@@ -128,74 +133,24 @@ class HevcTypes(PictureTypes):
     def _note(self, unit: bytes) -> None:
         if len(unit) < 3 or unit[0] >> 1 & 0x3F != 34:
             return
-        bits = _Bits(unit[2:])
-        number = bits.unsigned()
-        bits.unsigned()  # the sequence parameter set
-        bits.take(2)  # dependent_slice_segments_enabled_flag, output_flag_present_flag
-        self._extra_bits[number] = bits.take(3)
+        bits = Bits(unit[2:_SLICE_BYTES])
+        try:
+            number = bits.unsigned()
+            bits.unsigned()  # the sequence parameter set
+            bits.take(2)  # dependent_slice_segments_enabled_flag, output_flag_present_flag
+            self._extra_bits[number] = bits.take(3)
+        except EOFError:
+            return
 
     def _type_of(self, unit: bytes, kind: int) -> str:
-        bits = _Bits(unit[2:])
-        if not bits.take(1):  # the first slice segment of the picture is lost
+        bits = Bits(unit[2:_SLICE_BYTES])
+        try:
+            if not bits.flag():  # the first slice segment of the picture is lost
+                return ""
+            if 16 <= kind <= 23:
+                bits.take(1)  # no_output_of_prior_pics_flag
+            bits.take(self._extra_bits[bits.unsigned()])
+            slice_type = bits.unsigned()
+        except (EOFError, KeyError):
             return ""
-        if 16 <= kind <= 23:
-            bits.take(1)  # no_output_of_prior_pics_flag
-        extra = self._extra_bits.get(bits.unsigned())
-        if extra is None:
-            return ""
-        bits.take(extra)
-        slice_type = bits.unsigned()
         return _HEVC_TYPES[slice_type] if slice_type < 3 else ""
-
-
-def _units(data: bytes, length_bytes: int) -> Any:
-    """Yield the first bytes of each NAL unit of a packet."""
-    if not length_bytes:
-        at = data.find(b"\x00\x00\x01")
-        while at >= 0:
-            yield data[at + 3 : at + 3 + _SLICE_BYTES]
-            at = data.find(b"\x00\x00\x01", at + 3)
-        return
-    at = 0
-    while at + length_bytes < len(data):
-        length = int.from_bytes(data[at : at + length_bytes], "big")
-        at += length_bytes
-        yield data[at : at + min(length, _SLICE_BYTES)]
-        at += length
-
-
-def _sets_of_hvcc(data: bytes) -> Any:
-    at = 23
-    for _ in range(data[22]):
-        if at + 3 > len(data):
-            return
-        count = int.from_bytes(data[at + 1 : at + 3], "big")
-        at += 3
-        for _ in range(count):
-            length = int.from_bytes(data[at : at + 2], "big")
-            yield data[at + 2 : at + 2 + min(length, _SLICE_BYTES)]
-            at += 2 + length
-
-
-class _Bits:
-    """Bits of a header from the front; zeros follow its end.
-
-    The bytes that keep start codes apart are not taken out: so early in a header there are none.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        self._value = int.from_bytes(data, "big")
-        self._left = 8 * len(data)
-
-    def take(self, count: int) -> int:
-        self._left -= count
-        if self._left < 0:
-            return 0
-        return self._value >> self._left & (1 << count) - 1
-
-    def unsigned(self) -> int:
-        """Read ue(v), an Exp-Golomb code: Recommendation H.264, 9.1."""
-        zeros = 0
-        while self._left > 0 and not self.take(1):
-            zeros += 1
-        return (1 << zeros) - 1 + self.take(zeros)

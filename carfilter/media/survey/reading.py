@@ -166,7 +166,7 @@ class _Runs:
         """Take the next `length` packets, or all, the first of which has that number."""
         self._left, self._packet, self._run, self._first = length, packet, self._run + 1, True
         self.packets, self._number = [], packet
-        self._source.gauge_anew()
+        self._source.qp_anew()
 
     def give(self, packet: av.Packet[Any]) -> Iterator[Sampled]:
         """Decode a packet, if it belongs to a run."""
@@ -241,7 +241,7 @@ def read_runs(path: Path, runs: Sequence[Around], *, vectors: bool = False) -> I
     """
     source = open_source(path, SourceOptions(qp_maps=True))
     context = source.video.codec_context
-    if vectors and source.exports_qp:
+    if vectors and source.is_h264:
         context.options = {**context.options, "export_side_data": "venc_params+mvs"}
     clock, decoder, wanted, number = (
         Clock(source.container, source.video),

@@ -1,0 +1,84 @@
+"""The units of H.264 and HEVC, with start codes or lengths, and the bits of their headers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+_START = b"\x00\x00\x01"
+
+
+def split_units(data: bytes, length_bytes: int) -> Iterator[bytes]:
+    """Yield each NAL unit of a packet, its header first.
+
+    Args:
+        length_bytes: of the number before each unit; 0 where they follow start codes instead.
+    """
+    if not length_bytes:
+        at = data.find(_START)
+        while at >= 0:
+            end = data.find(_START, at + 3)
+            yield data[at + 3 : end if end >= 0 else None]
+            at = end
+        return
+    at = 0
+    while at + length_bytes < len(data):
+        length = int.from_bytes(data[at : at + length_bytes], "big")
+        at += length_bytes
+        yield data[at : at + length]
+        at += length
+
+
+def hvcc_units(extradata: bytes) -> tuple[list[bytes], int]:
+    """Return the parameter sets that a HEVC decoder is given, and the bytes of a unit's length."""
+    # ISO/IEC 14496-15, 8.3.3.1: hvcC begins with 1, and holds parameter sets from byte 22 on.
+    if len(extradata) < 23 or extradata[0] != 1:
+        return list(split_units(extradata, 0)), 0
+    found = []
+    at = 23
+    for _ in range(extradata[22]):
+        count = int.from_bytes(extradata[at + 1 : at + 3], "big")
+        at += 3
+        for _ in range(count):
+            length = int.from_bytes(extradata[at : at + 2], "big")
+            if at + 2 >= len(extradata):
+                break
+            found.append(extradata[at + 2 : at + 2 + length])
+            at += 2 + length
+    return found, (extradata[21] & 3) + 1
+
+
+def unescaped(data: bytes) -> bytes:
+    """Return a unit without the bytes that keep start codes apart: H.264 and H.265, 7.4.1."""
+    return data.replace(b"\x00\x00\x03", b"\x00\x00")
+
+
+class Bits:
+    """Bits of a header from the front.
+
+    Its methods raise EOFError beyond the end.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._value = int.from_bytes(data, "big")
+        self._left = 8 * len(data)
+
+    def take(self, count: int) -> int:
+        self._left -= count
+        if self._left < 0:
+            raise EOFError
+        return self._value >> self._left & (1 << count) - 1
+
+    def flag(self) -> bool:
+        return bool(self.take(1))
+
+    def unsigned(self) -> int:
+        """Read ue(v), an Exp-Golomb code: H.264, 9.1; H.265, 9.2."""
+        zeros = 0
+        while not self.take(1):
+            zeros += 1
+        return (1 << zeros) - 1 + self.take(zeros)
+
+    def signed(self) -> int:
+        """Read se(v)."""
+        code = self.unsigned()
+        return (code + 1) // 2 if code % 2 else -(code // 2)

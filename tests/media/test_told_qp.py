@@ -1,0 +1,185 @@
+"""What streams of other codecs than H.264 tell of their QP, and that it reaches the filter."""
+
+import logging
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+import av
+import pytest
+
+from carfilter import filter_video
+from carfilter.commands.display import summary
+from carfilter.inspection.inspect import InspectOptions, inspect
+from carfilter.media.options import SourceOptions, TargetOptions
+from carfilter.media.qp.hevc import HevcQp
+from carfilter.media.qp.jpeg import jpeg_step
+from carfilter.media.source import Decoded, open_source
+from carfilter.run.options import FilterOptions
+from clips import make_clip, tiny_weights
+from hevc_headers import Stream
+
+THROUGH = FilterOptions(target=TargetOptions(video_codec="ffv1"))
+FLAT = "log-level=none:ipratio=1:pbratio=1"  # all pictures of the QP that is asked for
+
+
+def qps_of(path: Path) -> list[float]:
+    """Return the mean QP of each frame as the filter is given it."""
+    source = open_source(path, SourceOptions(qp_maps=True))
+    try:
+        assert source.tells_qp
+        frames = [event for event in source.events() if isinstance(event, Decoded)]
+        return [float(frame.qp.mean()) for frame in frames if frame.qp is not None]
+    finally:
+        source.close()
+
+
+def headers(path: Path) -> list[tuple[str, int] | None]:
+    """Return type and QP of each packet of a HEVC file."""
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        reader = HevcQp(video.codec_context.extradata or b"")
+        return [reader.read(bytes(packet)) for packet in container.demux(video) if packet.size]
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "mpeg2video", "mpeg1video", "flv", "wmv2"])
+def test_mpegs_quantiser_is_the_qp_of_a_step_as_wide_and_the_offset(
+    tmp_path: Path, codec: str
+) -> None:
+    found = []
+    for q in (4, 8, 16):
+        quantiser = {"qmin": str(q), "qmax": str(q)}
+        qps = qps_of(make_clip(tmp_path / "in.nut", codec=codec, options=quantiser))
+        assert len(qps) == 12  # with the last one, which MPEG-2's decoder holds back
+        assert len(set(qps)) == 1
+        found.append(qps[0])
+    assert found == [27, 33, 39]  # of steps 8, 16, 32: 22, 28, 34
+
+
+def test_a_quantiser_that_varies_is_told_block_by_block(tmp_path: Path) -> None:
+    source = make_clip(
+        tmp_path / "in.mkv",
+        codec="mpeg4",
+        size=(128, 96),
+        context={"bit_rate": 200_000},
+        options={"qmin": "2", "qmax": "31", "mpv_flags": "+qp_rd", "mbd": "rd"},
+    )
+    opened = open_source(source, SourceOptions(qp_maps=True))
+    try:
+        maps = [event.qp for event in opened.events() if isinstance(event, Decoded)]
+    finally:
+        opened.close()
+    assert all(qp is not None and qp.shape == (6, 8) for qp in maps)
+    assert any(qp.min() < qp.max() for qp in maps if qp is not None)
+
+
+def test_vp9s_quantiser_is_the_qp_of_a_step_as_wide(tmp_path: Path) -> None:
+    found = []
+    for q in ("10", "30", "50"):
+        options = {"crf": q, "qmin": q, "qmax": q, "b": "0", "deadline": "realtime"}
+        qps = qps_of(make_clip(tmp_path / "in.webm", codec="libvpx-vp9", options=options))
+        assert len(qps) == 12
+        assert len(set(qps)) == 1
+        found.append(qps[0])
+    assert found == [19, 30, 42]  # of steps 47/8, 152/8 and 639/8
+
+
+@pytest.mark.parametrize("container", ["mkv", "mp4", "ts", "hevc"])
+@pytest.mark.parametrize(("qp", "taken"), [(21, 18), (38, 35), (46, 45)])
+def test_hevc_tells_the_qp_of_its_slices(
+    tmp_path: Path, container: str, qp: int, taken: int
+) -> None:
+    params = f"{FLAT}:qp={qp}:bframes=3:b-adapt=0"
+    source = make_clip(
+        tmp_path / f"in.{container}", codec="libx265", options={"x265-params": params}
+    )
+    told = [header for header in headers(source) if header is not None]
+    assert {kind for kind, _ in told} == {"I", "P", "B"}
+    assert [found for _, found in told] == [qp] * 12
+    assert qps_of(source) == [taken - 3] + [taken] * 11
+
+
+@pytest.mark.parametrize(
+    ("params", "pix_fmt"),
+    [
+        ("slices=2:weightb=1:weightp=1:bframes=3", "yuv420p"),
+        ("ref=5:bframes=4:b-pyramid=1:open-gop=1:keyint=6", "yuv420p"),
+        ("multi-pass-opt-rps=1:opt-qp-pps=1:opt-ref-list-length-pps=1:bframes=3", "yuv420p"),
+        ("temporal-layers=1:bframes=3:scaling-list=default:hrd=1:vbv-maxrate=9000"
+         ":vbv-bufsize=9000", "yuv420p"),
+        ("no-wpp=1:no-temporal-mvp=1:no-sao=1:no-deblock=1:max-merge=1:bframes=2", "yuv420p10le"),
+        ("interlace=tff:bframes=2:aud=1:repeat-headers=1", "yuv422p10le"),
+        ("weightp=1:bframes=0:cu-lossless=1:tskip=1", "yuv444p"),
+        ("bframes=2:weightb=1", "gray"),
+    ],
+)  # fmt: skip
+def test_hevc_is_read_whatever_its_encoder_was_told(
+    tmp_path: Path, params: str, pix_fmt: str
+) -> None:
+    source = make_clip(
+        tmp_path / "in.mkv",
+        codec="libx265",
+        size=(128, 96),
+        pix_fmt=pix_fmt,
+        options={"x265-params": f"{FLAT}:qp=33:{params}"},
+    )
+    assert [header and header[1] for header in headers(source)] == [33] * 12
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_hevc_is_read_where_no_encoder_of_pyav_writes_such_headers(seed: int) -> None:
+    """Tiles, long-term references, lists in another order, sets that follow from others."""
+    rng = Random(seed)
+    stream = Stream(rng)
+    reader = HevcQp(stream.parameter_sets())
+    for _ in range(12):
+        data, kind, qp = stream.slice()
+        assert reader.read(data) == (kind, qp)
+
+
+def test_damaged_headers_tell_nothing_and_break_nothing(tmp_path: Path) -> None:
+    rng = Random(4)
+    params = f"{FLAT}:qp=30:bframes=3:repeat-headers=1:weightb=1"
+    source = make_clip(tmp_path / "in.ts", codec="libx265", options={"x265-params": params})
+    with av.open(str(source)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    for _ in range(300):
+        data = bytearray(rng.choice(packets)[: rng.randrange(3, 400)])
+        for _ in range(rng.randrange(1, 6)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        reader = HevcQp(bytes(data) if rng.random() < 0.5 else b"\x01" + bytes(data))
+        for packet in (bytes(data), rng.choice(packets)):
+            told = reader.read(packet)
+            assert told is None or 0 <= told[1] <= 51
+    assert HevcQp(b"").read(packets[3][-200:]) is None
+    assert jpeg_step(b"\xff\xd8\xff\xdb\x00\x43\x00" + bytes(10)) is None
+
+
+def test_mjpeg_tells_the_qp_of_its_tables(tmp_path: Path) -> None:
+    found = []
+    for q in (3, 6, 12, 24):
+        options = {"qmin": str(q), "qmax": str(q)}
+        source = make_clip(tmp_path / "in.avi", codec="mjpeg", pix_fmt="yuvj420p", options=options)
+        qps = qps_of(source)
+        assert len(qps) == 12
+        assert len(set(qps)) == 1
+        found.append(qps[0])
+    steps = [after - before for before, after in pairwise(found)]
+    assert set(steps) <= {4, 5, 6}  # steps twice as wide
+
+
+def test_the_run_and_the_inspection_say_that_it_is_of_another_scale(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    quantiser = {"qmin": "12", "qmax": "12"}
+    source = make_clip(tmp_path / "in.mp4", codec="mpeg4", options=quantiser)
+    with caplog.at_level(logging.INFO, logger="carfilter"):
+        run = filter_video(source, tmp_path / "out.mkv", tiny_weights(tmp_path / "t.pt"), THROUGH)
+    assert "told by its stream, on another scale" in caplog.text
+    assert not run.qp_measured
+    assert f"mean QP {run.mean_qp:.1f} (as H.264's)" in summary(run)
+    seen = inspect(source, InspectOptions(tries=False))
+    assert seen.qp is not None
+    assert seen.qp.source == "converted"
+    assert seen.qp.mean == run.mean_qp
+    assert "on H.264's scale" in seen.findings[0].text
