@@ -112,7 +112,7 @@ def network(
         how += f"-ahead{options.lookahead}-steady4-moved1"
     if model.int8_ranges:
         how += "-int8-2"
-    key = f"network-5-{_weights_digest(model)}-{how}"
+    key = f"network-6-{_weights_digest(model)}-{how}"
     uses_qp = model.network.uses_qp and not blind
     return Method(
         f"{model.name} ({', '.join(noted)})" if noted else model.name,
