@@ -104,28 +104,27 @@ enum { PICTURES = 5, COUNT = 3 };
 
 static void averaged(int height, int width, int depth) {
     const size_t samples = (size_t)height * width, bytes = samples * (depth > 8 ? 2 : 1);
+    const size_t sums = samples * (depth > 8 ? 4 : 2);
     const int most = 16 * ((1 << depth) - 1), block = depth > 8 ? 32 : 16;
     float *table = room(((size_t)most + 1) * sizeof *table), *past = room(2 * samples * 4);
     for (int i = 0; i <= most; i++) table[i] = 0.96f / (1.0f + 0.01f * (float)i);
     const void *lumas[PICTURES];
     int64_t rows[PICTURES];
-    float *links[PICTURES] = {0}, amounts[COUNT] = {1.0f, 0.3f, 0.0f};
-    void *averages[COUNT];
+    const float amounts[COUNT] = {1.0f, 0.3f, 0.0f};
+    void *averages[COUNT], *aparts[PICTURES] = {0};
     for (int i = 0; i < PICTURES; i++) {
         lumas[i] = picture(height, width, i, depth);
         rows[i] = width;
         if (i < COUNT) averages[i] = room(bytes);
         if (!i) continue;
-        links[i] = room(samples * 4);
-        if (depth > 8)
-            carfilter_planes_links_16(lumas[i - 1], lumas[i], width, width, height, width, table,
-                                      most, links[i]);
-        else
-            carfilter_planes_links_8(lumas[i - 1], lumas[i], width, width, height, width, table,
-                                     most, links[i]);
-        put(links[i], samples * 4);
+        aparts[i] = room(sums);
+        const void *before = lumas[i - 1], *luma = lumas[i];
+        if (depth > 8 ? carfilter_planes_apart_16(before, luma, width, width, height, width, most, aparts[i])
+                      : carfilter_planes_apart_8(before, luma, width, width, height, width, most, aparts[i]))
+            exit(7);
+        put(aparts[i], sums);
     }
-    const Average of = {lumas, rows, (const float *const *)links, amounts, averages, past,
+    const Average of = {lumas, rows, (const void *const *)aparts, table, amounts, averages, past,
                         (int64_t)samples, PICTURES, COUNT, width};
     if (depth > 8 ? carfilter_planes_average_16(&of, 0, height)
                   : carfilter_planes_average_8(&of, 0, height)) exit(7);
