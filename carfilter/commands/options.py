@@ -130,8 +130,8 @@ restore_options = grouped(
         "--qp",
         type=click.IntRange(0, 51),
         default=None,
-        help="How coarsely video of other codecs than H.264 was coded; by default as its stream"
-        " tells, else measured at key frames, and taken as 26 where they tell nothing.",
+        help="How coarsely the video was coded, for all of it; by default as its stream tells, else"
+        " measured at key frames, and taken as 26 where they tell nothing.",
     ),
     click.option(
         "--lookahead",

@@ -26,7 +26,7 @@ class SourceOptions:
     hwaccel_device: int | None = None  # its number; None is the first
     live: bool = False  # give frames as soon as they are there, and notice sooner that none come
     qp_maps: bool = False  # let the decoder export them; some then decode without frame threads
-    measures_qp: bool = True  # with qp_maps: of other codecs than H.264, as told or else measured
+    measures_qp: bool = True  # of other codecs than H.264, as told or else measured
 
     @property
     def dropped_types(self) -> set[str]:

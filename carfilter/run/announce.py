@@ -48,11 +48,13 @@ def announce(
     run.model = f"{model.name} (sha256 {model.sha256[:12]})"
     run.engine = restorer.describe()
     logger.info("model %s on %s", run.model, run.engine)
-    if model.uses_qp and not source.is_h264:
+    if model.uses_qp and not (source.is_h264 and source.options.qp_maps):
         logger.info("QP %s; --qp sets another", _way_to_qp(run, source, restorer))
 
 
 def _way_to_qp(run: Run, source: Source, restorer: Restorer) -> str:
+    if not source.options.qp_maps:
+        return f"taken as {restorer.assumed_qp}, as given"
     run.qp_converted, run.qp_measured = source.tells_qp, source.measures_qp
     if run.qp_converted:
         return "told by its stream, on another scale: taken as H.264's of a step as wide"

@@ -124,7 +124,7 @@ def restored_frames(
 def _source_options(options: FilterOptions, model: Model | None) -> SourceOptions:
     return replace(
         options.source,
-        qp_maps=model is not None,
+        qp_maps=model is not None and options.source.measures_qp,
         measures_qp=options.source.measures_qp and model is not None and model.uses_qp,
         pix_fmt=options.target.pix_fmt,
         hwaccel_device=_card(options.restore.device),

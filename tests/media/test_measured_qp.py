@@ -13,6 +13,7 @@ from carfilter.commands.display import summary
 from carfilter.media.clips import Clip, read_clip, write_clip
 from carfilter.media.options import SourceOptions, TargetOptions
 from carfilter.media.qp.measured import qp_of_bytes
+from carfilter.metrics import psnr
 from carfilter.media.source import Decoded, open_source
 from carfilter.restore.restorer import RestoreOptions
 from carfilter.run.options import FilterOptions
@@ -136,5 +137,21 @@ def test_the_run_says_that_it_measured(tmp_path: Path, caplog: pytest.LogCapture
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="carfilter"):
         run = filter_video(source, tmp_path / "again.mkv", weights, given)
-    assert "taken as 30" in caplog.text
+    assert "taken as 30, as given" in caplog.text
     assert "mean QP unknown" in summary(run)
+
+
+def test_footage_that_was_encoded_twice_gains_by_a_qp_that_is_given(
+    scene: Clip, tmp_path: Path
+) -> None:
+    write_clip(tmp_path / "coarse.mp4", scene, {"qp": "38", "bf": "0"})
+    write_clip(tmp_path / "again.mp4", read_clip(tmp_path / "coarse.mp4"), {"qp": "12", "bf": "0"})
+    gains = []
+    for reads, qp in ((True, 26), (False, 38)):
+        options = replace(
+            THROUGH, source=SourceOptions(measures_qp=reads), restore=RestoreOptions(qp=qp)
+        )
+        out = tmp_path / f"{qp}.mkv"
+        filter_video(tmp_path / "again.mp4", out, "fast", options)
+        gains.append(np.mean(list(map(psnr, scene.luma, read_clip(out).luma))))
+    assert gains[1] > gains[0] + 0.1
