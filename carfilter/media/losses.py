@@ -26,6 +26,8 @@ _BESIDE = {6: "stereo 3D", 21: "360-degree projection", 36: "cropping", 38: "3D 
 # They tell no shape of a sample, and of these codecs only some do so themselves.
 _WITHOUT_SHAPE = {"ivf", "obu", "flv", "rawvideo"}
 _WITH_SHAPE = ("libx26", "h264", "hevc", "mpeg", "mjpeg")
+_MPEG2_SHAPES = (Fraction(4, 3), Fraction(16, 9), Fraction(221, 100))  # of a picture
+_SHAPE_APART = 0.002  # share by which a sample may come out wider or narrower
 _UNSPECIFIED, _FULL_RANGE = 2, 2  # FFmpeg's numbers
 
 
@@ -70,13 +72,36 @@ class Losses:
                 " and ".join(lost),
             )
 
+    def note_shape(self, shape: Fraction | None, width: int, height: int) -> None:
+        """Say what FFmpeg does without a word: MPEG-2 knows square samples and three shapes of a
+        picture (aspect_ratio_information, table 6-3 of H.262); Matroska and MP4 hold any.
+
+        Args:
+            shape: as in note_container(), of the picture that is encoded.
+        """
+        if shape is None or self._codec != "mpeg2video" or self._holds(_WITH_ROTATION):
+            return
+        held = [Fraction(1), *(picture * height / width for picture in _MPEG2_SHAPES)]
+        nearest = min(held, key=lambda one: abs(one - shape))
+        if abs(nearest / shape - 1) > _SHAPE_APART:
+            logger.warning(
+                "the %s format with mpeg2video cannot hold the shape of a sample (%s), the nearest"
+                " is %s; give -c:v libx264, or an .mkv target",
+                self._format,
+                shape,
+                nearest.limit_denominator(1000),
+            )
+
+    def _holds(self, formats: set[str]) -> bool:
+        return bool(formats & set(self._format.split(",")))
+
     def turn_of(self, frame: av.VideoFrame, *, asked: bool) -> list[int] | None:
         """Return the display matrix by which pixels are to be turned, since the user wants it so or
         since the format cannot tell a player to do it; None leaves them."""
         matrix = display_matrix(frame)
         if matrix is None:
             return None
-        holds = bool(_WITH_ROTATION & set(self._format.split(",")))
+        holds = self._holds(_WITH_ROTATION)
         if not is_quarter_turn(matrix):
             if not holds and [bool(v) for v in matrix[:5]] != [True, False, False, False, True]:
                 logger.warning("the %s format cannot hold the picture's rotation", self._format)
@@ -93,7 +118,7 @@ class Losses:
         return matrix
 
     def _check_colours(self, frame: av.VideoFrame) -> None:
-        if self._codec not in _WITHOUT_COLOURS or _WITH_COLOURS & set(self._format.split(",")):
+        if self._codec not in _WITHOUT_COLOURS or self._holds(_WITH_COLOURS):
             return
         matrix, primaries, transfer = frame.colorspace, frame.color_primaries, frame.color_trc
         tags = [

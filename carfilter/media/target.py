@@ -82,6 +82,10 @@ class Target:
                 self._first, self._full_range = form, is_full_range(frame)
                 self._turn = self.losses.turn_of(frame, asked=self.options.upright)
                 open_encoder(self.stream, frame, self._turn)
+                shape = context.sample_aspect_ratio
+                self.losses.note_shape(
+                    as_fraction(shape) if shape else None, context.width, context.height
+                )
                 self.container.start_encoding()
             elif form != self._first or frame.format.name != context.pix_fmt:
                 frame = self._like_the_first(frame, form)

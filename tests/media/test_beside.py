@@ -1,6 +1,7 @@
 """What strangers' files hold beside the picture: carried, converted, or named with a way out."""
 
 import itertools
+import re
 import struct
 from collections.abc import Callable
 from fractions import Fraction
@@ -102,6 +103,32 @@ def test_the_shape_of_a_sample_that_a_format_cannot_hold_is_named(
     caplog.clear()
     through(source, tmp_path / "out.mkv", video_codec="libx264")
     assert "shape" not in caplog.text
+
+
+def test_a_shape_of_a_sample_that_mpeg2_rounds_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def set_up(video: Any) -> None:
+        video.codec_context.sample_aspect_ratio = Fraction(16, 11)
+
+    source = make_with(tmp_path / "in.mkv", set_up)
+    shapes = {}
+    for ending in ("ts", "mkv"):
+        caplog.clear()
+        through(source, tmp_path / f"out.{ending}", video_codec="mpeg2video")
+        with av.open(str(tmp_path / f"out.{ending}")) as made:
+            for _ in made.decode(video=0):  # tells what the stream itself holds
+                break
+            shapes[ending] = made.streams.video[0].sample_aspect_ratio
+        said = re.search(
+            r"cannot hold the shape of a sample \(16/11\), the nearest is (\S+);", caplog.text
+        )
+        if ending == "ts":
+            assert said
+            assert abs(shapes["ts"] - Fraction(said[1])) < 0.01
+        else:
+            assert not said
+            assert shapes["mkv"] == Fraction(16, 11)
 
 
 TURNS = {

@@ -13,8 +13,8 @@ from carfilter.commands.display import summary
 from carfilter.media.clips import Clip, read_clip, write_clip
 from carfilter.media.options import SourceOptions, TargetOptions
 from carfilter.media.qp.measured import qp_of_bytes
-from carfilter.metrics import psnr
 from carfilter.media.source import Decoded, open_source
+from carfilter.metrics import psnr
 from carfilter.restore.restorer import RestoreOptions
 from carfilter.run.options import FilterOptions
 from clips import make_clip, tiny_weights
