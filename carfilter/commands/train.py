@@ -18,7 +18,14 @@ from carfilter.commands.version import version_option
 @click.option(
     "--channels",
     type=click.IntRange(4),
-    help="Channels of a new network's layers. [default: 64 for car, else 48]",
+    help="Channels of a layer; of --init's those that matter least are left out. [default: 64 for"
+    " car, else 48]",
+)
+@click.option(
+    "--layers",
+    type=click.IntRange(1),
+    help="Layers of fast and best between head and tail; those that --init lacks change nothing at"
+    " first. [default: 6]",
 )
 @click.option(
     "--blocks",
@@ -63,6 +70,10 @@ from carfilter.commands.version import version_option
     "--feature-weight",
     type=click.FloatRange(0),
     help="Weight of its features. [default with --feature-loss: 1.5]",
+)
+@click.option(
+    "--teacher",
+    help="Half of what is learned is what these weights make: a path or a shipped model.",
 )
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Budget of time.")
 @click.option("--steps", type=click.IntRange(1), help="Budget of steps, instead.")

@@ -17,10 +17,11 @@ from carfilter.errors import CarfilterError
 from carfilter.restore.devices import choose_device
 from carfilter.restore.int8.calibration import calibrate
 from carfilter.restore.network import Car, Fast, Network, deepen, grow
-from carfilter.restore.weights import load_weights, save_weights
+from carfilter.restore.weights import Model, load_weights, save_weights
 from carfilter.training.dataset import Pairs, Sampling, draw_crops, load_pairs
-from carfilter.training.loop import Group, Hooks, State, load_state, new_state, train
+from carfilter.training.loop import Group, Hooks, load_state, new_state, train
 from carfilter.training.recipe import Budget, Recipe, paper_recipe
+from carfilter.training.smaller import narrow
 from carfilter.training.things import find_things
 from carfilter.training.validation import Score, by_crf, score_network
 
@@ -32,6 +33,7 @@ _FEATURE_DEFAULTS = {
     "late_crop": None,
     "batch": 4,
 }
+_NARROWING_DRAWS = 6
 _CALIBRATION_DRAWS, _CALIBRATION_BATCH, _CALIBRATION_CROP = 16, 16, 96  # 256 crops at most 96^2
 
 
@@ -53,6 +55,8 @@ def recipe_from(options: dict[str, Any]) -> Recipe:
     recipe = replace(recipe, **given)
     if recipe.blocks and recipe.model != "car":
         raise CarfilterError(f"--blocks is for car, not for {recipe.model}; leave it out")
+    if recipe.layers and recipe.model == "car":
+        raise CarfilterError("--layers is for fast and best, not for car; give --blocks")
     grid = 32 if options["feature_loss"] else 16  # 32 is the coarsest grid of a detector
     for size in (recipe.crop, recipe.late_crop or grid):
         if size % grid:
@@ -129,16 +133,24 @@ def run_training(
     features = FeatureLoss(options["feature_loss"]) if options["feature_loss"] else None
     if features is not None:
         recipe = replace(recipe, detector=features.sha256)
+    teacher = _teacher(options["teacher"], recipe) if options["teacher"] else None
+    if teacher is not None:
+        recipe = replace(recipe, teacher=teacher.sha256)
     if out.exists() and not (options["resume"] or options["overwrite"]):
         raise CarfilterError(f"{out}: exists; give --resume to go on with it, or -y to start over")
     with joined_group(choose_device(options["device"])) as (group, device):
-        state = _first_state(out, recipe, device, options)
+        state = (
+            load_state(out.with_suffix(".state.pt"), recipe, device) if options["resume"] else None
+        )
+        start = _start(recipe, options["init"]) if options["init"] and state is None else None
         references = recipe.model == "best"
         pairs = load_pairs(packs_of(pairs_dir, out, recipe.seed), references=references)
         if features is not None:
             pairs = replace(pairs, things=find_things(pairs, features.detector))
             features.to(device)
         budget = budget_from(options, recipe, pairs.frames)
+        if state is None:
+            state = new_state(recipe, device, _narrowed(start, recipe, pairs))
         valid = None
         if options["valid"] and group.rank == 0:
             valid = load_pairs(options["valid"], references=references)
@@ -151,7 +163,8 @@ def run_training(
                 save_seconds=60 * options["save_minutes"],
                 score_seconds=60 * options["score_minutes"],
             )
-            train(pairs.to(device), out, recipe, budget, state, hooks, group, features)
+            network = None if teacher is None else teacher.network.to(device)
+            train(pairs.to(device), out, recipe, budget, state, hooks, group, features, network)
         if group.rank == 0:
             sampling = Sampling(
                 min(recipe.crop, _CALIBRATION_CROP), references=recipe.model == "best"
@@ -192,24 +205,50 @@ def packs_of(folder: Path, out: Path, seed: int) -> Path:
     return pairs
 
 
-def _first_state(out: Path, recipe: Recipe, device: torch.device, options: dict[str, Any]) -> State:
-    if options["resume"]:
-        return load_state(out.with_suffix(".state.pt"), recipe, device)
-    if options["init"] and options["channels"]:
-        raise CarfilterError("--channels is for a new network; --init brings its own")
-    start = load_weights(options["init"]).network if options["init"] else None
+def _start(recipe: Recipe, init: str) -> Network:
+    """Return the network to fine-tune, grown to what the recipe asks for."""
+    start: Network = load_weights(init).network
     if isinstance(start, Fast) and not start.references and recipe.model == "best":
         start = grow(start)
     if isinstance(start, Car) and recipe.blocks:
         try:
             start = deepen(start, recipe.blocks)
         except ValueError as error:
-            raise CarfilterError(f"{options['init']}: {error}; give more --blocks") from error
-    if start is not None and start.name != recipe.model:
+            raise CarfilterError(f"{init}: {error}; give more --blocks") from error
+    if start.name != recipe.model:
         raise CarfilterError(
-            f"{options['init']}: a {start.name} network; give --model {start.name} to fine-tune it"
+            f"{init}: a {start.name} network; give --model {start.name} to fine-tune it"
         )
-    return new_state(recipe, device, start)
+    if isinstance(start, Car):
+        if recipe.channels:
+            raise CarfilterError("--channels is for a new car; --init brings its own")
+    elif (recipe.channels or 0) > start.config.channels:
+        raise CarfilterError(
+            f"{init}: has {start.config.channels} channels, which --channels only makes fewer"
+        )
+    elif 0 < (recipe.layers or 0) < start.config.body:
+        raise CarfilterError(f"{init}: has {start.config.body} layers; give as many --layers")
+    return start
+
+
+def _narrowed(start: Network | None, recipe: Recipe, pairs: Pairs) -> Network | None:
+    if not isinstance(start, Fast) or not (recipe.channels or recipe.layers):
+        return start
+    sampling = Sampling(recipe.crop, references=recipe.model == "best")
+    draws = (
+        draw_crops(pairs, 2 * recipe.batch, sampling, np.random.default_rng(index))
+        for index in range(_NARROWING_DRAWS)
+    )
+    body = recipe.layers or start.config.body
+    return narrow(start, draws, recipe.channels or start.config.channels, body)
+
+
+def _teacher(name: str, recipe: Recipe) -> Model:
+    model = load_weights(name)
+    if model.network.references and recipe.model != "best":
+        raise CarfilterError(f"{name}: looks at other frames, which {recipe.model} has none of")
+    model.network.eval().requires_grad_(False)
+    return model
 
 
 def quick_score(network: Network, valid: Pairs) -> dict[str, float]:

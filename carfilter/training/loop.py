@@ -27,6 +27,7 @@ from carfilter.restore.weights import read_pt, save_weights
 from carfilter.training.dataset import Crops, Pairs, Sampling, draw_crops
 from carfilter.training.log import TrainingLog
 from carfilter.training.recipe import Budget, Recipe, learning_rate, loss_of
+from carfilter.training.smaller import taught
 from carfilter.unfinished import written_whole
 
 _STATE = "carfilter-state-1"
@@ -76,7 +77,7 @@ def new_state(recipe: Recipe, device: torch.device, start: Network | None = None
     """Build the network after the recipe's seed, or take a copy of `start` to fine-tune it."""
     torch.manual_seed(recipe.seed)
     if start is None:
-        shape = {"channels": recipe.channels, "blocks": recipe.blocks}
+        shape = {"channels": recipe.channels, "blocks": recipe.blocks, "body": recipe.layers}
         network = build_network(recipe.model, {name: n for name, n in shape.items() if n})
         if isinstance(network, Fast):
             prepare_fast(network)
@@ -260,12 +261,14 @@ def train(
     hooks: Hooks | None = None,
     group: Group | None = None,
     features: FeatureLoss | None = None,
+    teacher: Network | None = None,
 ) -> bool:
     """Train until the budget is spent or hooks.stop() says so; return whether it was spent.
 
     Args:
         pairs: on the device of the state's network.
         features: of the detector that the recipe names.
+        teacher: the recipe's, on the same device.
         out: OUT.pt; its neighbours OUT.state.pt, OUT.csv and OUT.scores.csv are written as well.
 
     Raises:
@@ -290,6 +293,8 @@ def train(
         rng = np.random.default_rng((recipe.seed, state.step, group.rank))
         lr = learning_rate(recipe, state.step, progress)
         crops = draw_crops(pairs, share, sampling, rng)
+        if teacher is not None:
+            crops = taught(crops, teacher)
         meter.add(train_step(state, recipe, crops, lr, model, features), share * group.size)
         if log is None:
             continue

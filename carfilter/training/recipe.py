@@ -23,7 +23,8 @@ class Recipe:
     """How a model is trained; the defaults are ours, paper_recipe() is Aqqa & Shah's."""
 
     model: str = "fast"
-    channels: int | None = None  # of a new network's layers; None is the model's own number
+    channels: int | None = None  # of each layer; None is the model's own number
+    layers: int | None = None  # of fast and best, between head and tail; None likewise
     blocks: int | None = None  # residual ones of `car`; None is what there is, 15 in a new one
     loss: str = "mse"  # mse, ssim, both, charbonnier
     alpha: float = 0.79  # weight of the SSIM term in `both`
@@ -31,6 +32,7 @@ class Recipe:
     flicker: float = 0.0  # weight of what still areas flicker, in grey levels
     feature_weight: float = 0.0  # of what a frozen detector sees differently
     detector: str = ""  # sha256 of its file
+    teacher: str = ""  # sha256 of a model's file; half of what is learned is what it makes
     aimed: float = 0.0  # share of crops that show something which the detector sees
     ramp: int = 0  # steps in which `balance` grows from 0
     batch: int = 16
