@@ -1,15 +1,7 @@
 // The levels of pyramids, and marks of their cells: what motion.c and move.c share.
 #pragma once
 
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#ifdef _WIN32
-#define EXPORTED __declspec(dllexport)
-#else
-#define EXPORTED
-#endif
+#include "exported.h"
 
 enum {
     CELL = 4,       // pixels of a level to a side that have one patch

@@ -1,15 +1,7 @@
 /* What is done with whole planes beside the network: carfilter/restore/planes.py calls it, and
  * computes the same, bit by bit, where it was not compiled. Plain C, of which compilers make vectors.
  */
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#ifdef _WIN32
-#define EXPORTED __declspec(dllexport)
-#else
-#define EXPORTED
-#endif
+#include "exported.h"
 
 enum {
     LINES = 16, /* of a macroblock */

@@ -4,9 +4,7 @@
  *
  * hatch_build.py compiles it once for each kind of CPU; one of two headers has the convolutions.
  */
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "exported.h"
 
 #ifndef CHANNELS
 #define CHANNELS 48 /* rows_narrow.c has another number */
@@ -67,11 +65,6 @@ typedef struct {
     int32_t *sums;          /* of the tail */
 } Strip;
 
-#ifdef _WIN32
-#define EXPORTED __declspec(dllexport)
-#else
-#define EXPORTED
-#endif
 #define INLINE __attribute__((always_inline)) static inline
 
 /* Arrays of vectors are registers once the loops over them are unrolled. */
