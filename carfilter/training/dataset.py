@@ -97,9 +97,9 @@ class Sampling:
     references: bool = False  # draw them as well
     # Of a batch, shares whose references are all there, the past ones alone, or none; of the rest
     # each is there or not by the toss of a coin.
-    whole: float = 0.5
-    past: float = 0.25
-    alone: float = 0.1
+    whole: float = 0.42
+    past: float = 0.4
+    alone: float = 0.08
     # Share whose references show something else, as they do where a cut is missed. A network that
     # never met them answers with thousands of grey levels.
     strange: float = 0.05

@@ -10,9 +10,13 @@ from torch import Tensor
 from carfilter.metrics import ssim_of_batch
 
 _CHARBONNIER = 1e-3  # in units of 128 grey levels: an eighth of a level
-_FLOOR = (
-    0.25  # squared grey levels that are added to a frame's error, so that none weighs infinitely
-)
+# Squared grey levels that are added to a frame's error, or one that is nearly clean would outweigh
+# all others.
+_FLOOR = 2.0
+# How many times as wrong as its frame was a crop counts in full. The few beyond, whose references
+# show something else, come to hundreds, and a step would be theirs alone: they count by their
+# logarithm.
+_MOST = 3.0
 
 _STILL = 1.5 / 128  # changes by less than two grey levels
 _CALM = 1.0 / 128  # and its surroundings by less than one on average
@@ -145,7 +149,8 @@ def error_of(recipe: Recipe, restored: Tensor, clean: Tensor, error: Tensor, ste
 
     With `balance` b each sample counts (its frame's error)^-b, relative to the batch's mean for
     Charbonnier and SSIM. For MSE and b = 1 the loss is the restored error over the degraded one,
-    whose slope is that of the mean PSNR: good frames matter as much as bad ones.
+    whose slope is that of the mean PSNR: good frames matter as much as bad ones. It is bounded
+    then.
     """
     balance = recipe.balance * (min(1.0, step / recipe.ramp) if recipe.ramp else 1.0)
     weight = (error + _FLOOR) ** -balance
@@ -157,7 +162,10 @@ def error_of(recipe: Recipe, restored: Tensor, clean: Tensor, error: Tensor, ste
         return (weight * smooth).mean()
     squares = difference.square().mean((1, 2, 3))
     if recipe.loss == "mse":
-        return (weight * squares).mean()
+        loss = weight * squares
+        if balance == 1:
+            loss = torch.where(loss > _MOST, _MOST * (1 + (loss / _MOST).clamp(1).log()), loss)
+        return loss.mean()
     unlike = 1 - ssim_of_batch((clean + 1) * (128 / 255), (restored + 1) * (128 / 255), 1.0)
     if recipe.loss == "ssim":
         return (weight * unlike).mean()

@@ -172,6 +172,20 @@ def test_mse_loss_is_in_units_of_the_unit_range() -> None:
     assert float(loss) == pytest.approx((2 / 255) ** 2)
 
 
+def test_a_crop_that_went_wild_does_not_take_the_step_for_itself() -> None:
+    clean = torch.zeros(2, 1, 16, 16)
+    error = torch.full((2,), 10.0)
+    slopes = []
+    for levels in (4.0, 400.0):
+        restored = clean.clone().requires_grad_()
+        off = restored + torch.tensor([2.0, levels]).view(2, 1, 1, 1) / 128
+        loss_of(Recipe(balance=1.0), off, clean, error, 10**6).backward()
+        assert restored.grad is not None
+        slopes.append(restored.grad.abs().sum((1, 2, 3)))
+    assert torch.equal(slopes[0][0], slopes[1][0])
+    assert slopes[1][1] < slopes[0][1]
+
+
 def test_pairs_show_one_place_in_frames_that_follow_each_other(pairs: Pairs) -> None:
     """Put each frame's time into its luma; then the halves of a batch must differ by one."""
     luma = pairs.luma.clone()
