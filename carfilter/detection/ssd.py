@@ -1,6 +1,7 @@
 """SSD detectors of TensorFlow's model zoo, run by OpenCV."""
 
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -41,6 +42,8 @@ class SsdDetector:
             raise CarfilterError(
                 f"{path}: not a usable TensorFlow model; fetch it again"
             ) from error
+        # A network of OpenCV's holds its input and layers between calls.
+        self._one_at_a_time = Lock()
         self._wanted = [i for i, name in enumerate(COCO_CLASSES) if name in self.settings.classes]
 
     def __call__(self, frame: Bgr) -> Boxes:
@@ -52,8 +55,9 @@ class SsdDetector:
         import cv2
 
         blob = cv2.dnn.blobFromImage(frame, size=(_SIDE, _SIDE), swapRB=True, crop=False)
-        self._network.setInput(blob)
-        found = self._network.forward().reshape(-1, 7)  # image, class, score, box in 0..1
+        with self._one_at_a_time:
+            self._network.setInput(blob)
+            found = self._network.forward().reshape(-1, 7)  # image, class, score, box in 0..1
         numbers = found[:, 1].astype(np.int64)
         classes = np.searchsorted(_USED, numbers)
         keep = (found[:, 2] >= self.settings.score) & np.isin(numbers, _USED)

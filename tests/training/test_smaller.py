@@ -7,23 +7,19 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from carfilter.commands.degrade import main as degrade_main
 from carfilter.commands.train import main as train_main
 from carfilter.restore.network import Fast
 from carfilter.restore.weights import load_weights
 from carfilter.training.dataset import Crops, Sampling, draw_crops, load_pairs
 from carfilter.training.smaller import narrow, taught
 from clips import make_clip
+from packs import make_packs
 
 
 @pytest.fixture(scope="module")
 def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("smaller")
-    make_clip(folder / "clip.mkv", codec="ffv1")
-    arguments = [str(folder / "clip.mkv"), str(folder / "out"), "--variants", "plain"]
-    result = CliRunner().invoke(degrade_main, [*arguments, "-crf", "34,44"])
-    assert result.exit_code == 0, result.stderr
-    return folder / "out" / "packs"
+    return make_packs(make_clip(folder / "clip.mkv", codec="ffv1"), "34,44")
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ from carfilter.training.dataset import Pairs, Sampling, draw_crops, load_pairs
 from carfilter.training.loop import Hooks, load_state, new_state, train
 from carfilter.training.recipe import Budget, Recipe, learning_rate, loss_of, paper_recipe
 from carfilter.training.validation import frame_of, score_network
+from packs import make_packs
 
 SMALL = Recipe(batch=4, crop=32, late_crop=48, lr=2e-3, warmup=5, tail_first=5)
 CPU = torch.device("cpu")
@@ -50,10 +51,7 @@ def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     luma = np.stack([texture[:, t : t + 96] for t in range(8)]).astype(np.uint8)
     chroma = np.full((8, 2, 32, 48), 128, np.uint8)
     write_clip(folder / "texture.mkv", Clip(luma, chroma, Fraction(25)), {"qp": "0"})
-    arguments = [str(folder / "texture.mkv"), str(folder / "out"), "--variants", "plain"]
-    result = CliRunner().invoke(degrade_main, [*arguments, "-crf", "30,44"])
-    assert result.exit_code == 0, result.stderr
-    return folder / "out" / "packs"
+    return make_packs(folder / "texture.mkv", "30,44")
 
 
 @pytest.fixture(scope="module")
