@@ -288,14 +288,12 @@ def train(
         )
         if progress >= 1 or stop:
             break
-        batch, sampling = sampling_at(recipe, progress)
-        share = max(1, batch // group.size)
-        rng = np.random.default_rng((recipe.seed, state.step, group.rank))
-        lr = learning_rate(recipe, state.step, progress)
-        crops = draw_crops(pairs, share, sampling, rng)
+        crops = _crops_at(pairs, recipe, state.step, progress, group)
         if teacher is not None:
             crops = taught(crops, teacher)
-        meter.add(train_step(state, recipe, crops, lr, model, features), share * group.size)
+        lr = learning_rate(recipe, state.step, progress)
+        step = train_step(state, recipe, crops, lr, model, features)
+        meter.add(step, len(crops.clean) * group.size)
         if log is None:
             continue
         if state.step % LOG_STEPS == 0:
@@ -313,6 +311,13 @@ def train(
         if hooks.score and progress >= 1:
             save(out, state, recipe, _score(state, hooks, log))
     return progress >= 1
+
+
+def _crops_at(pairs: Pairs, recipe: Recipe, step: int, progress: float, group: Group) -> Crops:
+    """Draw this process's share of a step's batch, which depends on seed, step and rank alone."""
+    batch, sampling = sampling_at(recipe, progress)
+    rng = np.random.default_rng((recipe.seed, step, group.rank))
+    return draw_crops(pairs, max(1, batch // group.size), sampling, rng)
 
 
 def _score(state: State, hooks: Hooks, log: TrainingLog) -> dict[str, float]:
