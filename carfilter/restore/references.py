@@ -83,7 +83,7 @@ class _Window:
             _forget(self.past)
             motion = self._scene.around(seen.number) if _moves(seen.picture) else (None, None)
             yield replace(seen.picture, references=references, motion=motion)
-            self._scene.forget([one.number for one in (*self.past, *self.waiting)])
+            self._scene.forget([one.number for one in (*self.past, *self.waiting)], seen.number)
 
     def _moved(self, seen: _Seen, other: _Seen) -> Picture:
         """Return a reference moved to where the picture shows the same."""

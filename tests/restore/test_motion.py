@@ -1,5 +1,6 @@
 """References are moved along the motion between pictures, in the filter as in training."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from carfilter.pairs.packs import Twin, save_clean, save_twin
 from carfilter.pictures import Luma, Picture
 from carfilter.restore.motion import kernels
+from carfilter.restore.motion.scene import Scene
 from carfilter.restore.references import with_references
 from carfilter.training.dataset import load_pairs
 from moving import pan, passing, scene_of, without_compiler
@@ -116,6 +118,24 @@ def test_references_of_interlaced_pictures_are_not_moved() -> None:
     given = {id(luma) for luma in lumas}
     for picture in with_references(pictures_of(lumas, interlaced=True), 64):
         assert {id(r.luma) for r in picture.references if r is not None} <= given
+
+
+@pytest.mark.parametrize("lookahead", [0, 64])
+def test_what_is_let_go_of_a_scene_is_of_no_more_use(
+    monkeypatch: pytest.MonkeyPatch, lookahead: int
+) -> None:
+    pictures = pictures_of(pan(26, (64, 96), (2.2, 0.4)))
+    still = np.zeros((4, 6), np.bool_)
+    for at in (4, 9, 15, 16):  # nothing is asked of these, and what follows has further to look
+        pictures[at] = replace(pictures[at], luma=pictures[at - 1].luma, changed=still)
+    sparing = list(with_references(pictures, lookahead))
+    monkeypatch.setattr(Scene, "forget", lambda *_: None)
+    for one, other in zip(sparing, with_references(pictures, lookahead), strict=True):
+        for kept, known in zip(one.references, other.references, strict=True):
+            assert (kept is None) == (known is None)
+            assert kept is None or np.array_equal(kept.luma, known.luma)
+        for kept_field, known_field in zip(one.motion, other.motion, strict=True):
+            assert np.array_equal(kept_field, known_field)
 
 
 def test_training_sees_the_references_of_the_filter(tmp_path: Path) -> None:

@@ -8,6 +8,10 @@ from carfilter.restore.motion.flow import composed, pyramid
 from carfilter.restore.motion.kernels import estimate
 from carfilter.restore.motion.move import moved_where_better
 
+# Pyramids that are kept: to make one again takes some thousandth of the time of its frame, to keep
+# those of all that wait takes a third of their memory.
+_PYRAMIDS = 8
+
 
 class Scene:
     """The pictures of one scene, by their number in it, and the motion between them.
@@ -26,12 +30,25 @@ class Scene:
         """Take up a picture [H, W]."""
         self._lumas[number], self._depth = luma, depth
 
-    def forget(self, kept: Sequence[int]) -> None:
-        """Drop all but some pictures."""
+    def forget(self, kept: Sequence[int], done: int) -> None:
+        """Drop all but some pictures, and what is known of those up to `done` and of no more use.
+
+        What comes after them asks for motion from itself alone; of them it needs the motion between
+        neighbours, and to each picture before them the one that is nearest to it.
+        """
         known = set(kept)
         self._lumas = {n: luma for n, luma in self._lumas.items() if n in known}
         self._pyramids = {n: one for n, one in self._pyramids.items() if n in known}
-        self._fields = {pair: f for pair, f in self._fields.items() if known.issuperset(pair)}
+        nearest: dict[int, int] = {}
+        for at, other in self._fields:
+            if other < at <= done:
+                nearest[other] = max(at, nearest.get(other, at))
+        self._fields = {
+            (at, other): field
+            for (at, other), field in self._fields.items()
+            if known.issuperset((at, other))
+            and (at > done or abs(at - other) == 1 or nearest.get(other) == at)
+        }
 
     def moved(self, number: int, other: int) -> Luma:
         """Return another picture moved to where this one shows the same."""
@@ -70,6 +87,8 @@ class Scene:
         return estimate(*pyramids, guess)
 
     def _pyramid(self, number: int) -> Pyramid:
-        if number not in self._pyramids:
-            self._pyramids[number] = pyramid(self._lumas[number], self._depth)
-        return self._pyramids[number]
+        made = self._pyramids.pop(number, None) or pyramid(self._lumas[number], self._depth)
+        self._pyramids[number] = made  # the last one is the one that was used last
+        if len(self._pyramids) > _PYRAMIDS:
+            del self._pyramids[next(iter(self._pyramids))]
+        return made
