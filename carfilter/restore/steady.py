@@ -133,8 +133,7 @@ def steadied(
         for picture in alike:
             scene.see(picture)
             shot.add(picture.luma, strength * scene.amount)
-            if len(shot.waiting) > shot.most:
-                yield from shot.come_out(shot.at_once)
+            yield from shot.come_out(shot.ready)
         yield from shot.come_out(len(shot.waiting))
 
 
@@ -169,11 +168,24 @@ class _Shot:
         self.waiting.append(_Waiting(luma, link, amount))
         self.last = luma
 
+    @property
+    def ready(self) -> int:
+        """How many of the pictures that wait need not, or must not, wait for more."""
+        if len(self.waiting) > self.most:
+            return self.at_once
+        # Before a camera that moves nothing is waited for but the word that it still does.
+        if any(picture.amount for picture in self.waiting):
+            return 0
+        return max(len(self.waiting) - self.at_once, 0)
+
     def come_out(self, count: int) -> Iterator[Luma]:
         """Yield the averages of the pictures that wait longest."""
+        if not count:
+            return
         pictures, self.waiting = self.waiting, self.waiting[count:]
         # What came a while after a picture knows more of its scene.
-        amounts = [pictures[min(i + count, len(pictures) - 1)].amount for i in range(count)]
+        later, last = max(count, self.at_once), len(pictures) - 1
+        amounts = [pictures[min(i + later, last)].amount for i in range(count)]
         if not any(amounts):
             self.past = None
             yield from self.planes.fetched([picture.luma for picture in pictures[:count]])

@@ -132,6 +132,21 @@ def test_large_pictures_wait_for_fewer_others(monkeypatch: pytest.MonkeyPatch) -
     assert len(list(pictures)) == 20 - 1 - 6
 
 
+def test_before_a_camera_that_moves_half_as_many_pictures_wait() -> None:
+    planes = breathing(100)
+    moving = iter(seen(planes[:60], MOVING))
+    next(steadied(moving, 64))
+    fixed = iter(seen(planes[:60]))
+    next(steadied(fixed, 64))
+    assert 60 - len(list(moving)) < 0.6 * (60 - len(list(fixed)))
+    # When it stops, what comes then is averaged as if it had been fixed from the start.
+    turns = [*seen(planes[:40], MOVING), *seen(planes[40:])]
+    calm = np.stack(list(steadied(turns, 64)))
+    assert len(calm) == 100
+    assert (calm[:20] == planes[:20]).all()
+    assert unrest(calm[70:]) < 0.3 * unrest(planes[70:])
+
+
 def test_another_size_starts_anew() -> None:
     small, large = breathing(12, (24, 32)), breathing(12, (40, 56))
     given = [*seen(small), *seen(large)]
