@@ -10,7 +10,7 @@ from carfilter.restore.motion.move import moved_where_better
 
 # Pyramids that are kept: to make one again takes some thousandth of the time of its frame, to keep
 # those of all that wait takes a third of their memory.
-_PYRAMIDS = 8
+_PYRAMIDS = 6
 
 
 class Scene:
@@ -33,8 +33,8 @@ class Scene:
     def forget(self, kept: Sequence[int], done: int) -> None:
         """Drop all but some pictures, and what is known of those up to `done` and of no more use.
 
-        What comes after them asks for motion from itself alone; of them it needs the motion between
-        neighbours, and to each picture before them the one that is nearest to it.
+        What comes after them asks for motion from itself alone. Of theirs it needs that to the
+        picture before each, that to any other from the nearest of them, and the last one's ahead.
         """
         known = set(kept)
         self._lumas = {n: luma for n, luma in self._lumas.items() if n in known}
@@ -47,7 +47,7 @@ class Scene:
             (at, other): field
             for (at, other), field in self._fields.items()
             if known.issuperset((at, other))
-            and (at > done or abs(at - other) == 1 or nearest.get(other) == at)
+            and (at >= done or at - other == 1 or nearest.get(other) == at)
         }
 
     def moved(self, number: int, other: int) -> Luma:
