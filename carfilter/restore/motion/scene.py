@@ -8,8 +8,8 @@ from carfilter.restore.motion.flow import composed, pyramid
 from carfilter.restore.motion.kernels import estimate
 from carfilter.restore.motion.move import moved_where_better
 
-# Pyramids that are kept: to make one again takes some thousandth of the time of its frame, to keep
-# those of all that wait takes a third of their memory.
+# Pyramids that are kept, the ones used last. Those of all that wait would take two fifths of the
+# memory of their luma; to make one of 1920x1080 again takes 0.2 ms (one core of an AMD Zen 3).
 _PYRAMIDS = 6
 
 
@@ -38,11 +38,8 @@ class Scene:
         """
         known = set(kept)
         self._lumas = {n: luma for n, luma in self._lumas.items() if n in known}
-        self._pyramids = {n: one for n, one in self._pyramids.items() if n in known}
-        nearest: dict[int, int] = {}
-        for at, other in self._fields:
-            if other < at <= done:
-                nearest[other] = max(at, nearest.get(other, at))
+        # By rising `at`, so that the last one stays.
+        nearest = {other: at for at, other in sorted(self._fields) if other < at <= done}
         self._fields = {
             (at, other): field
             for (at, other), field in self._fields.items()
