@@ -11,6 +11,7 @@ import pytest
 
 from carfilter.pairs.packs import Twin, save_clean, save_twin
 from carfilter.restore.weights import load_weights
+from detectors import save_seeing_detector
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,10 +50,14 @@ def test_train_sh_brings_checkpoints_back_within_its_minutes(tmp_path: Path) -> 
     twin = Twin("noisy", degraded, qp, np.ones(4, np.uint8), {"crf": 30})
     save_twin(tmp_path / "packs", "blocks", clean, twin)
     small = "--crop 32 --late-crop 0 --warmup 5"
-    given = {"PARTS": "car-mse car-ssim fast best", "BATCH": "4", "EXTRA": small}
-    channels = {"FAST_CHANNELS": "16", "BEST_CHANNELS": "16"}
+    parts = "car-mse car-ssim fast best light best-light detect"
+    detector = save_seeing_detector(tmp_path / "seeing.onnx")
+    given = {"PARTS": parts, "BATCH": "4", "EXTRA": small, "DETECTOR": str(detector)}
+    channels = {"FAST_CHANNELS": "16", "BEST_CHANNELS": "16", "LIGHT_CHANNELS": "8"}
     ran = run("train.sh", tmp_path / "packs", tmp_path / "out", 0.3, **given, **channels)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     for name in given["PARTS"].split():
         assert load_weights(tmp_path / "out" / f"{name}.pt").training["steps"] > 0
+    light = load_weights(tmp_path / "out" / "best-light.pt").network.config
+    assert (light.channels, light.body) == (8, 7)
     assert "car-mse.pt" in (tmp_path / "out" / "SHA256SUMS").read_text()
