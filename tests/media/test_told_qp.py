@@ -8,19 +8,22 @@ from random import Random
 import av
 import pytest
 
+from av1_headers import Stream as Av1Stream
 from carfilter import filter_video
 from carfilter.commands.display import summary
 from carfilter.inspection.inspect import InspectOptions, inspect
 from carfilter.media.options import SourceOptions, TargetOptions
+from carfilter.media.qp.av1 import Av1Qp
 from carfilter.media.qp.hevc import HevcQp
 from carfilter.media.qp.jpeg import jpeg_step
 from carfilter.media.source import Decoded, open_source
 from carfilter.run.options import FilterOptions
 from clips import make_clip, tiny_weights
-from hevc_headers import Stream
+from hevc_headers import Stream as HevcStream
 
 THROUGH = FilterOptions(target=TargetOptions(video_codec="ffv1"))
 FLAT = "log-level=none:ipratio=1:pbratio=1"  # all pictures of the QP that is asked for
+FLAT_AV1 = "lp=1:rc=0:aq-mode=0:use-fixed-qindex-offsets=1"
 
 
 def qps_of(path: Path) -> list[float]:
@@ -35,10 +38,11 @@ def qps_of(path: Path) -> list[float]:
 
 
 def headers(path: Path) -> list[tuple[str, int] | None]:
-    """Return type and QP of each packet of a HEVC file."""
+    """Return type and QP, or AV1's index, of each packet of a file."""
     with av.open(str(path)) as container:
         video = container.streams.video[0]
-        reader = HevcQp(video.codec_context.extradata or b"")
+        is_av1 = video.codec_context.codec.canonical_name == "av1"
+        reader = (Av1Qp if is_av1 else HevcQp)(video.codec_context.extradata or b"")
         return [reader.read(bytes(packet)) for packet in container.demux(video) if packet.size]
 
 
@@ -130,11 +134,102 @@ def test_hevc_is_read_whatever_its_encoder_was_told(
 def test_hevc_is_read_where_no_encoder_of_pyav_writes_such_headers(seed: int) -> None:
     """Tiles, long-term references, lists in another order, sets that follow from others."""
     rng = Random(seed)
-    stream = Stream(rng)
+    stream = HevcStream(rng)
     reader = HevcQp(stream.parameter_sets())
     for _ in range(12):
         data, kind, qp = stream.slice()
         assert reader.read(data) == (kind, qp)
+
+
+@pytest.mark.parametrize("container", ["mkv", "mp4", "ivf", "obu"])
+def test_av1_tells_the_index_of_its_frames(tmp_path: Path, container: str) -> None:
+    found = []
+    for q in (15, 35, 55):
+        options = {"preset": "10", "svtav1-params": f"{FLAT_AV1}:qp={q}"}
+        source = make_clip(tmp_path / f"in.{container}", codec="libsvtav1", options=options)
+        assert headers(source) == [("I", 4 * q)] + [("P", 4 * q)] * 11
+        qps = qps_of(source)
+        assert len(qps) == 12
+        assert len(set(qps)) == 1
+        found.append(qps[0])
+    assert found == [22, 29, 36]  # of steps 64/8, 217/8 and 959/8: 22, 33, 45
+
+
+def test_each_level_of_av1s_pyramid_is_told_where_it_is_shown(tmp_path: Path) -> None:
+    """Half of its pictures are coded hidden and shown later, by a header of a few bytes."""
+    options = {"preset": "10", "crf": "35", "svtav1-params": "lp=1"}
+    source = make_clip(tmp_path / "in.mkv", codec="libsvtav1", frames=33, options=options)
+    with av.open(str(source)) as container:
+        sizes = [packet.size for packet in container.demux(video=0) if packet.size]
+    assert sum(size < 12 for size in sizes) >= 8
+    told = [header[1] for header in headers(source) if header is not None]
+    assert len(told) == 33
+    for step in (16, 8, 4, 2):  # finer than what lies between, which is predicted from it
+        assert max(told[0:33:step]) < min(told[step // 2 : 33 : step])
+    qps, order = qps_of(source), sorted(range(33), key=told.__getitem__)
+    assert [qps[at] for at in order] == sorted(qps)
+
+
+@pytest.mark.parametrize(
+    ("params", "pix_fmt"),
+    [
+        ("pred-struct=1", "yuv420p"),
+        ("tile-columns=1:tile-rows=1:scm=1", "yuv420p10le"),
+        ("superres-mode=1:superres-denom=13", "yuv420p"),
+        ("resize-mode=1:resize-denom=11:aq-mode=1", "yuv420p"),
+    ],
+)
+def test_av1_is_told_whatever_its_encoder_was_told(
+    tmp_path: Path, params: str, pix_fmt: str
+) -> None:
+    found = []
+    for crf in ("20", "35", "50"):
+        options = {"preset": "10", "crf": crf, "svtav1-params": f"lp=1:{params}"}
+        source = make_clip(
+            tmp_path / "in.mkv",
+            codec="libsvtav1",
+            size=(256, 192),
+            frames=20,
+            pix_fmt=pix_fmt,
+            options=options,
+        )
+        told = [header for header in headers(source) if header is not None]
+        assert [kind for kind, _ in told] == ["I"] + ["P"] * 19
+        found.append(sum(index for _, index in told) / len(told))
+        assert max(index for _, index in told) == 4 * int(crf)  # that of the last level
+    assert found == sorted(found)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_av1_is_read_where_no_encoder_of_pyav_writes_such_headers(seed: int) -> None:
+    """Layers, operating points, references found by their order, tiles of uneven sizes."""
+    stream = Av1Stream(Random(seed), layers=seed % 3 == 0)
+    reader = Av1Qp(stream.sequence())
+    for _ in range(20):
+        data, kind, index = stream.unit()
+        assert reader.read(data) == (kind, index)
+
+
+def test_damaged_av1_tells_nothing_and_breaks_nothing(tmp_path: Path) -> None:
+    rng = Random(5)
+    options = {"preset": "10", "crf": "35", "svtav1-params": "lp=1"}
+    source = make_clip(tmp_path / "in.obu", codec="libsvtav1", frames=20, options=options)
+    with av.open(str(source)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    for _ in range(300):
+        data = bytearray(rng.choice(packets)[: rng.randrange(3, 400)])
+        for _ in range(rng.randrange(1, 6)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        reader = Av1Qp(bytes(data) if rng.random() < 0.5 else b"\x81\0\0\0" + bytes(data))
+        for packet in (packets[0], bytes(data), rng.choice(packets)):
+            told = reader.read(packet)
+            assert told is None or 0 <= told[1] <= 255
+    reader = Av1Qp(b"")
+    assert reader.read(packets[1]) is None  # no sequence header yet
+    assert reader.read(packets[0]) is not None
+    assert reader.read(packets[1][:4]) is None
+    assert reader.read(packets[2]) is None  # shows what would have been there
+    assert min(map(len, packets)) == len(packets[2])
 
 
 def test_damaged_headers_tell_nothing_and_break_nothing(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The QP that a stream tells by itself, on H.264's scale whatever its codec.
 
-FFmpeg's software decoders of H.264, VP9, MPEG-1, 2 and 4 and their kin export it; H.265 and MJPEG
-have it in their headers. A quantiser of another codec becomes the QP of a step as wide, moved by
-what the filter gains most with (models/README.md).
+FFmpeg's software decoders of H.264, VP9, MPEG-1, 2 and 4 and their kin export it; H.265, AV1 and
+MJPEG have it in their headers. A quantiser of another codec becomes the QP of a step as wide, moved
+by what the filter gains most with (models/README.md).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from carfilter.media.frames import bit_depth, side_data
+from carfilter.media.qp.av1 import Av1Qp
 from carfilter.media.qp.hevc import HevcQp
 from carfilter.media.qp.jpeg import jpeg_step
 from carfilter.pictures import MACROBLOCK, QpMap, uniform_qp
@@ -34,15 +35,18 @@ _EXPORTING = frozenset(("h264", "vp9", *_MPEG, "msmpeg4v1", "msmpeg4v2", "msmpeg
 # than their slice where others will refer to them, so most of all in key frames.
 _HEVC_FINER, _HEVC_KEY, _HEVC_COARSE = 3, 3, 44
 _BEYOND_VP9 = 0
+# Of AV1, half of what is beyond counts: such pictures are mostly predicted from finer ones.
+_AV1_FINE, _AV1_SHARE = 26, 0.5
 _BEYOND_MPEG = 5
 _JPEG_QP, _JPEG_STEP, _JPEG_OCTAVE = 34, 21, 5  # QP at a step, and what twice that step adds
 _TYPES = {1: "I", 2: "P", 3: "B"}  # by FFmpeg's numbers
 _MOST_WAITING = 1000  # packets whose frames have not come, as happens where they are damaged
 
-# VP9's index and, in eighths of a grey level, the step that it stands for (ac_q() of 8 bits in
-# section 8.6.1 of its specification). In between QP is linear in the index, within half of one.
-_VP9_INDICES = (0, 8, 20, 45, 95, 150, 255)
-_VP9_STEPS = (7, 15, 27, 52, 102, 255, 1828)
+# The index of VP9 and AV1 and, in eighths of a grey level, the step that it stands for (ac_q() of
+# 8 bits in section 8.6.1 of VP9's specification, Ac_Qlookup in 7.12.2 of AV1's; of more bits it is
+# as coarse). In between QP is linear in the index, within half of one.
+_INDICES = (0, 8, 20, 45, 95, 150, 255)
+_STEPS = (7, 15, 27, 52, 102, 255, 1828)
 
 
 class ToldQp(Protocol):
@@ -62,6 +66,8 @@ def told_qp_of(decoder: av.VideoCodecContext) -> ToldQp | None:
     codec = decoder.codec.canonical_name
     if codec == "hevc":
         return HeaderQp(partial(_of_hevc, HevcQp(decoder.extradata or b"")))
+    if codec == "av1":
+        return HeaderQp(partial(_of_av1, Av1Qp(decoder.extradata or b"")))
     if codec == "mjpeg":
         return HeaderQp(_of_jpeg)
     return None
@@ -82,8 +88,7 @@ def read_qp(frame: av.VideoFrame) -> QpMap | None:
     if params is None:
         return None
     if params.codec_type == _VP9:  # without its segments, which are few
-        steps = np.interp(params.qp, _VP9_INDICES, np.log2(_VP9_STEPS)) - 3
-        qp = int(_clipped(_of_log(steps) + _BEYOND_VP9))
+        qp = int(_clipped(_of_index(params.qp) + _BEYOND_VP9))
         return uniform_qp((frame.height, frame.width), qp)
     deltas = _deltas(params, -(-frame.height // MACROBLOCK), -(-frame.width // MACROBLOCK))
     if deltas is None:
@@ -113,6 +118,11 @@ def _deltas(params: Any, rows: int, columns: int) -> npt.NDArray[np.int32] | Non
 def _of_log(steps: Any) -> Any:
     """Return H.264's QP for the binary logarithm of a step in grey levels: QP 4 has a step of 1."""
     return 4 + 6 * steps
+
+
+def _of_index(index: int) -> float:
+    """Return H.264's QP for an index of VP9's or AV1's."""
+    return float(_of_log(np.interp(index, _INDICES, np.log2(_STEPS)) - 3))
 
 
 def _clipped(qp: Any) -> QpMap:
@@ -188,6 +198,15 @@ def _of_hevc(reader: HevcQp, data: bytes) -> tuple[str, float] | None:
     kind, qp = told
     finer = _HEVC_FINER + (_HEVC_KEY if kind == "I" else 0)
     return kind, qp - finer + max(qp - _HEVC_COARSE, 0)
+
+
+def _of_av1(reader: Av1Qp, data: bytes) -> tuple[str, float] | None:
+    told = reader.read(data)
+    if told is None:
+        return None
+    kind, index = told
+    qp = _of_index(index)
+    return kind, min(qp, _AV1_FINE) + _AV1_SHARE * max(qp - _AV1_FINE, 0)
 
 
 def _of_jpeg(data: bytes) -> tuple[str, float] | None:
