@@ -51,6 +51,8 @@ def _compiled() -> Any:
     for bits in (8, 16):
         apart = getattr(library, f"carfilter_planes_apart_{bits}")
         apart.argtypes = (pointer, pointer, size, size, number, number, number, pointer)
+        mask = getattr(library, f"carfilter_planes_mask_{bits}")
+        mask.argtypes, mask.restype = (pointer, number, number, pointer, number), None
         average = getattr(library, f"carfilter_planes_average_{bits}")
         average.argtypes = (ctypes.POINTER(_Average), number, number)
     return library
@@ -101,13 +103,6 @@ class Link:
     apart: Apart  # places in the table, [H, W]
     table: Floats  # shares; the last one is zero
 
-    def cut(self, where: Marks) -> None:
-        """Let nothing go on but in some blocks of 4x4 pixels."""
-        height, width = self.apart.shape
-        columns = ~where.repeat(BLOCK, 1)[:, :width]
-        for top, row in zip(range(0, height, BLOCK), columns, strict=True):
-            np.copyto(self.apart[top : top + BLOCK], len(self.table) - 1, where=row)
-
 
 def links(
     before: Luma, luma: Luma, depth: int, level: float, decay: float, where: Marks | None = None
@@ -122,10 +117,10 @@ def links(
         where: blocks of 4x4 pixels, of which alone anything goes on; None is all.
     """
     table = _table(depth, level, decay)
-    link = Link(_apart_around(before, luma, len(table) - 2), table)
+    apart = _apart_around(before, luma, len(table) - 2)
     if where is not None:
-        link.cut(where)
-    return link
+        _mask(apart, where, len(table) - 1)
+    return Link(apart, table)
 
 
 def _apart_around(before: Luma, luma: Luma, most: int) -> Apart:
@@ -141,6 +136,19 @@ def _apart_around(before: Luma, luma: Luma, most: int) -> Apart:
         most, result.ctypes.data,
     )  # fmt: skip
     return _apart(before, luma, most) if failed else result
+
+
+def _mask(apart: Apart, where: Marks, most: int) -> None:
+    """Write `most` over all but some blocks of 4x4 pixels."""
+    library = _compiled()
+    height, width = apart.shape
+    if library is not None:
+        marks = np.ascontiguousarray(where)
+        run = getattr(library, f"carfilter_planes_mask_{4 * apart.itemsize}")
+        run(apart.ctypes.data, height, width, marks.ctypes.data, most)
+        return
+    for top, row in zip(range(0, height, BLOCK), ~where.repeat(BLOCK, 1)[:, :width], strict=True):
+        np.copyto(apart[top : top + BLOCK], most, where=row)
 
 
 @cache

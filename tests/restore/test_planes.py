@@ -63,6 +63,21 @@ def test_how_alike_pictures_are_is_the_same_in_c_as_in_numpy(
 
 
 @pytest.mark.parametrize("depth", [8, 10, 16])
+def test_only_marked_blocks_go_on_in_c_as_in_numpy(
+    rng: np.random.Generator, size: tuple[int, int], depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = drawn(rng, size, depth)
+    marks = rng.random((-(-size[0] // 4), -(-size[1] // 4))) < 0.5
+    made = links(a, b, depth, 4.8, 0.96, marks)
+    monkeypatch.setattr(planes, "_compiled", lambda: None)
+    assert np.array_equal(made.apart, links(a, b, depth, 4.8, 0.96, marks).apart)
+    shares = made.table[made.apart]
+    marked = marks.repeat(4, 0).repeat(4, 1)[: size[0], : size[1]]
+    assert not shares[~marked].any()
+    assert shares[marked].all()
+
+
+@pytest.mark.parametrize("depth", [8, 10, 16])
 def test_averages_are_the_same_in_c_as_in_numpy(
     rng: np.random.Generator, size: tuple[int, int], depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

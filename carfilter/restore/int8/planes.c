@@ -5,6 +5,7 @@
 
 enum {
     LINES = 16, /* of a macroblock */
+    BLOCK = 4,  /* side of what is marked where something moves */
     TILE = 256, /* samples of a row that are averaged at a time: what they need stays in the cache */
 };
 

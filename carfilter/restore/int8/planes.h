@@ -29,6 +29,24 @@ EXPORTED int NAMED(carfilter_planes_apart)(
     return 0;
 }
 
+/* Write `most` over all of `apart` but the blocks of 4x4 pixels that are marked. */
+EXPORTED void NAMED(carfilter_planes_mask)(
+    SUM *apart, int height, int width, const uint8_t *marks, int most
+) {
+    const int blocks = (width + BLOCK - 1) / BLOCK, whole = width / BLOCK;
+    const SUM same[BLOCK] = {(SUM)most, (SUM)most, (SUM)most, (SUM)most};
+    for (int y = 0; y < height; y++, apart += width) {
+        const uint8_t *row = marks + (int64_t)(y / BLOCK) * blocks;
+        for (int i = 0; i < whole; i++) {
+            SUM block[BLOCK];
+            memcpy(block, row[i] ? apart + i * BLOCK : same, sizeof block);
+            memcpy(apart + i * BLOCK, block, sizeof block);
+        }
+        for (int x = whole * BLOCK; x < width; x++)
+            if (!row[whole]) apart[x] = (SUM)most;
+    }
+}
+
 /* Average columns of row y, `width` of them from `left` on.
  *
  * after: room for what comes after each picture that comes out, [count][2][TILE].
