@@ -26,12 +26,12 @@ class Writer:
         for value in values:
             self.ue(2 * value - 1 if value > 0 else -2 * value)
 
-    def unit(self, kind: int) -> bytes:
-        """Return the unit with a start code, escaped."""
+    def unit(self, *header: int) -> bytes:
+        """Return the unit with a start code and its header's bytes, escaped."""
         bits = self.bits + "1"
         bits += "0" * (-len(bits) % 8)
         body = bytes(int(bits[at : at + 8], 2) for at in range(0, len(bits), 8))
-        out, zeros = bytearray([0, 0, 1, kind << 1, 1]), 0
+        out, zeros = bytearray([0, 0, 1, *header]), 0
         for byte in body:
             if zeros == 2 and byte <= 3:
                 out.append(3)
@@ -105,7 +105,7 @@ class Stream:
                 w.u(1, used)
         w.u(1, self.vectors)
         w.u(3, 0)  # strong intra smoothing, VUI, extensions: none
-        return w.unit(33)
+        return w.unit(33 << 1, 1)
 
     def _profile(self, w: Writer) -> None:
         w.u(8, 0x01)  # Main
@@ -173,7 +173,7 @@ class Stream:
         w.u(1, self.reordered)
         w.ue(0)
         w.u(2, 0)
-        return w.unit(34)
+        return w.unit(34 << 1, 1)
 
     def _reference_set(self, w: Writer, *, in_slice: bool) -> Deltas:
         rng = self.rng
@@ -250,7 +250,7 @@ class Stream:
             self._prediction(w, slice_type, used, vectors=vectors)
         w.se(qp - self.init_qp)
         w.u(24, rng.randrange(1 << 24))
-        return w.unit(kind), "BPI"[slice_type], qp
+        return w.unit(kind << 1, 1), "BPI"[slice_type], qp
 
     def _references(self, w: Writer) -> int:
         rng = self.rng

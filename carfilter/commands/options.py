@@ -179,7 +179,7 @@ read_options = grouped(
     click.option("--input-format", metavar="FORMAT", help="Input container, for raw streams."),
     click.option("-framerate", metavar="RATE", help="Frame rate of a raw input."),
     click.option("-rtsp_transport", metavar="NAME", help="tcp or udp for RTSP input."),
-    click.option("-hwaccel", metavar="NAME", help="Decode on a GPU: cuda, auto; measures the QP."),
+    click.option("-hwaccel", metavar="NAME", help="Decode on a GPU: cuda, auto."),
     click.option(
         "-threads", type=click.IntRange(0), default=0, show_default=False, help="Codec threads."
     ),

@@ -22,7 +22,7 @@ class SourceOptions:
     stop_on_error: bool = False
     pix_fmt: str | None = None  # to convert to what has no luma plane of its own
     max_pixels: int = MAX_PIXELS  # larger pictures are refused
-    hwaccel: str | None = None  # device to decode on; it tells no QP
+    hwaccel: str | None = None  # device to decode on; it exports no QP
     hwaccel_device: int | None = None  # its number; None is the first
     live: bool = False  # give frames as soon as they are there, and notice sooner that none come
     qp_maps: bool = False  # let the decoder export them; some then decode without frame threads

@@ -110,6 +110,11 @@ class Source:
         return self._qp.tells(on_device=self._on_device)
 
     @property
+    def converts_qp(self) -> bool:
+        """Whether what its stream tells is of another scale than H.264's."""
+        return self.tells_qp and self.video.codec_context.codec.canonical_name != "h264"
+
+    @property
     def _on_device(self) -> bool:
         return self._hardware is not None and self._hardware.is_used
 
@@ -285,8 +290,7 @@ class Source:
             planar = self._with_luma_plane(frame)
             is_damaged = clip_samples(planar) or frame.is_corrupt
             qp = qp if planar is frame or self._on_device else None
-            if qp is None:
-                qp = self._qp.measured(planar)
+            qp = self._qp.settled(qp, planar, on_device=self._on_device)
             yield Decoded(planar, qp, frame_type, is_damaged)
 
     @functools.cached_property

@@ -55,9 +55,11 @@ def announce(
 def _way_to_qp(run: Run, source: Source, restorer: Restorer) -> str:
     if not source.options.qp_maps:
         return f"taken as {restorer.assumed_qp}, as given"
-    run.qp_converted, run.qp_measured = source.tells_qp, source.measures_qp
+    run.qp_converted, run.qp_measured = source.converts_qp, source.measures_qp
     if run.qp_converted:
         return "told by its stream, on another scale: taken as H.264's of a step as wide"
+    if source.tells_qp:
+        return "told by the headers of its slices, or measured at key frames where that is coarser"
     if run.qp_measured:
         return "unknown, which its decoder does not tell: measured by the bytes of its key frames"
     return f"unknown, which its decoder does not tell: taken as {restorer.assumed_qp}"

@@ -105,6 +105,25 @@ def test_every_frame_comes_from_the_card_in_the_format_of_the_file(
     assert all(qp is not None and (qp == qp[0, 0]).all() for qp in read.qps)
 
 
+@pytest.mark.parametrize("container", ["mp4", "h264"])
+def test_what_the_card_decodes_has_the_qp_of_its_slices(
+    driver: Path, tmp_path: Path, container: str
+) -> None:
+    """Of H.264 it is on the scale of what software exports, here alike in all blocks."""
+    params = "aq-mode=0:mbtree=0:crf=24:bframes=3:b-adapt=0:b-pyramid=none"
+    shape, options = {"size": (320, 240), "frames": 20}, {"x264-params": params}
+    source = make_clip(tmp_path / f"in.{container}", **shape, options=options)
+    on_card = Read(driver, source, qp_maps=True, measures_qp=False)
+    assert "the device decodes" in on_card.said
+    in_software = Read(driver, source, "CARD_OLD=1", qp_maps=True)
+    pairs = zip(on_card.qps, in_software.qps, strict=True)
+    told = [(int(card[0, 0]), int(own[0, 0])) for card, own in pairs]
+    assert len(told) == 20
+    assert len({own for _, own in told}) > 3
+    assert told[0][0] == told[0][1]
+    assert len({card - own for card, own in told[1:]}) == 1
+
+
 def test_rotation_that_only_the_container_tells_is_kept(driver: Path, tmp_path: Path) -> None:
     made, source = make_clip(tmp_path / "made.mp4", size=(320, 240)), tmp_path / "in.mkv"
     with av.open(str(made)) as given, av.open(str(source), "w") as turned:

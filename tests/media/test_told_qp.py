@@ -9,20 +9,29 @@ import av
 import pytest
 
 from av1_headers import Stream as Av1Stream
+from avc_headers import Stream as AvcStream
 from carfilter import filter_video
 from carfilter.commands.display import summary
 from carfilter.inspection.inspect import InspectOptions, inspect
+from carfilter.media.frames import copy_luma
 from carfilter.media.options import SourceOptions, TargetOptions
 from carfilter.media.qp.av1 import Av1Qp
+from carfilter.media.qp.avc import AvcQp
 from carfilter.media.qp.hevc import HevcQp
 from carfilter.media.qp.jpeg import jpeg_step
+from carfilter.media.qp.measured import qp_of_bytes
+from carfilter.media.qp.reader import QpReader
+from carfilter.media.qp.told import read_qp
 from carfilter.media.source import Decoded, open_source
 from carfilter.run.options import FilterOptions
 from clips import make_clip, tiny_weights
 from hevc_headers import Stream as HevcStream
 
+AvcHeaders = list[tuple[str, int] | None]
+
 THROUGH = FilterOptions(target=TargetOptions(video_codec="ffv1"))
 FLAT = "log-level=none:ipratio=1:pbratio=1"  # all pictures of the QP that is asked for
+FLAT_AVC = "aq-mode=0:mbtree=0"  # all blocks of the QP of their slice
 FLAT_AV1 = "lp=1:rc=0:aq-mode=0:use-fixed-qindex-offsets=1"
 
 
@@ -44,6 +53,95 @@ def headers(path: Path) -> list[tuple[str, int] | None]:
         is_av1 = video.codec_context.codec.canonical_name == "av1"
         reader = (Av1Qp if is_av1 else HevcQp)(video.codec_context.extradata or b"")
         return [reader.read(bytes(packet)) for packet in container.demux(video) if packet.size]
+
+
+def avc_headers(path: Path) -> tuple[AvcHeaders, AvcHeaders]:
+    """Return type and QP of each picture as shown: by its header, and of all blocks as exported."""
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        decoder = video.codec_context
+        decoder.options, decoder.thread_type = {"export_side_data": "venc_params"}, "SLICE"
+        reader = AvcQp(decoder.extradata or b"")
+        told, exported = [], []
+        for packet in container.demux(video):
+            if packet.size:
+                told.append((packet.pts, reader.read(bytes(packet))))
+            for frame in decoder.decode(packet if packet.size else None):
+                qp = read_qp(frame)
+                assert qp is not None
+                assert qp.min() == qp.max()
+                exported.append((" IPB"[frame.pict_type], int(qp.min())))
+    if all(pts is not None for pts, _ in told):
+        told.sort(key=lambda one: one[0])
+    return [header for _, header in told], exported
+
+
+@pytest.mark.parametrize("container", ["mkv", "mp4", "ts", "h264"])
+def test_h264s_slices_tell_what_its_decoder_exports(tmp_path: Path, container: str) -> None:
+    options = {"x264-params": f"{FLAT_AVC}:qp=30:bframes=3:b-adapt=0"}
+    told, exported = avc_headers(make_clip(tmp_path / f"in.{container}", options=options))
+    assert len({qp for _, qp in exported}) == 4  # of I, P, and B that others refer to or not
+    assert sorted(told) == sorted(exported)  # a raw stream is in the order of coding
+    assert container == "h264" or told == exported
+
+
+@pytest.mark.parametrize(
+    ("params", "pix_fmt"),
+    [
+        ("crf=28:bframes=3:b-adapt=0:b-pyramid=normal:ref=4:keyint=9:slices=3", "yuv420p"),
+        ("crf=28:bframes=3:b-adapt=0:weightb=1:weightp=2:direct=temporal", "yuv420p"),
+        ("crf=33:interlaced=1:bframes=2:b-adapt=0:ref=3", "yuv420p"),
+        ("crf=33:bff=1:cabac=0:bframes=0:weightp=0:8x8dct=0", "yuv420p"),  # as Baseline is coded
+        ("qp=40:cqm=jvt:bframes=2:nal-hrd=vbr:vbv-maxrate=9000:vbv-bufsize=9000", "yuv420p"),
+        ("qp=22:fake-interlaced=1:open-gop=1:keyint=5:bframes=3:ref=5:aud=1", "yuv422p"),
+        ("qp=30:bframes=3:b-adapt=0:weightp=2", "yuv420p10le"),
+        ("qp=3:bframes=3:b-adapt=0", "yuv422p10le"),  # finer than 0 of 8 bits
+        ("qp=33:bframes=2:b-adapt=0:weightp=2", "yuv444p"),
+        ("qp=33:bframes=2:b-adapt=0:weightp=2", "gray"),
+    ],
+)
+def test_h264_is_read_whatever_its_encoder_was_told(
+    tmp_path: Path, params: str, pix_fmt: str
+) -> None:
+    options = {"x264-params": f"{FLAT_AVC}:{params}"}
+    shape = {"size": (128, 96), "pix_fmt": pix_fmt}
+    told, exported = avc_headers(make_clip(tmp_path / "in.mkv", **shape, options=options))
+    assert told == exported
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_h264_is_read_where_no_encoder_of_pyav_writes_such_headers(seed: int) -> None:
+    """Field pictures, planes apart, slice groups, lists in another order, references marked."""
+    stream = AvcStream(Random(seed))
+    reader = AvcQp(stream.parameter_sets())
+    for _ in range(20):
+        data, kind, qp = stream.slice()
+        assert reader.read(b"\0\0\1\x6e\x80\x80\x80" + data) == (kind, qp)  # behind one of SVC
+
+
+@pytest.mark.skipif("h264_v4l2m2m" not in av.codecs_available, reason="needs that decoder")
+def test_of_h264s_slices_and_their_bytes_the_coarser_qp_counts(tmp_path: Path) -> None:
+    """For a decoder on a device, beside one in software that gives the same pictures."""
+    coarser = []
+    for pix_fmt, qp in (("yuv420p", 38), ("gray", 24)):  # much chroma, and none
+        options = {"x264-params": f"{FLAT_AVC}:qp={qp}"}
+        source = make_clip(tmp_path / "in.mp4", pix_fmt=pix_fmt, options=options)
+        with av.open(str(source)) as container:
+            video = container.streams.video[0]
+            device = av.CodecContext.create("h264_v4l2m2m", "r")
+            device.extradata = video.codec_context.extradata
+            reader = QpReader(device, SourceOptions(qp_maps=True))
+            packet = next(container.demux(video))
+            reader.note(packet)
+            frame = [*video.codec_context.decode(packet), *video.codec_context.decode(None)][0]
+            told = reader.told(frame, on_device=False)
+            settled = reader.settled(told, frame, on_device=False)
+        assert told is not None
+        assert settled is not None
+        measured = round(qp_of_bytes(copy_luma(frame), 8, packet.size))
+        assert (settled == max(told[0, 0], measured)).all()
+        coarser.append(measured - told[0, 0])
+    assert coarser[0] < 0 < coarser[1]
 
 
 @pytest.mark.parametrize("codec", ["mpeg4", "mpeg2video", "mpeg1video", "flv", "wmv2"])
@@ -230,6 +328,27 @@ def test_damaged_av1_tells_nothing_and_breaks_nothing(tmp_path: Path) -> None:
     assert reader.read(packets[1][:4]) is None
     assert reader.read(packets[2]) is None  # shows what would have been there
     assert min(map(len, packets)) == len(packets[2])
+
+
+def test_damaged_h264_tells_nothing_and_breaks_nothing(tmp_path: Path) -> None:
+    rng = Random(6)
+    params = "keyint=4:bframes=2:b-adapt=0:weightp=2:repeat-headers=1"
+    source = make_clip(tmp_path / "in.ts", options={"x264-params": params})
+    with av.open(str(source)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    for _ in range(300):
+        data = bytearray(rng.choice(packets)[: rng.randrange(3, 400)])
+        for _ in range(rng.randrange(1, 6)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        reader = AvcQp(bytes(data) if rng.random() < 0.5 else b"\x01" + bytes(data))
+        for packet in (bytes(data), rng.choice(packets)):
+            told = reader.read(packet)
+            assert told is None or 0 <= told[1] <= 51
+    reader = AvcQp(b"")
+    assert reader.read(packets[1]) is None  # no parameter sets yet
+    assert reader.read(packets[0]) is not None
+    assert reader.read(packets[1]) is not None
+    assert reader.read(packets[1][:12]) is None
 
 
 def test_damaged_headers_tell_nothing_and_break_nothing(tmp_path: Path) -> None:

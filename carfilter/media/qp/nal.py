@@ -37,14 +37,31 @@ def hvcc_units(extradata: bytes) -> tuple[list[bytes], int]:
     at = 23
     for _ in range(extradata[22]):
         count = int.from_bytes(extradata[at + 1 : at + 3], "big")
-        at += 3
-        for _ in range(count):
-            length = int.from_bytes(extradata[at : at + 2], "big")
-            if at + 2 >= len(extradata):
-                break
-            found.append(extradata[at + 2 : at + 2 + length])
-            at += 2 + length
+        units, at = _counted_units(extradata, at + 3, count)
+        found += units
     return found, (extradata[21] & 3) + 1
+
+
+def avcc_units(extradata: bytes) -> tuple[list[bytes], int]:
+    """Return the parameter sets that an H.264 decoder is given, and the bytes of a length."""
+    # ISO/IEC 14496-15, 5.3.3.1: avcC begins with 1; from byte 5 on, SPS and then PPS.
+    if len(extradata) < 7 or extradata[0] != 1:
+        return list(split_units(extradata, 0)), 0
+    sequences, at = _counted_units(extradata, 6, extradata[5] & 31)
+    pictures, _ = _counted_units(extradata, at + 1, int.from_bytes(extradata[at : at + 1], "big"))
+    return sequences + pictures, (extradata[4] & 3) + 1
+
+
+def _counted_units(extradata: bytes, at: int, count: int) -> tuple[list[bytes], int]:
+    """Return so many units from a place on, each after two bytes of length, and where they end."""
+    found = []
+    for _ in range(count):
+        if at + 2 >= len(extradata):
+            break
+        length = int.from_bytes(extradata[at : at + 2], "big")
+        found.append(extradata[at + 2 : at + 2 + length])
+        at += 2 + length
+    return found, at
 
 
 def unescaped(data: bytes) -> bytes:

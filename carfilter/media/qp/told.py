@@ -1,8 +1,9 @@
 """The QP that a stream tells by itself, on H.264's scale whatever its codec.
 
 FFmpeg's software decoders of H.264, VP9, MPEG-1, 2 and 4 and their kin export it; H.265, AV1 and
-MJPEG have it in their headers. A quantiser of another codec becomes the QP of a step as wide, moved
-by what the filter gains most with (models/README.md).
+MJPEG have it in their headers, H.264 too, which GPUs decode without exporting it. A quantiser of
+another codec becomes the QP of a step as wide, moved by what the filter gains most with
+(models/README.md).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from carfilter.media.frames import bit_depth, side_data
 from carfilter.media.qp.av1 import Av1Qp
+from carfilter.media.qp.avc import AvcQp
 from carfilter.media.qp.hevc import HevcQp
 from carfilter.media.qp.jpeg import jpeg_step
 from carfilter.pictures import MACROBLOCK, QpMap, uniform_qp
@@ -35,6 +37,7 @@ _EXPORTING = frozenset(("h264", "vp9", *_MPEG, "msmpeg4v1", "msmpeg4v2", "msmpeg
 # than their slice where others will refer to them, so most of all in key frames.
 _HEVC_FINER, _HEVC_KEY, _HEVC_COARSE = 3, 3, 44
 _BEYOND_VP9 = 0
+_AVC_BETWEEN = 2  # key frames: where little moves, blocks are coarser than their slice
 # Of AV1, half of what is beyond counts: such pictures are mostly predicted from finer ones.
 _AV1_FINE, _AV1_SHARE = 26, 0.5
 _BEYOND_MPEG = 5
@@ -61,9 +64,14 @@ class ToldQp(Protocol):
 
 def told_qp_of(decoder: av.VideoCodecContext) -> ToldQp | None:
     """Return what reads the QP that this decoder's stream tells; None where it tells none."""
-    if exports_qp(decoder):
-        return BlockQp()
+    return BlockQp() if exports_qp(decoder) else header_qp_of(decoder)
+
+
+def header_qp_of(decoder: av.VideoCodecContext) -> HeaderQp | None:
+    """Return what reads the QP in the stream's headers, whatever decodes it; None of others."""
     codec = decoder.codec.canonical_name
+    if codec == "h264":
+        return HeaderQp(partial(_of_avc, AvcQp(decoder.extradata or b"")))
     if codec == "hevc":
         return HeaderQp(partial(_of_hevc, HevcQp(decoder.extradata or b"")))
     if codec == "av1":
@@ -189,6 +197,14 @@ class HeaderQp:
         if self._last is None:
             return None
         return uniform_qp((frame.height, frame.width), int(_clipped(self._last)))
+
+
+def _of_avc(reader: AvcQp, data: bytes) -> tuple[str, float] | None:
+    told = reader.read(data)
+    if told is None:
+        return None
+    kind, qp = told
+    return kind, qp + (0 if kind == "I" else _AVC_BETWEEN)
 
 
 def _of_hevc(reader: HevcQp, data: bytes) -> tuple[str, float] | None:
