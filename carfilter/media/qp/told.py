@@ -164,6 +164,9 @@ class BlockQp:
 class HeaderQp:
     """Reads one QP for each picture from its packet.
 
+    In a raw stream, whose packets have no pts, pictures are told apart by their types: there the B
+    pictures of a pyramid may have each other's QP.
+
     Args:
         header: returns a picture's type (I, P, B) and QP, or None for what it cannot read; such a
             picture has the QP of the one before.
@@ -181,7 +184,7 @@ class HeaderQp:
         if told is None:
             return
         kind, qp = told
-        if packet.pts is None:  # pictures of one type come out as they went in
+        if packet.pts is None:  # pictures of one type mostly come out as they went in
             self._untimed[kind].append(qp)
             return
         if len(self._by_pts) >= _MOST_WAITING:
