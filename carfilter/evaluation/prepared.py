@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from carfilter.pairs.degrade import degrade
 from carfilter.pairs.variants import Settings
 
 _DEGRADE_VERSION = 1  # raise it when what a cached variant means changes
+_LISTING = "listing.json"
 
 Column = tuple[int | None, tuple[int | None, ...]]
 """CRF (or q) and the caps in bits per second that share the column, the measured one first."""
@@ -65,10 +67,9 @@ def prepare(name: str, source: Path, settings: Settings, cache: Path) -> Prepare
         raise MediaError(f"{source}: cannot be read ({error.strerror}); check the path") from error
     made_of = [_DEGRADE_VERSION, name, digest, asdict(settings), version("av")]
     folder = cache / "variants" / f"{name}-{key_of(made_of)[:16]}"
-    listing = folder / "listing.json"
-    if not listing.exists():
+    if not (folder / _LISTING).exists():
         _degrade(name, source, folder, settings)
-    rows = json.loads(listing.read_text())
+    rows = json.loads((folder / _LISTING).read_text())
     variants = tuple(
         Variant(
             crf=row["crf"],
@@ -87,8 +88,22 @@ def prepare(name: str, source: Path, settings: Settings, cache: Path) -> Prepare
 
 
 def _degrade(name: str, source: Path, folder: Path, settings: Settings) -> None:
-    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
-    folder.mkdir(parents=True)
+    """Make the folder with its listing, in one piece: another run may be at the same."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as parent:
+        made = Path(parent) / folder.name
+        made.mkdir()
+        _degrade_into(made, name, source, settings)
+        if not (folder / _LISTING).exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
+            try:
+                made.rename(folder)
+            except OSError:
+                if not (folder / _LISTING).exists():  # else another run was faster, to the same end
+                    raise
+
+
+def _degrade_into(folder: Path, name: str, source: Path, settings: Settings) -> None:
     problems: list[str] = []
     try:
         rows = degrade(
@@ -98,7 +113,6 @@ def _degrade(name: str, source: Path, folder: Path, settings: Settings) -> None:
             on_clip=lambda _clip, error: problems.append(error) if error else None,
         )
     except MediaError as error:
-        shutil.rmtree(folder, ignore_errors=True)
         raise MediaError(problems[0] if problems else str(error)) from error
     shutil.rmtree(folder / "packs", ignore_errors=True)  # only training wants them
     clean = read_clip(folder / rows[0]["clean"]).luma
@@ -106,7 +120,7 @@ def _degrade(name: str, source: Path, folder: Path, settings: Settings) -> None:
         compared = read_clip(folder / row.get("scaled", row["video"])).luma
         row["decode_psnr"] = float(np.mean(psnr_per_frame(clean, compared)))
         row["sha256"] = sha256_of(folder / row["video"])
-    write_json(folder / "listing.json", rows)
+    write_json(folder / _LISTING, rows)
 
 
 def find_columns(clips: Sequence[Prepared], *, every: bool = False) -> list[Column]:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -82,6 +83,15 @@ def test_decode_and_network_agree_with_ffmpegs_psnr(scene: Scene, tmp_path: Path
         other = save_clip(tmp_path / "restored.mkv", restored)
         ours = measures.quality().run(clean, restored)["psnr"]
         np.testing.assert_allclose(ours, ffmpeg_psnr(clip.clean, other), atol=1e-3)
+
+
+def test_two_runs_at_once_share_a_cache(scene: Scene, tmp_path: Path) -> None:
+    given = "gate", scene.clips["gate"], scene.settings.degrade, tmp_path / "cache"
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = [run.result() for run in [pool.submit(prepare, *given) for _ in range(3)]]
+    assert all(other == first for other in others)
+    assert all(variant.compared.is_file() for variant in first.variants)
+    assert len([*(tmp_path / "cache" / "variants").iterdir()]) == 1
 
 
 def test_decode_and_network_agree_with_scikit_images_ssim(scene: Scene) -> None:
