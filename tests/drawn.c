@@ -123,6 +123,14 @@ static void averaged(int height, int width, int depth) {
                       : carfilter_planes_apart_8(before, luma, width, width, height, width, most, aparts[i]))
             exit(7);
         put(aparts[i], sums);
+        if (i % 2) continue;
+        const size_t marked = (size_t)((height + 3) / 4) * ((width + 3) / 4);
+        uint8_t *marks = room(marked);
+        for (size_t at = 0; at < marked; at++) marks[at] = at % 5 < 2;
+        if (depth > 8) carfilter_planes_mask_16(aparts[i], height, width, marks, most);
+        else carfilter_planes_mask_8(aparts[i], height, width, marks, most);
+        put(aparts[i], sums);
+        free(marks);
     }
     const Average of = {lumas, rows, (const void *const *)aparts, table, amounts, averages, past,
                         (int64_t)samples, PICTURES, COUNT, width};

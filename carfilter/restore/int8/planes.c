@@ -5,7 +5,7 @@
 
 enum {
     LINES = 16, /* of a macroblock */
-    BLOCK = 4,  /* side of what is marked where something moves */
+    MARKED = 4, /* pixels to a side of what has one mark; BLOCK of levels.h */
     TILE = 256, /* samples of a row that are averaged at a time: what they need stays in the cache */
 };
 

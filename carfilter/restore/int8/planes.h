@@ -33,16 +33,16 @@ EXPORTED int NAMED(carfilter_planes_apart)(
 EXPORTED void NAMED(carfilter_planes_mask)(
     SUM *apart, int height, int width, const uint8_t *marks, int most
 ) {
-    const int blocks = (width + BLOCK - 1) / BLOCK, whole = width / BLOCK;
-    const SUM same[BLOCK] = {(SUM)most, (SUM)most, (SUM)most, (SUM)most};
+    const int blocks = (width + MARKED - 1) / MARKED, whole = width / MARKED;
+    const SUM same[MARKED] = {(SUM)most, (SUM)most, (SUM)most, (SUM)most};
     for (int y = 0; y < height; y++, apart += width) {
-        const uint8_t *row = marks + (int64_t)(y / BLOCK) * blocks;
+        const uint8_t *row = marks + (int64_t)(y / MARKED) * blocks;
         for (int i = 0; i < whole; i++) {
-            SUM block[BLOCK];
-            memcpy(block, row[i] ? apart + i * BLOCK : same, sizeof block);
-            memcpy(apart + i * BLOCK, block, sizeof block);
+            SUM block[MARKED];
+            memcpy(block, row[i] ? apart + i * MARKED : same, sizeof block);
+            memcpy(apart + i * MARKED, block, sizeof block);
         }
-        for (int x = whole * BLOCK; x < width; x++)
+        for (int x = whole * MARKED; x < width; x++)
             if (!row[whole]) apart[x] = (SUM)most;
     }
 }
