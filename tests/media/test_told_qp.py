@@ -330,20 +330,24 @@ def test_damaged_av1_tells_nothing_and_breaks_nothing(tmp_path: Path) -> None:
     assert min(map(len, packets)) == len(packets[2])
 
 
-def test_damaged_h264_tells_nothing_and_breaks_nothing(tmp_path: Path) -> None:
-    rng = Random(6)
-    params = "keyint=4:bframes=2:b-adapt=0:weightp=2:repeat-headers=1"
-    source = make_clip(tmp_path / "in.ts", options={"x264-params": params})
-    with av.open(str(source)) as container:
-        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+def read_damaged(reader_of: type[AvcQp | HevcQp], packets: list[bytes], rng: Random) -> None:
+    """Read damaged parameter sets and packets, and whole ones after them."""
     for _ in range(300):
         data = bytearray(rng.choice(packets)[: rng.randrange(3, 400)])
         for _ in range(rng.randrange(1, 6)):
             data[rng.randrange(len(data))] = rng.randrange(256)
-        reader = AvcQp(bytes(data) if rng.random() < 0.5 else b"\x01" + bytes(data))
+        reader = reader_of(bytes(data) if rng.random() < 0.5 else b"\x01" + bytes(data))
         for packet in (bytes(data), rng.choice(packets)):
             told = reader.read(packet)
             assert told is None or 0 <= told[1] <= 51
+
+
+def test_damaged_h264_tells_nothing_and_breaks_nothing(tmp_path: Path) -> None:
+    params = "keyint=4:bframes=2:b-adapt=0:weightp=2:repeat-headers=1"
+    source = make_clip(tmp_path / "in.ts", options={"x264-params": params})
+    with av.open(str(source)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    read_damaged(AvcQp, packets, Random(6))
     reader = AvcQp(b"")
     assert reader.read(packets[1]) is None  # no parameter sets yet
     assert reader.read(packets[0]) is not None
@@ -352,19 +356,11 @@ def test_damaged_h264_tells_nothing_and_breaks_nothing(tmp_path: Path) -> None:
 
 
 def test_damaged_headers_tell_nothing_and_break_nothing(tmp_path: Path) -> None:
-    rng = Random(4)
     params = f"{FLAT}:qp=30:bframes=3:repeat-headers=1:weightb=1"
     source = make_clip(tmp_path / "in.ts", codec="libx265", options={"x265-params": params})
     with av.open(str(source)) as container:
         packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
-    for _ in range(300):
-        data = bytearray(rng.choice(packets)[: rng.randrange(3, 400)])
-        for _ in range(rng.randrange(1, 6)):
-            data[rng.randrange(len(data))] = rng.randrange(256)
-        reader = HevcQp(bytes(data) if rng.random() < 0.5 else b"\x01" + bytes(data))
-        for packet in (bytes(data), rng.choice(packets)):
-            told = reader.read(packet)
-            assert told is None or 0 <= told[1] <= 51
+    read_damaged(HevcQp, packets, Random(4))
     assert HevcQp(b"").read(packets[3][-200:]) is None
     assert jpeg_step(b"\xff\xd8\xff\xdb\x00\x43\x00" + bytes(10)) is None
 
