@@ -63,8 +63,8 @@ from carfilter.commands.version import version_option
 @click.option(
     "--feature-loss",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Detector (ONNX) whose features of clean and restored crops the loss compares, too; crops"
-    " are drawn where it sees something. Sets --crop 224 --batch 4.",
+    help="Detector (ONNX) whose features of clean and restored crops the loss compares, too; every"
+    " other step's crops are drawn where it sees something. Sets --crop 224 --batch 4.",
 )
 @click.option(
     "--feature-weight",

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from carfilter.detection.detector import DetectorSettings, OnnxDetector
@@ -26,6 +27,7 @@ _BACKGROUND = 0.02
 # Share of the clean features' size that is added to the decode's distance from them, so that hardly
 # compressed crops do not weigh infinitely.
 _FLOOR = 0.03
+_GRID = 32  # pixels of a detector's coarsest cell
 _TINY = 1e-6  # where even the clean picture excites nothing
 
 
@@ -57,8 +59,16 @@ class FeatureLoss:
                 layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
 
-    def __call__(self, restored: Tensor, degraded: Tensor, clean: Tensor) -> Tensor:
-        """Return the loss of a batch, a scalar; luma is float [N, 1, S, S] in -1..1, S of 32s."""
+    def __call__(
+        self, restored: Tensor, degraded: Tensor, clean: Tensor, size: float = 1.0
+    ) -> Tensor:
+        """Return the loss of a batch, a scalar.
+
+        Args:
+            restored, degraded, clean: luma, float [N, 1, H, W] in -1..1, H and W of 32s.
+            size: show them to the detector at this share of their size, to the nearest of 32s.
+        """
+        restored, degraded, clean = (_scaled(luma, size) for luma in (restored, degraded, clean))
         with torch.no_grad():
             both = self._seen(torch.cat((clean, degraded)))
             truth, before = zip(*(seen.chunk(2) for seen in both), strict=True)
@@ -90,6 +100,14 @@ class FeatureLoss:
             size = truth[index].shape[-2:]
             weights[size] = weights[size] * truth[index].sigmoid().amax(1, keepdim=True)
         return {size: weight + _BACKGROUND for size, weight in weights.items()}
+
+
+def _scaled(luma: Tensor, scale: float) -> Tensor:
+    """Return the picture in another size, both sides of 32s; as it is if that is its own."""
+    size = [max(_GRID, round(side * scale / _GRID) * _GRID) for side in luma.shape[-2:]]
+    if size == list(luma.shape[-2:]):
+        return luma
+    return F.interpolate(luma, size, mode="bilinear", antialias=True)
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ _FLOOR = 2.0
 # logarithm.
 _MOST = 3.0
 
+_BLOCK = 16  # pixels a side, of which harm_of() asks whether they got worse
+
 _STILL = 1.5 / 128  # changes by less than two grey levels
 _CALM = 1.0 / 128  # and its surroundings by less than one on average
 
@@ -36,6 +38,7 @@ class Recipe:
     flicker: float = 0.0  # weight of what still areas flicker, in grey levels
     feature_weight: float = 0.0  # of what a frozen detector sees differently
     detector: str = ""  # sha256 of its file
+    harm: float = 0.0  # weight of what blocks lose, beside the error of all
     teacher: str = ""  # sha256 of a model's file; half of what is learned is what it makes
     aimed: float = 0.0  # share of crops that show something which the detector sees
     ramp: int = 0  # steps in which `balance` grows from 0
@@ -118,6 +121,23 @@ def loss_of(recipe: Recipe, restored: Tensor, clean: Tensor, error: Tensor, step
     """
     loss = error_of(recipe, restored, clean, error, step)
     return loss + recipe.flicker * flicker_of(restored, clean) if recipe.flicker else loss
+
+
+def harm_of(restored: Tensor, degraded: Tensor, clean: Tensor, error: Tensor) -> Tensor:
+    """Return by how much blocks came out worse than they were, a scalar, relative to their frame.
+
+    A detector's features are content with patterns in flat places that help it a little and that
+    error_of(), a mean over all blocks, hardly sees.
+
+    Args:
+        restored, degraded, clean: float [N, 1, H, W], luma in -1..1, H and W of 16s.
+        error: float [N], as of error_of().
+    """
+    after, before = (
+        F.avg_pool2d((luma - clean).square() * 128**2, _BLOCK) for luma in (restored, degraded)
+    )
+    worse = (after - before).clamp_min(0) / (error + _FLOOR)[:, None, None, None]
+    return worse.clamp_max(_MOST).mean()
 
 
 def flicker_of(restored: Tensor, clean: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from carfilter.errors import CarfilterError
 from carfilter.media.clips import Clip, write_clip
 from carfilter.restore.weights import load_weights
 from carfilter.training.dataset import Pairs, Sampling, draw_crops, load_pairs
+from carfilter.training.loop import sampling_at
+from carfilter.training.recipe import Recipe, harm_of
 from carfilter.training.things import find_things
 from detectors import save_detector, save_seeing_detector, yolox_output
 
@@ -135,3 +137,34 @@ def test_a_detector_without_features_is_refused(tmp_path: Path) -> None:
     blind = save_detector(tmp_path / "blind.onnx", yolox_output({}))
     with pytest.raises(CarfilterError, match="give another detector"):
         FeatureLoss(blind)
+
+
+@pytest.mark.parametrize("size", [0.3, 0.65, 1.2])
+def test_a_detector_shown_another_size_compares_alike(detector: Path, size: float) -> None:
+    loss = FeatureLoss(detector)
+    clean = torch.rand(2, 1, 64, 96) - 0.2
+    degraded = clean * 0.5
+    own = loss(degraded, degraded, clean)
+    assert loss(clean, degraded, clean, size) == 0
+    assert 0.5 < loss(degraded, degraded, clean, size) <= 1
+    assert loss(degraded, degraded, clean, size) != own
+
+
+def test_a_block_that_got_worse_counts_though_others_make_up_for_it() -> None:
+    clean = torch.zeros(1, 1, 32, 64)
+    degraded, restored = clean + 4 / 128, clean.clone()
+    error = torch.full((1,), 14.0)
+    assert harm_of(restored, degraded, clean, error) == 0
+    restored[..., :16, :16] = 6 / 128  # 36 squared levels for 16, in one block of eight
+    harm = float(harm_of(restored, degraded, clean, error))
+    assert harm == pytest.approx((36 - 16) / (14 + 2) / 8)
+
+
+def test_every_second_step_shows_a_detector_things_and_the_others_are_of_anywhere() -> None:
+    recipe = Recipe(model="best", detector="sha256", aimed=0.75, crop=224, batch=4, late_crop=None)
+    for progress in (0.0, 0.9):
+        (batch, seen), (other, anywhere) = (sampling_at(recipe, at, progress) for at in (6, 7))
+        assert (batch, seen.crop, seen.aimed) == (4, 224, 0.75)
+        assert (anywhere.crop, anywhere.aimed) == (64, 0.0)
+        assert other * 64**2 == pytest.approx(batch * 224**2 / 2, rel=0.05)
+    assert sampling_at(replace(recipe, detector=""), 7, 0.0)[1].crop == 224
