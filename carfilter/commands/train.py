@@ -69,7 +69,7 @@ from carfilter.commands.version import version_option
 @click.option(
     "--feature-weight",
     type=click.FloatRange(0),
-    help="Weight of its features. [default with --feature-loss: 1.5]",
+    help="Weight of its features. [default with --feature-loss: 10]",
 )
 @click.option(
     "--teacher",

@@ -27,7 +27,7 @@ from carfilter.training.validation import Score, by_crf, score_network
 
 # Crops have to show whole things, and a few of them are as much work as many small ones.
 _FEATURE_DEFAULTS = {
-    "feature_weight": 1.5,
+    "feature_weight": 10.0,
     "harm": 1.0,
     "aimed": 0.75,
     "crop": 224,

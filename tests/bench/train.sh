@@ -65,6 +65,6 @@ train light fast 7e-4 --balance 1 --channels "$LIGHT_CHANNELS" --layers 7 --init
 train best-light best 7e-4 --balance 1 --channels "$LIGHT_CHANNELS" --layers 7 --init "$(made best)" --teacher "$(made best)"
 # 224x224 crops have twelve times the pixels.
 train detect best 2e-4 --balance 1 --batch $((BATCH / 8 + 1)) --init "$(made best)" \
-    --feature-loss "$DETECTOR" --feature-weight 3
+    --feature-loss "$DETECTOR"
 (cd "$out" && sha256sum ./*.pt >SHA256SUMS) || failed=1
 exit "$failed"
