@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from carfilter.media.qp.nal import Bits, avcc_units, split_units, unescaped
+from carfilter.media.qp.nal import Bits, avcc_units, keep_set, split_units, unescaped
 
 _SLICES = (1, 2, 5)  # nal_unit_type, table 7-1: whole slices, and the first of three partitions
 _IDR, _SPS, _PPS = 5, 7, 8
@@ -81,18 +81,10 @@ class AvcQp:
 
     def _note(self, unit: bytes) -> None:
         kind = unit[0] & 31 if unit else 0
-        if kind not in (_SPS, _PPS):
-            return
-        bits = Bits(unescaped(unit[1:]))
-        try:
-            if kind == _SPS:
-                number, sequence = _sequence(bits)
-                self._sequences[number] = sequence
-            else:
-                number, picture = _picture(bits)
-                self._pictures[number] = picture
-        except (EOFError, ValueError):
-            return
+        if kind == _SPS:
+            keep_set(self._sequences, _sequence, unit[1:])
+        elif kind == _PPS:
+            keep_set(self._pictures, _picture, unit[1:])
 
     def _slice(self, bits: Bits, header: int) -> tuple[str, int] | None:
         bits.unsigned()  # first_mb_in_slice

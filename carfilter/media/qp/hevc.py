@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from carfilter.media.qp.nal import Bits, hvcc_units, split_units, unescaped
+from carfilter.media.qp.nal import Bits, hvcc_units, keep_set, split_units, unescaped
 
 _SPS, _PPS = 33, 34  # nal_unit_type, table 7-1
 _IDR = (19, 20)
@@ -84,18 +84,10 @@ class HevcQp:
 
     def _note(self, unit: bytes) -> None:
         kind = unit[0] >> 1 if len(unit) > 2 else 0
-        if kind not in (_SPS, _PPS):
-            return
-        bits = Bits(unescaped(unit[2:]))
-        try:
-            if kind == _SPS:
-                number, sequence = _sequence(bits)
-                self._sequences[number] = sequence
-            else:
-                number, picture = _picture(bits)
-                self._pictures[number] = picture
-        except (EOFError, IndexError, ValueError):
-            return
+        if kind == _SPS:
+            keep_set(self._sequences, _sequence, unit[2:])
+        elif kind == _PPS:
+            keep_set(self._pictures, _picture, unit[2:])
 
     def _slice(self, bits: Bits, kind: int) -> tuple[str, int] | None:
         if not bits.flag():  # first_slice_segment_in_pic_flag: that one is lost

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+Told = TypeVar("Told")
 
 _START = b"\x00\x00\x01"
 
@@ -99,3 +102,17 @@ class Bits:
         """Read se(v)."""
         code = self.unsigned()
         return (code + 1) // 2 if code % 2 else -(code // 2)
+
+
+def keep_set(sets: dict[int, Told], read: Callable[[Bits], tuple[int, Told]], body: bytes) -> None:
+    """Keep what a parameter set tells, by its number; a damaged one changes nothing.
+
+    Args:
+        read: raises EOFError, IndexError or ValueError where it makes no sense.
+        body: the unit without its header, escaped.
+    """
+    try:
+        number, told = read(Bits(unescaped(body)))
+    except (EOFError, IndexError, ValueError):
+        return
+    sets[number] = told
