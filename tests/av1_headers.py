@@ -7,7 +7,7 @@ them alike, but for layers that are not decoded, of which it knows nothing.
 from dataclasses import dataclass
 from random import Random
 
-from hevc_headers import Writer
+from hevc_headers import Drawn, Writer
 
 KEY, INTER, INTRA_ONLY, SWITCH = range(4)
 CHOSEN = 0x303  # OperatingPointIdc: two temporal and two spatial layers
@@ -47,11 +47,12 @@ def below(w: Writer, limit: int, value: int) -> None:
         w.u(1, (value + short) & 1)
 
 
-class Stream:
+class Stream(Drawn):
     """A sequence header that is drawn once, and temporal units after it."""
 
     def __init__(self, rng: Random, *, layers: bool) -> None:
-        self.rng, self.layers = rng, layers
+        super().__init__(rng)
+        self.layers = layers
         self.size = rng.choice(((416, 240), (1920, 1080), (7680, 4320)))
         self.points = [CHOSEN if layers else 0, 0x101 if layers else 0][: rng.randrange(1, 3)]
         self.timed, self.even, self.modelled = self._flag(), self._flag(), self._flag()
@@ -64,9 +65,6 @@ class Stream:
         self.whole = None if self.screen is False else rng.choice((None, False, True))
         self.slots: list[Slot] = []
         self.order = 0
-
-    def _flag(self) -> bool:
-        return self.rng.random() < 0.5
 
     def _flags(self, w: Writer, *values: bool) -> None:
         for value in values:

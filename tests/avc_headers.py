@@ -5,16 +5,16 @@ Written after the syntax tables of ITU-T H.264, 7.3; FFmpeg's trace_headers read
 
 from random import Random
 
-from hevc_headers import Writer
+from hevc_headers import Drawn, Writer
 
 _P, _B, _I, _SP, _SI = range(5)
 
 
-class Stream:
+class Stream(Drawn):
     """Parameter sets that are drawn once, and slices after them."""
 
     def __init__(self, rng: Random) -> None:
-        self.rng = rng
+        super().__init__(rng)
         self.profile = rng.choice((66, 88, 100, 122, 244))
         self.chroma = rng.choice((0, 1, 2, 3)) if self.profile >= 100 else 1
         self.apart = self.chroma == 3 and self._flag()
@@ -25,9 +25,6 @@ class Stream:
         self.defaults = (rng.randrange(1, 4), rng.randrange(1, 4))
         self.weighted, self.biweighted = self._flag(), rng.randrange(3)
         self.init_qp = rng.randrange(15, 40)
-
-    def _flag(self) -> bool:
-        return self.rng.random() < 0.5
 
     def parameter_sets(self) -> bytes:
         """Return the sequence and the picture parameter set."""

@@ -41,11 +41,21 @@ class Writer:
         return bytes(out)
 
 
-class Stream:
-    """Parameter sets that are drawn once, and slices after them."""
+class Drawn:
+    """Headers whose flags are drawn, each as likely as not."""
 
     def __init__(self, rng: Random) -> None:
         self.rng = rng
+
+    def _flag(self) -> bool:
+        return self.rng.random() < 0.5
+
+
+class Stream(Drawn):
+    """Parameter sets that are drawn once, and slices after them."""
+
+    def __init__(self, rng: Random) -> None:
+        super().__init__(rng)
         self.layers = rng.randrange(3)
         self.chroma = rng.choice((0, 1, 1, 2))
         self.poc_bits = rng.randrange(6, 12)
@@ -57,9 +67,6 @@ class Stream:
         self.init_qp = rng.randrange(15, 40)
         self.weighted = (self._flag(), self._flag())
         self.sets: list[Deltas] = []
-
-    def _flag(self) -> bool:
-        return self.rng.random() < 0.5
 
     def parameter_sets(self) -> bytes:
         """Return the sequence and the picture parameter set."""
