@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from carfilter.detection.detector import DetectorSettings, OnnxDetector
 from carfilter.errors import CarfilterError
 
+GRID = 32  # pixels of a detector's coarsest cell
 _SURE = 0.3  # score from which something counts as seen on a clean picture
 # A cell weighs as much as the detector is sure of it, and this much anyway: else flat road, which
 # fills most of a crop, would outvote the cars on it.
@@ -27,7 +28,6 @@ _BACKGROUND = 0.02
 # Share of the clean features' size that is added to the decode's distance from them, so that hardly
 # compressed crops do not weigh infinitely.
 _FLOOR = 0.03
-_GRID = 32  # pixels of a detector's coarsest cell
 _TINY = 1e-6  # where even the clean picture excites nothing
 
 
@@ -104,7 +104,7 @@ class FeatureLoss:
 
 def _scaled(luma: Tensor, scale: float) -> Tensor:
     """Return the picture in another size, both sides of 32s; as it is if that is its own."""
-    size = [max(_GRID, round(side * scale / _GRID) * _GRID) for side in luma.shape[-2:]]
+    size = [max(GRID, round(side * scale / GRID) * GRID) for side in luma.shape[-2:]]
     if size == list(luma.shape[-2:]):
         return luma
     return F.interpolate(luma, size, mode="bilinear", antialias=True)

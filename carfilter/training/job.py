@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.distributed
 
-from carfilter.detection.features import FeatureLoss
+from carfilter.detection.features import GRID, FeatureLoss
 from carfilter.errors import CarfilterError
 from carfilter.restore.devices import choose_device
 from carfilter.restore.int8.calibration import calibrate
@@ -58,7 +58,7 @@ def recipe_from(options: dict[str, Any]) -> Recipe:
         raise CarfilterError(f"--blocks is for car, not for {recipe.model}; leave it out")
     if recipe.layers and recipe.model == "car":
         raise CarfilterError("--layers is for fast and best, not for car; give --blocks")
-    grid = 32 if options["feature_loss"] else 16  # 32 is the coarsest grid of a detector
+    grid = GRID if options["feature_loss"] else 16
     for size in (recipe.crop, recipe.late_crop or grid):
         if size % grid:
             raise CarfilterError(
