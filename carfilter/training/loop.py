@@ -309,9 +309,7 @@ def train(
         )
         if progress >= 1 or stop:
             break
-        crops = _crops_at(pairs, recipe, state.step, progress, group)
-        if teacher is not None:
-            crops = taught(crops, teacher)
+        crops = crops_at(pairs, recipe, state.step, progress, group, teacher)
         lr = learning_rate(recipe, state.step, progress)
         step = train_step(state, recipe, crops, lr, model, features)
         meter.add(step, len(crops.clean) * group.size)
@@ -334,11 +332,22 @@ def train(
     return progress >= 1
 
 
-def _crops_at(pairs: Pairs, recipe: Recipe, step: int, progress: float, group: Group) -> Crops:
-    """Draw this process's share of a step's batch, which depends on seed, step and rank alone."""
+def crops_at(
+    pairs: Pairs,
+    recipe: Recipe,
+    step: int,
+    progress: float,
+    group: Group,
+    teacher: Network | None = None,
+) -> Crops:
+    """Draw this process's share of a step's batch, which depends on seed, step and rank alone.
+
+    A detector compares with the clean picture itself: what a teacher smooths is what it would miss.
+    """
     batch, sampling = sampling_at(recipe, step, progress)
     rng = np.random.default_rng((recipe.seed, step, group.rank))
-    return draw_crops(pairs, max(1, batch // group.size), sampling, rng)
+    crops = draw_crops(pairs, max(1, batch // group.size), sampling, rng)
+    return crops if teacher is None or is_seen(recipe, step) else taught(crops, teacher)
 
 
 def _score(state: State, hooks: Hooks, log: TrainingLog) -> dict[str, float]:

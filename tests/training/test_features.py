@@ -16,7 +16,7 @@ from carfilter.errors import CarfilterError
 from carfilter.media.clips import Clip, write_clip
 from carfilter.restore.weights import load_weights
 from carfilter.training.dataset import Pairs, Sampling, draw_crops, load_pairs
-from carfilter.training.loop import sampling_at
+from carfilter.training.loop import Group, crops_at, sampling_at
 from carfilter.training.recipe import Recipe, harm_of
 from carfilter.training.things import find_things
 from detectors import save_detector, save_seeing_detector, yolox_output
@@ -109,6 +109,19 @@ def test_a_set_in_which_nothing_is_seen_is_drawn_from_as_ever(pairs: Pairs) -> N
 @pytest.fixture
 def pairs(packs: Path) -> Pairs:
     return load_pairs(packs)
+
+
+def test_what_a_detector_sees_is_compared_with_the_clean_picture_whoever_teaches(
+    pairs: Pairs, detector: Path
+) -> None:
+    recipe = Recipe(batch=2, crop=64, detector=FeatureLoss(detector).sha256)
+    teacher = load_weights("fast").network
+    seen, plain = (
+        [crops_at(pairs, recipe, step, 0.0, Group(), who).clean for who in (None, teacher)]
+        for step in (0, 1)
+    )
+    assert torch.equal(*seen)
+    assert not torch.equal(*plain)
 
 
 def test_a_run_names_its_detector_and_resumes_with_no_other(
