@@ -24,7 +24,7 @@ from carfilter.restore.network import QP_UNKNOWN
 from carfilter.restore.reuse import settle
 from carfilter.restore.window import PAST_SLOTS, REFERENCES, Coding, choose
 
-_GRID = 16  # macroblocks; a multiple of the space-to-depth factor and of every transform size
+CROP_GRID = 16  # macroblocks; a multiple of the space-to-depth factor and of every transform size
 _LEVELS = 128.0
 
 # Where the planes of one twin begin in the flat tensors, and its shape.
@@ -233,8 +233,8 @@ def draw_crops(
         MediaError: no clip is as large as a crop.
     """
     size, shots = sampling.crop, pairs.shots
-    if size % _GRID:
-        raise ValueError(f"a crop of {size} pixels does not end on the {_GRID}-pixel grid")
+    if size % CROP_GRID:
+        raise ValueError(f"a crop of {size} pixels does not end on the {CROP_GRID}-pixel grid")
     fits = (shots["height"] >= size) & (shots["width"] >= size)
     if not fits.any():
         raise MediaError(f"no clip is as large as a crop of {size}x{size}; train with smaller ones")
@@ -306,7 +306,7 @@ def _draw_places(
 ) -> npt.NDArray[np.int64]:
     """Return int64 [2, N]: the top row and left column of a crop in each shot."""
     sides = np.stack([shots["height"], shots["width"]])
-    return rng.integers(0, (sides - size) // _GRID + 1) * _GRID
+    return rng.integers(0, (sides - size) // CROP_GRID + 1) * CROP_GRID
 
 
 def _aim(
@@ -325,8 +325,9 @@ def _aim(
     chosen = shots[np.array(twins, np.int64)]
     centre = np.stack([drawn["row"], drawn["column"]])
     sides = np.stack([chosen["height"], chosen["width"]])
-    place = (centre - size * rng.uniform(0.15, 0.85, (2, count))) // _GRID
-    return chosen, drawn["time"], place.clip(0, (sides - size) // _GRID).astype(np.int64) * _GRID
+    place = (centre - size * rng.uniform(0.15, 0.85, (2, count))) // CROP_GRID
+    place = place.clip(0, (sides - size) // CROP_GRID)
+    return chosen, drawn["time"], place.astype(np.int64) * CROP_GRID
 
 
 def _gather(pairs: Pairs, table: Tensor, size: int, *, mine: bool) -> Crops:
@@ -356,10 +357,10 @@ def _gather(pairs: Pairs, table: Tensor, size: int, *, mine: bool) -> Crops:
     row = top + torch.where(swap != 0, across.mT, down)
     column = left + torch.where(swap != 0, down.mT, across)
     pixel = pixels(row, column)
-    wide, high = (width + _GRID - 1) // _GRID, (height + _GRID - 1) // _GRID
+    wide, high = (width + CROP_GRID - 1) // CROP_GRID, (height + CROP_GRID - 1) // CROP_GRID
 
     def qps(time: Tensor) -> Tensor:
-        block = (time * high + row // _GRID) * wide + column // _GRID
+        block = (time * high + row // CROP_GRID) * wide + column // CROP_GRID
         qp = pairs.qp[block + qp_at].float() / 51
         return torch.where((unknown != 0) | (qp < 0), QP_UNKNOWN, qp)
 

@@ -18,7 +18,7 @@ from carfilter.restore.devices import choose_device
 from carfilter.restore.int8.calibration import calibrate
 from carfilter.restore.network import Car, Fast, Network, deepen, grow
 from carfilter.restore.weights import Model, load_weights, save_weights
-from carfilter.training.dataset import Pairs, Sampling, draw_crops, load_pairs
+from carfilter.training.dataset import CROP_GRID, Pairs, Sampling, draw_crops, load_pairs
 from carfilter.training.loop import Group, Hooks, load_state, new_state, train
 from carfilter.training.recipe import Budget, Recipe, paper_recipe
 from carfilter.training.smaller import narrow
@@ -58,7 +58,7 @@ def recipe_from(options: dict[str, Any]) -> Recipe:
         raise CarfilterError(f"--blocks is for car, not for {recipe.model}; leave it out")
     if recipe.layers and recipe.model == "car":
         raise CarfilterError("--layers is for fast and best, not for car; give --blocks")
-    grid = GRID if options["feature_loss"] else 16
+    grid = GRID if options["feature_loss"] else CROP_GRID
     for size in (recipe.crop, recipe.late_crop or grid):
         if size % grid:
             raise CarfilterError(

@@ -18,7 +18,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from carfilter.detection.features import FeatureLoss
+from carfilter.detection.features import GRID, FeatureLoss
 from carfilter.errors import CarfilterError, WeightsError
 from carfilter.restore.checkpoint import DAMAGED
 from carfilter.restore.devices import training_precision
@@ -33,6 +33,9 @@ from carfilter.unfinished import written_whole
 _STATE = "carfilter-state-1"
 LOG_STEPS = 100
 _SMALL_CROP = 64  # of the crops that no detector looks at
+# Sides, as shares of the recipe's, that crops which it looks at have in turn: of the smaller ones a
+# step has more, so it sees more things, and they fit into smaller clips.
+_SIDES = 1.0, 4 / 7, 5 / 7
 # Shares of their size in which a detector is shown crops. What pleases it at one size alone, as
 # patterns of single pixels do, does not last.
 _SIZES = 0.65, 1.2
@@ -178,10 +181,16 @@ def is_seen(recipe: Recipe, step: int) -> bool:
 
 
 def sampling_at(recipe: Recipe, step: int, progress: float) -> tuple[int, Sampling]:
-    """Return batch size and sampling; larger crops late, when borders begin to matter."""
+    """Return batch size and sampling; larger crops late, when borders begin to matter.
+
+    What a detector looks at is of several sizes in turn, all of as many pixels to a batch.
+    """
     batch, crop = recipe.batch, recipe.crop
     seen = is_seen(recipe, step)
-    if recipe.detector and not seen:
+    if seen:
+        side = max(GRID, round(crop * _SIDES[step // 2 % len(_SIDES)] / GRID) * GRID)
+        batch, crop = max(1, batch * crop**2 // side**2), side
+    elif recipe.detector:
         small = min(crop, _SMALL_CROP)
         batch, crop = max(1, batch * crop**2 // (2 * small**2)), small
     elif recipe.late_crop and progress >= 2 / 3:

@@ -176,8 +176,10 @@ def test_a_block_that_got_worse_counts_though_others_make_up_for_it() -> None:
 def test_every_second_step_shows_a_detector_things_and_the_others_are_of_anywhere() -> None:
     recipe = Recipe(model="best", detector="sha256", aimed=0.75, crop=224, batch=4, late_crop=None)
     for progress in (0.0, 0.9):
-        (batch, seen), (other, anywhere) = (sampling_at(recipe, at, progress) for at in (6, 7))
-        assert (batch, seen.crop, seen.aimed) == (4, 224, 0.75)
-        assert (anywhere.crop, anywhere.aimed) == (64, 0.0)
-        assert other * 64**2 == pytest.approx(batch * 224**2 / 2, rel=0.05)
+        for step, count, side in ((6, 4, 224), (8, 12, 128), (10, 7, 160)):
+            batch, seen = sampling_at(recipe, step, progress)
+            assert (batch, seen.crop, seen.aimed) == (count, side, 0.75)
+            other, anywhere = sampling_at(recipe, step + 1, progress)
+            assert (anywhere.crop, anywhere.aimed) == (64, 0.0)
+            assert other * 64**2 == pytest.approx(4 * 224**2 / 2, rel=0.05)
     assert sampling_at(replace(recipe, detector=""), 7, 0.0)[1].crop == 224
