@@ -5,16 +5,12 @@
 // pixel, after Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016,
 // https://arxiv.org/abs/1603.03590. All sums are of integers, and what is left of floating point is
 // done in one order.
-#include "levels.h"
+#include "patches.h"
 
-enum {
-    PATCH = 8, // pixels of a patch, whose middle its cell is
-    AREA = PATCH * PATCH,
-    MOST_LEVELS = 20,
-};
+enum { MOST_LEVELS = 20 };
 
 typedef struct {
-    int16_t template[AREA], across[AREA], down[AREA];
+    Slopes slopes;
     int32_t xx, xy, yy; // of the gradients, about their means
     int32_t sum_x, sum_y;
 } Patch;
@@ -38,27 +34,14 @@ EXPORTED void carfilter_motion_pyramid(const uint8_t *luma, int32_t height, int3
 
 static void take_patch(const Level *level, int top, int left, Patch *patch)
 {
-    const uint8_t *at = level->pixels + (intptr_t)top * level->row + left;
-    for (int y = 0; y < PATCH; y++, at += level->row) {
-        for (int x = 0; x < PATCH; x++) {
-            patch->template[y * PATCH + x] = at[x] * STEPS;
-            patch->across[y * PATCH + x] = at[x + 1] - at[x - 1];
-            patch->down[y * PATCH + x] = at[x + level->row] - at[x - level->row];
-        }
-    }
-    int32_t xx = 0, xy = 0, yy = 0, sum_x = 0, sum_y = 0;
-    for (int i = 0; i < AREA; i++) {
-        xx += patch->across[i] * patch->across[i];
-        xy += patch->across[i] * patch->down[i];
-        yy += patch->down[i] * patch->down[i];
-        sum_x += patch->across[i];
-        sum_y += patch->down[i];
-    }
-    patch->xx = xx - ((sum_x * sum_x) >> 6);
-    patch->xy = xy - ((sum_x * sum_y) >> 6);
-    patch->yy = yy - ((sum_y * sum_y) >> 6);
-    patch->sum_x = sum_x;
-    patch->sum_y = sum_y;
+    int32_t sums[5];
+    take(level->pixels + (intptr_t)top * level->row + left, level->row, &patch->slopes, sums);
+    const int32_t x = sums[3], y = sums[4];
+    patch->xx = sums[0] - ((x * x) >> 6);
+    patch->xy = sums[1] - ((x * y) >> 6);
+    patch->yy = sums[2] - ((y * y) >> 6);
+    patch->sum_x = x;
+    patch->sum_y = y;
 }
 
 // Fill what a patch moved to (u, v) of the reference differs by, in 1/16 levels; return the sum of
@@ -71,37 +54,21 @@ static int64_t compare(const Level *reference, int top, int left, float u, float
                           (reference->height + reach - PATCH - 1) * STEPS);
     const int x = clamped(left * STEPS + rounded(u * STEPS), -reach * STEPS,
                           (reference->width + reach - PATCH - 1) * STEPS);
-    const int16_t fy = y & (STEPS - 1), fx = x & (STEPS - 1);
     const uint8_t *at = reference->pixels + (intptr_t)(y >> 4) * reference->row + (x >> 4);
-    uint16_t rows[PATCH + 1][PATCH];
-    for (int i = 0; i <= PATCH; i++, at += reference->row)
-        for (int j = 0; j < PATCH; j++)
-            rows[i][j] = at[j] * (STEPS - fx) + at[j + 1] * fx;
-    for (int i = 0; i < PATCH; i++) {
-        for (int j = 0; j < PATCH; j++) {
-            uint16_t mixed = rows[i][j] * (STEPS - fy) + rows[i + 1][j] * fy + STEPS / 2;
-            apart[i * PATCH + j] = (int16_t)(mixed >> 4) - patch->template[i * PATCH + j];
-        }
-    }
-    int32_t sum = 0, squares = 0;
-    for (int i = 0; i < AREA; i++) {
-        sum += apart[i];
-        squares += apart[i] * apart[i];
-    }
+    int32_t sum, squares;
+    differ(at, reference->row, x & (STEPS - 1), y & (STEPS - 1), patch->slopes.template, apart, &sum,
+           &squares);
     return squares - (((int64_t)sum * sum) >> 6);
 }
 
 // Return whether there is a step to take from where a patch differs by `apart`.
 static int step(const Patch *patch, const int16_t *apart, float stiffness, float *du, float *dv)
 {
-    int32_t sum = 0, x = 0, y = 0;
-    for (int i = 0; i < AREA; i++) {
-        sum += apart[i];
-        x += patch->across[i] * apart[i];
-        y += patch->down[i] * apart[i];
-    }
-    const float bx = (float)(x - (int32_t)(((int64_t)patch->sum_x * sum) >> 6));
-    const float by = (float)(y - (int32_t)(((int64_t)patch->sum_y * sum) >> 6));
+    int32_t sums[3];
+    lean(&patch->slopes, apart, sums);
+    const int64_t sum = sums[0];
+    const float bx = (float)(sums[1] - (int32_t)((patch->sum_x * sum) >> 6));
+    const float by = (float)(sums[2] - (int32_t)((patch->sum_y * sum) >> 6));
     const float xx = (float)patch->xx + stiffness, yy = (float)patch->yy + stiffness;
     const float xy = (float)patch->xy;
     const float a = xx * yy, b = xy * xy;

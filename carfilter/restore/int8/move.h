@@ -16,6 +16,10 @@ static void NAMED(move_block)(const SAMPLE *reference, int height, int width, in
         at = around[0];
         row = WIDE + TAPS;
     }
+#ifdef BY_BLOCKS
+    (void)most;
+    filter_block(at, row, across, down, out);
+#else
     SUM lines[BLOCK + TAPS - 1][WIDE];
     for (int i = 0; i < BLOCK + TAPS - 1; i++, at += row)
         for (int j = 0; j < WIDE; j++)
@@ -28,11 +32,16 @@ static void NAMED(move_block)(const SAMPLE *reference, int height, int width, in
             out[i * BLOCK + j] = (SAMPLE)clamped((sum + 2048) >> 12, 0, most);
         }
     }
+#endif
 }
 
 static int32_t NAMED(apart)(const SAMPLE *one, int one_row, const SAMPLE *other, int other_row,
                            int high, int wide)
 {
+#ifdef BY_BLOCKS
+    if (high == BLOCK && wide == BLOCK)
+        return blocks_apart(one, one_row, other, other_row);
+#endif
     int32_t sum = 0;
     if (high == BLOCK && wide == BLOCK) {
         for (int i = 0; i < BLOCK; i++, one += one_row, other += other_row)
@@ -57,8 +66,10 @@ static void NAMED(move_row)(const Move *of, int row, int columns, const uint8_t 
     const int16_t *vector = of->field + 2 * (intptr_t)row * columns;
     SAMPLE block[BLOCK * BLOCK];
     for (int column = 0; column < columns; column++, vector += 2) {
-        if (!near[column])
+        if (!near[column]) {
+            before[column] = after[column] = 0;
             continue;
+        }
         const int x = column * BLOCK, wide = width - x < BLOCK ? width - x : BLOCK;
         const intptr_t at = (intptr_t)y * width + x;
         before[column] = NAMED(apart)(picture + at, width, reference + at, width, high, wide);
@@ -81,10 +92,12 @@ EXPORTED int NAMED(carfilter_motion_follow)(const Move *of, uint8_t *moving, SAM
 {
     const int rows = (of->height + BLOCK - 1) / BLOCK, columns = (of->width + BLOCK - 1) / BLOCK;
     const size_t blocks = (size_t)rows * columns;
-    int32_t *before = malloc(blocks * (2 * sizeof *before + 1)), *after = before + blocks;
-    uint8_t *near = (uint8_t *)(after + blocks);
+    int32_t *before = malloc((2 * blocks + 3 * (size_t)columns) * sizeof *before + blocks);
     if (!before)
         return -1;
+    int32_t *after = before + blocks, *sums = after + blocks;
+    int32_t *around_before = sums + columns, *around_after = around_before + columns;
+    uint8_t *near = (uint8_t *)(around_after + columns);
     for (size_t i = 0; i < blocks; i++)
         moving[i] = of->field[2 * i] != 0 || of->field[2 * i + 1] != 0;
     grow(moving, rows, columns, near);
@@ -96,11 +109,12 @@ EXPORTED int NAMED(carfilter_motion_follow)(const Move *of, uint8_t *moving, SAM
     int any = 0;
     for (int row = 0; row < rows; row++, moving += columns) {
         const int high = of->height - row * BLOCK < BLOCK ? of->height - row * BLOCK : BLOCK;
+        sum_around(before, row, rows, columns, sums, around_before);
+        sum_around(after, row, rows, columns, sums, around_after);
         for (int column = 0; column < columns; column++) {
             if (!moving[column])
                 continue;
-            const int64_t as_it_is = around(before, row, column, rows, columns);
-            if (5 * around(after, row, column, rows, columns) < 4 * as_it_is - of->less) {
+            if (5 * around_after[column] < 4 * around_before[column] - of->less) {
                 any = 1;
                 continue;
             }

@@ -4,7 +4,7 @@ import numpy as np
 
 from carfilter.pictures import Luma
 from carfilter.restore.motion import kernels
-from carfilter.restore.motion.arrays import BLOCK, STEPS, Field, Pyramid
+from carfilter.restore.motion.arrays import Field, Pyramid
 
 
 def pyramid(luma: Luma, depth: int) -> Pyramid:
@@ -17,13 +17,4 @@ def composed(first: Field | None, second: Field | None) -> Field | None:
     """Return the motion along one field and then, from where it leads, along another."""
     if first is None or second is None:
         return second if first is None else first
-    rows, columns = first.shape[:2]
-    step = BLOCK * STEPS
-    blocks = (first + step // 2) // step
-    y = (np.arange(rows, dtype=np.int16)[:, None] + blocks[..., 1]).clip(0, rows - 1)
-    x = (np.arange(columns, dtype=np.int16) + blocks[..., 0]).clip(0, columns - 1)
-    # A vector as one number, by its place in flat memory: taken one by one they cost most.
-    whole = np.ascontiguousarray(second).view(np.int32).ravel()
-    led = whole.take(y.astype(np.intp) * columns + x).view(np.int16)
-    both: Field = first + led.reshape(first.shape)
-    return both
+    return kernels.compose(first, second)

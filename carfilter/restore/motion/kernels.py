@@ -53,7 +53,7 @@ def library() -> Any:
     """Return the library with motion.c and move.c, or None where there is none for this CPU."""
     libraries = map(load_library, usable_kinds())
     found = next((one for one in libraries if one is not None), None)
-    if found is None or not hasattr(found, "carfilter_motion_field"):
+    if found is None or not hasattr(found, "carfilter_motion_compose"):
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int32
     found.carfilter_motion_pyramid.argtypes = (
@@ -64,6 +64,8 @@ def library() -> Any:
     found.carfilter_motion_field.argtypes = (pointer,) * 5
     for bits in (8, 16):
         getattr(found, f"carfilter_motion_follow{bits}").argtypes = (pointer,) * 3
+    found.carfilter_motion_compose.argtypes = pointer, pointer, number, number, pointer
+    found.carfilter_motion_compose.restype = None
     return found
 
 
@@ -121,6 +123,18 @@ def move(
     found = run(ctypes.byref(told), moving.ctypes.data, moved.ctypes.data)
     _check(found)
     return (moved, moving) if found else None
+
+
+def compose(first: Field, second: Field) -> Field:
+    """Return the motion along one field and then, from where it leads, along another."""
+    code = library()
+    if code is None:
+        return plain.compose(first, second)
+    first, second = (np.ascontiguousarray(field) for field in (first, second))
+    both = np.empty_like(first)
+    given = first.ctypes.data, second.ctypes.data, *first.shape[:2], both.ctypes.data
+    code.carfilter_motion_compose(*given)
+    return both
 
 
 def _check(found: int) -> None:
