@@ -56,8 +56,8 @@ static int64_t compare(const Level *reference, int top, int left, float u, float
                           (reference->width + reach - PATCH - 1) * STEPS);
     const uint8_t *at = reference->pixels + (intptr_t)(y >> 4) * reference->row + (x >> 4);
     int32_t sum, squares;
-    differ(at, reference->row, x & (STEPS - 1), y & (STEPS - 1), patch->slopes.template, apart, &sum,
-           &squares);
+    differ(at, reference->row, x & (STEPS - 1), y & (STEPS - 1), patch->slopes.template, apart,
+           &sum, &squares);
     return squares - (((int64_t)sum * sum) >> 6);
 }
 

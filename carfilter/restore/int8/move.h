@@ -55,17 +55,28 @@ static int32_t NAMED(apart)(const SAMPLE *one, int one_row, const SAMPLE *other,
     return sum;
 }
 
-// Fill a row of blocks of `moved` with what the field leads to, and sums with how far each
+// Copy a block to its place.
+static void NAMED(put)(const SAMPLE *block, SAMPLE *at, int row, int high, int wide)
+{
+    if (high == BLOCK && wide == BLOCK) {
+        for (int i = 0; i < BLOCK; i++, block += BLOCK, at += row)
+            memcpy(at, block, BLOCK * sizeof *at);
+        return;
+    }
+    for (int i = 0; i < high; i++, block += BLOCK, at += row)
+        memcpy(at, block, (size_t)wide * sizeof *at);
+}
+
+// Fill a row of blocks, [columns, 4, 4], with what the field leads to, and sums with how far each
 // block of the picture differs from the reference: as it is, and moved.
 static void NAMED(move_row)(const Move *of, int row, int columns, const uint8_t *moving,
-                           const uint8_t *near, SAMPLE *moved, int32_t *before, int32_t *after)
+                           const uint8_t *near, SAMPLE *found, int32_t *before, int32_t *after)
 {
     const SAMPLE *picture = of->picture, *reference = of->reference;
     const int width = of->width, y = row * BLOCK;
     const int high = of->height - y < BLOCK ? of->height - y : BLOCK;
     const int16_t *vector = of->field + 2 * (intptr_t)row * columns;
-    SAMPLE block[BLOCK * BLOCK];
-    for (int column = 0; column < columns; column++, vector += 2) {
+    for (int column = 0; column < columns; column++, vector += 2, found += BLOCK * BLOCK) {
         if (!near[column]) {
             before[column] = after[column] = 0;
             continue;
@@ -77,11 +88,8 @@ static void NAMED(move_row)(const Move *of, int row, int columns, const uint8_t 
         if (!moving[column])
             continue;
         NAMED(move_block)(reference, of->height, width, y * STEPS + vector[1],
-                         x * STEPS + vector[0], of->filters, of->most, block);
-        after[column] = NAMED(apart)(picture + at, width, block, BLOCK, high, wide);
-        for (int i = 0; i < high; i++)
-            memcpy(moved + at + (intptr_t)i * width, block + i * BLOCK,
-                   (size_t)wide * sizeof(SAMPLE));
+                         x * STEPS + vector[0], of->filters, of->most, found);
+        after[column] = NAMED(apart)(picture + at, width, found, BLOCK, high, wide);
     }
 }
 
@@ -92,41 +100,38 @@ EXPORTED int NAMED(carfilter_motion_follow)(const Move *of, uint8_t *moving, SAM
 {
     const int rows = (of->height + BLOCK - 1) / BLOCK, columns = (of->width + BLOCK - 1) / BLOCK;
     const size_t blocks = (size_t)rows * columns;
-    int32_t *before = malloc((2 * blocks + 3 * (size_t)columns) * sizeof *before + blocks);
-    if (!before)
+    const size_t each = BLOCK * BLOCK * sizeof(SAMPLE) + 2 * sizeof(int32_t) + 1;
+    SAMPLE *found = malloc(blocks * each + 3 * (size_t)columns * sizeof(int32_t));
+    if (!found)
         return -1;
-    int32_t *after = before + blocks, *sums = after + blocks;
-    int32_t *around_before = sums + columns, *around_after = around_before + columns;
+    int32_t *before = (int32_t *)(found + blocks * BLOCK * BLOCK), *after = before + blocks;
+    int32_t *sums = after + blocks, *around_before = sums + columns;
+    int32_t *around_after = around_before + columns;
     uint8_t *near = (uint8_t *)(around_after + columns);
     for (size_t i = 0; i < blocks; i++)
         moving[i] = of->field[2 * i] != 0 || of->field[2 * i + 1] != 0;
     grow(moving, rows, columns, near);
-    memcpy(moved, of->reference, (size_t)of->height * (size_t)of->width * sizeof(SAMPLE));
     for (int row = 0; row < rows; row++) {
         const intptr_t at = (intptr_t)row * columns;
-        NAMED(move_row)(of, row, columns, moving + at, near + at, moved, before + at, after + at);
+        NAMED(move_row)(of, row, columns, moving + at, near + at, found + at * BLOCK * BLOCK,
+                        before + at, after + at);
     }
+    memcpy(moved, of->reference, (size_t)of->height * (size_t)of->width * sizeof(SAMPLE));
     int any = 0;
     for (int row = 0; row < rows; row++, moving += columns) {
-        const int high = of->height - row * BLOCK < BLOCK ? of->height - row * BLOCK : BLOCK;
+        const int y = row * BLOCK, high = of->height - y < BLOCK ? of->height - y : BLOCK;
         sum_around(before, row, rows, columns, sums, around_before);
         sum_around(after, row, rows, columns, sums, around_after);
         for (int column = 0; column < columns; column++) {
+            moving[column] &= 5 * around_after[column] < 4 * around_before[column] - of->less;
             if (!moving[column])
                 continue;
-            if (5 * around_after[column] < 4 * around_before[column] - of->less) {
-                any = 1;
-                continue;
-            }
-            moving[column] = 0;
-            const int left = of->width - column * BLOCK, wide = left < BLOCK ? left : BLOCK;
-            const intptr_t at = (intptr_t)row * BLOCK * of->width + column * BLOCK;
-            for (int i = 0; i < high; i++)
-                memcpy(moved + at + (intptr_t)i * of->width,
-                       (const SAMPLE *)of->reference + at + (intptr_t)i * of->width,
-                       (size_t)wide * sizeof(SAMPLE));
+            const int x = column * BLOCK, wide = of->width - x < BLOCK ? of->width - x : BLOCK;
+            NAMED(put)(found + ((intptr_t)row * columns + column) * BLOCK * BLOCK,
+                      moved + (intptr_t)y * of->width + x, of->width, high, wide);
+            any = 1;
         }
     }
-    free(before);
+    free(found);
     return any;
 }
