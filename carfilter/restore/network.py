@@ -169,6 +169,9 @@ class Fast(nn.Module):
             conv3x3(config.channels, config.channels) for _ in range(config.body)
         )
         self.tail = _scale_weight(conv3x3(config.channels, config.factor**2), 1e-3)
+        # In training, of the last call: by how much activations were over half of the ceiling, mean
+        # squares of all layers together.
+        self.excess: Tensor | float = 0.0
 
     @property
     def halo(self) -> int:
@@ -196,14 +199,21 @@ class Fast(nn.Module):
         return _pad_to_multiple(qp, factor)[..., ::factor, ::factor]
 
     def _correct(self, inputs: Tensor, plane: Tensor, shape: torch.Size) -> Tensor:
-        ceiling = self.config.ceiling
-        head = self.head(inputs).clamp(0, ceiling)
+        if self.training:
+            self.excess = 0.0
+        head = self._bounded(self.head(inputs))
         x = head
         for layer in self.body[:-1]:
-            x = layer(x).clamp(0, ceiling)
-        x = (self.body[-1](x) + head).clamp(0, ceiling)
+            x = self._bounded(layer(x))
+        x = self._bounded(self.body[-1](x) + head)
         correction = F.pixel_shuffle(self.tail(x) * self.gate(plane), self.config.factor)
         return correction[..., : shape[-2], : shape[-1]]
+
+    def _bounded(self, x: Tensor) -> Tensor:
+        ceiling = self.config.ceiling
+        if self.training:
+            self.excess = self.excess + (x.float() - ceiling / 2).clamp_min(0).square().mean()
+        return x.clamp(0, ceiling)
 
     def gate(self, plane: Tensor) -> Tensor:
         """Return the share of the correction, 0..1, for a plane of QP / 51 or QP_UNKNOWN (1)."""

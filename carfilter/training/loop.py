@@ -246,6 +246,11 @@ def train_step(
     # The sum is formed in full precision, as in the filter.
     restored = crops.degraded + correction.float()
     loss = loss_of(recipe, restored, crops.clean, crops.error, state.step)
+    if isinstance(state.network, Fast):
+        # Beyond the ceiling no gradient brings an activation back: a detector's features drove some
+        # up and up, until gradients were a thousand times as long. By its logarithm, since the few
+        # crops whose references show something else come to thousands.
+        loss = loss + torch.as_tensor(state.network.excess).log1p()
     if recipe.harm:
         loss = loss + recipe.harm * harm_of(restored, crops.degraded, crops.clean, crops.error)
     if features is not None and is_seen(recipe, state.step):

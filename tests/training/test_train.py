@@ -26,6 +26,7 @@ from carfilter.pairs.packs import load_clean, load_twin
 from carfilter.restore.network import (
     QP_UNKNOWN,
     Car,
+    Fast,
     build_network,
     count_parameters,
     deepen,
@@ -182,6 +183,16 @@ def test_a_crop_that_went_wild_does_not_take_the_step_for_itself() -> None:
         slopes.append(restored.grad.abs().sum((1, 2, 3)))
     assert torch.equal(slopes[0][0], slopes[1][0])
     assert slopes[1][1] < slopes[0][1]
+
+
+def test_activations_that_ran_away_are_brought_back(pairs: Pairs, tmp_path: Path) -> None:
+    network = Fast()
+    with torch.no_grad():
+        network.body[2].bias[:4] = 8 * network.config.ceiling
+    recipe = Recipe(batch=2, crop=32, late_crop=None, tail_first=0, warmup=0)
+    state = new_state(recipe, torch.device("cpu"), network)
+    train(pairs, tmp_path / "m.pt", recipe, Budget(steps=5), state)
+    assert (state.network.body[2].bias[:4] < 8 * network.config.ceiling).all()
 
 
 def test_pairs_show_one_place_in_frames_that_follow_each_other(pairs: Pairs) -> None:
