@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from carfilter.errors import DeviceError, WeightsError
 from carfilter.pictures import Picture
+from carfilter.restore import door
 from carfilter.restore.devices import bfloat_is_fast
 from carfilter.restore.int8.calibration import calibrate
 from carfilter.restore.int8.convolutions import (
@@ -30,7 +31,14 @@ pytestmark = pytest.mark.skipif(
     not torch_is_exact(), reason="this CPU or torch has no int8 kernels"
 )
 
+
 LARGE = "bf16" if bfloat_is_fast(torch.device("cpu")) else "fp32"
+
+
+@pytest.fixture(autouse=True)
+def torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """int8 by torch's convolutions, as where nothing was compiled."""
+    monkeypatch.setattr(door, "open_rows", lambda _network: None)
 
 
 def trained_like() -> Fast:
