@@ -31,7 +31,6 @@ pytestmark = pytest.mark.skipif(
     not torch_is_exact(), reason="this CPU or torch has no int8 kernels"
 )
 
-
 LARGE = "bf16" if bfloat_is_fast(torch.device("cpu")) else "fp32"
 
 

@@ -41,11 +41,7 @@ static void filter_block(const uint8_t *at, int row, const int16_t *across, cons
     const __m128i right = _mm_add_epi8(left, _mm_set1_epi8(2));
     __m128i lines[BLOCK];
     for (int i = 0; i < BLOCK; i++, at += 2 * (intptr_t)row) {
-        int64_t upper, lower = 0;
-        memcpy(&upper, at, sizeof upper);
-        if (i + 1 < BLOCK)
-            memcpy(&lower, at + row, sizeof lower);
-        const __m128i samples = _mm_set_epi64x(lower, upper);
+        const __m128i samples = _mm_set_epi64x(i + 1 < BLOCK ? eight(at + row) : 0, eight(at));
         lines[i] = _mm_add_epi16(
             _mm_maddubs_epi16(_mm_shuffle_epi8(samples, left), pairs_of_bytes(across)),
             _mm_maddubs_epi16(_mm_shuffle_epi8(samples, right), pairs_of_bytes(across + 2)));

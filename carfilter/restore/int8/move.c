@@ -51,7 +51,7 @@ static void sum_around(const int32_t *blocks, int row, int rows, int columns, in
 EXPORTED void carfilter_motion_compose(const int16_t *first, const int16_t *second, int32_t rows,
                                        int32_t columns, int16_t *both)
 {
-    const int step = BLOCK * STEPS;
+    const int step = BLOCK * STEPS; // 64, which is shifted by
     for (int y = 0; y < rows; y++) {
         for (int x = 0; x < columns; x++, first += 2, both += 2) {
             const int right = (first[0] + step / 2) >> 6, down = (first[1] + step / 2) >> 6;

@@ -38,16 +38,16 @@ static void NAMED(move_block)(const SAMPLE *reference, int height, int width, in
 static int32_t NAMED(apart)(const SAMPLE *one, int one_row, const SAMPLE *other, int other_row,
                            int high, int wide)
 {
-#ifdef BY_BLOCKS
-    if (high == BLOCK && wide == BLOCK)
-        return blocks_apart(one, one_row, other, other_row);
-#endif
     int32_t sum = 0;
     if (high == BLOCK && wide == BLOCK) {
+#ifdef BY_BLOCKS
+        return blocks_apart(one, one_row, other, other_row);
+#else
         for (int i = 0; i < BLOCK; i++, one += one_row, other += other_row)
             for (int j = 0; j < BLOCK; j++)
                 sum += __builtin_abs(one[j] - other[j]);
         return sum;
+#endif
     }
     for (int i = 0; i < high; i++, one += one_row, other += other_row)
         for (int j = 0; j < wide; j++)

@@ -28,13 +28,6 @@ static __m256i plus_products(__m256i sums, __m256i one, __m256i other)
     return _mm256_add_epi32(sums, _mm256_madd_epi16(one, other));
 }
 
-static int64_t eight(const uint8_t *at)
-{
-    int64_t pixels;
-    memcpy(&pixels, at, sizeof pixels);
-    return pixels;
-}
-
 static __m256i two_rows(const uint8_t *at, int row)
 {
     return _mm256_cvtepu8_epi16(_mm_set_epi64x(eight(at + row), eight(at)));
