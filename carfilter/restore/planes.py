@@ -33,7 +33,7 @@ class _Average(ctypes.Structure):
         *((n, ctypes.c_void_p) for n in ("lumas", "luma_rows", "aparts", "table", "amounts")),
         *((n, ctypes.c_void_p) for n in ("averages", "past")),
         ("plane", ctypes.c_int64),
-        *((n, ctypes.c_int32) for n in ("pictures", "count", "width")),
+        *((n, ctypes.c_int32) for n in ("pictures", "count", "width", "zero")),
     )
 
 
@@ -212,6 +212,7 @@ def _averaged_by(
         aparts=pointers[1].ctypes.data, table=table.ctypes.data, amounts=wanted.ctypes.data,
         averages=pointers[2].ctypes.data, past=None if past is None else past.ctypes.data,
         plane=lumas[0].size, pictures=len(lumas), count=len(averages), width=lumas[0].shape[1],
+        zero=len(table) - 1,
     )  # fmt: skip
     return int(run(given, 0, lumas[0].shape[0]))
 

@@ -34,7 +34,7 @@ _SPAN = 25  # pictures over which a scene is judged
 # CRF 29 the validation clips of moving cameras have 0.2 at most, those of fixed ones 0.5 and more.
 _MAYBE, _SURELY = 0.2, 0.4
 _GOOD_QP, _POOR_QP = 20.0, 25.0  # mean QP up to which nothing is averaged, and from which all is
-_MOST_PIXELS = (256 << 20) // 5  # of pictures that wait; each takes three bytes at 8 bits
+_MOST_PIXELS = (130 << 20) // 3  # of pictures that wait; each takes three bytes at 8 bits
 
 
 @dataclass(frozen=True, slots=True)

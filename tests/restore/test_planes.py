@@ -85,6 +85,10 @@ def test_averages_are_the_same_in_c_as_in_numpy(
     level = 4.8 * (1 << (depth - 8))
     made = [links(a, b, depth, level, 0.96) for a, b in pairwise(lumas)]
     made[4] = None  # type: ignore[call-overload]  # where nothing goes on
+    corner = np.zeros((-(-size[0] // 4), -(-size[1] // 4)), np.bool_)
+    corner[0, 0] = True  # and where it does nowhere else
+    for i in (1, 2, 6):
+        made[i] = links(lumas[i], lumas[i + 1], depth, level, 0.96, corner)
     pictures = [Linked(*pair) for pair in zip(lumas, [None, *made], strict=True)]
     amounts = [1.0, 0.7, 0.0, 1.0, 0.31]
     start = rng.random((2, *size), dtype=np.float32) * 100

@@ -5,62 +5,84 @@
 
 #include "levels.h"
 
-static __m128i block_of(const uint8_t *samples, int row)
+// Return four samples, or eight, as one number.
+static int32_t four_at(const uint8_t *samples)
 {
-    int32_t lines[BLOCK];
-    for (int i = 0; i < BLOCK; i++)
-        memcpy(lines + i, samples + (intptr_t)i * row, sizeof *lines);
-    return _mm_loadu_si128((const __m128i *)lines);
+    int32_t four;
+    memcpy(&four, samples, sizeof four);
+    return four;
 }
 
-// Return the sum of the absolute differences of two blocks.
-static int32_t blocks_apart(const uint8_t *one, int one_row, const uint8_t *other, int other_row)
+static int64_t eight_at(const uint8_t *samples)
 {
-    const __m128i sums = _mm_sad_epu8(block_of(one, one_row), block_of(other, other_row));
+    int64_t eight;
+    memcpy(&eight, samples, sizeof eight);
+    return eight;
+}
+
+// Return the sum of the absolute differences of a block and one whose rows lie together.
+static int32_t block_apart(const uint8_t *one, int row, const uint8_t *other)
+{
+    __m128i block = _mm_cvtsi32_si128(four_at(one));
+    block = _mm_insert_epi32(block, four_at(one + row), 1);
+    block = _mm_insert_epi32(block, four_at(one + 2 * (intptr_t)row), 2);
+    block = _mm_insert_epi32(block, four_at(one + 3 * (intptr_t)row), 3);
+    const __m128i sums = _mm_sad_epu8(block, _mm_loadu_si128((const __m128i *)other));
     return _mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4);
 }
 
-static __m128i pairs_of_bytes(const int16_t *weights)
+static __m256i pairs_of_bytes(const int16_t *weights)
 {
-    return _mm_set1_epi16((int16_t)((weights[0] & 255) | weights[1] * 256));
+    return _mm256_set1_epi16((int16_t)((weights[0] & 255) | weights[1] * 256));
 }
 
-static __m128i pairs_of_words(const int16_t *weights)
+static __m256i pairs_of_words(const int16_t *weights)
 {
-    int32_t both;
-    memcpy(&both, weights, sizeof both);
-    return _mm_set1_epi32(both);
+    return _mm256_set1_epi32((uint16_t)weights[0] | (int32_t)((uint32_t)weights[1] << 16));
+}
+
+// Return rows 0, 1, 2 and `last` from `at` on, two in each half: of four samples, each the weighted
+// sum of four across.
+static __m256i lines_at(const uint8_t *at, int row, int last, __m256i first_two, __m256i last_two)
+{
+    // Of eight samples the first and second of the four that make each sum.
+    const __m256i left = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 1, 2, 2, 3, 3, 4, 8, 9, 9, 10, 10, 11, 11, 12));
+    const __m256i right = _mm256_add_epi8(left, _mm256_set1_epi8(2));
+    const __m256i samples =
+        _mm256_set_epi64x(eight_at(at + last * (intptr_t)row), eight_at(at + 2 * (intptr_t)row),
+                          eight_at(at + row), eight_at(at));
+    return _mm256_add_epi16(_mm256_maddubs_epi16(_mm256_shuffle_epi8(samples, left), first_two),
+                            _mm256_maddubs_epi16(_mm256_shuffle_epi8(samples, right), last_two));
+}
+
+// Return each sample of the first row of each half beside the one below it.
+static __m256i beside_below(__m256i rows)
+{
+    return _mm256_unpacklo_epi16(rows, _mm256_unpackhi_epi64(rows, rows));
 }
 
 // Fill a block from the 7x7 samples from `at` on, filtered across and then down.
 static void filter_block(const uint8_t *at, int row, const int16_t *across, const int16_t *down,
                          uint8_t *out)
 {
-    // Of two rows of eight samples each: the first and second of the four that make each of theirs.
-    const __m128i left = _mm_setr_epi8(0, 1, 1, 2, 2, 3, 3, 4, 8, 9, 9, 10, 10, 11, 11, 12);
-    const __m128i right = _mm_add_epi8(left, _mm_set1_epi8(2));
-    __m128i lines[BLOCK];
-    for (int i = 0; i < BLOCK; i++, at += 2 * (intptr_t)row) {
-        const __m128i samples = _mm_set_epi64x(i + 1 < BLOCK ? eight(at + row) : 0, eight(at));
-        lines[i] = _mm_add_epi16(
-            _mm_maddubs_epi16(_mm_shuffle_epi8(samples, left), pairs_of_bytes(across)),
-            _mm_maddubs_epi16(_mm_shuffle_epi8(samples, right), pairs_of_bytes(across + 2)));
-    }
-    __m128i pairs[BLOCK + 2]; // of each line and the next, sample by sample
-    for (int i = 0; i < BLOCK + 2; i++) {
-        const __m128i here = lines[i / 2], second = _mm_unpackhi_epi64(here, here);
-        pairs[i] = i & 1 ? _mm_unpacklo_epi16(second, lines[i / 2 + 1])
-                         : _mm_unpacklo_epi16(here, second);
-    }
-    __m128i sums[BLOCK];
-    for (int i = 0; i < BLOCK; i++) {
-        const __m128i upper = _mm_madd_epi16(pairs[i], pairs_of_words(down));
-        const __m128i lower = _mm_madd_epi16(pairs[i + 2], pairs_of_words(down + 2));
-        const __m128i sum = _mm_add_epi32(_mm_add_epi32(upper, lower), _mm_set1_epi32(2048));
-        sums[i] = _mm_srai_epi32(sum, 12);
-    }
+    const __m256i first_two = pairs_of_bytes(across), last_two = pairs_of_bytes(across + 2);
+    const uint8_t *fifth = at + 4 * (intptr_t)row;
+    const __m256i upper = lines_at(at, row, 3, first_two, last_two);      // rows 0 1, 2 3
+    const __m256i lower = lines_at(fifth, row, 2, first_two, last_two);   // 4 5, 6 6
+    const __m256i middle = _mm256_permute2x128_si256(upper, lower, 0x21); // 2 3, 4 5
+    const __m256i odd = _mm256_alignr_epi8(middle, upper, 8);             // 1 2, 3 4
+    const __m256i last = _mm256_alignr_epi8(lower, middle, 8);            // 3 4, 5 6
+    const __m256i above = pairs_of_words(down), below = pairs_of_words(down + 2);
+    const __m256i half = _mm256_set1_epi32(2048);
+    // Rows 0 and 2 of the block, and rows 1 and 3.
+    const __m256i evens = _mm256_add_epi32(_mm256_madd_epi16(beside_below(upper), above),
+                                           _mm256_madd_epi16(beside_below(middle), below));
+    const __m256i odds = _mm256_add_epi32(_mm256_madd_epi16(beside_below(odd), above),
+                                          _mm256_madd_epi16(beside_below(last), below));
     // To bytes, which holds them between 0 and 255.
-    const __m128i first = _mm_packs_epi32(sums[0], sums[1]);
-    const __m128i last = _mm_packs_epi32(sums[2], sums[3]);
-    _mm_storeu_si128((__m128i *)out, _mm_packus_epi16(first, last));
+    const __m256i words = _mm256_packs_epi32(_mm256_srai_epi32(_mm256_add_epi32(evens, half), 12),
+                                             _mm256_srai_epi32(_mm256_add_epi32(odds, half), 12));
+    const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16(words, words), 0x08);
+    _mm_storeu_si128((__m128i *)out, _mm256_castsi256_si128(bytes));
 }

@@ -22,14 +22,6 @@ static int clamped(int value, int least, int most)
     return value < least ? least : value > most ? most : value;
 }
 
-// Return eight samples as one number.
-static int64_t eight(const uint8_t *at)
-{
-    int64_t samples;
-    memcpy(&samples, at, sizeof samples);
-    return samples;
-}
-
 // Lay out the levels of a picture's pyramid in its memory, the finest first.
 static void lay_out(uint8_t *pixels, int height, int width, int count, Level *levels)
 {

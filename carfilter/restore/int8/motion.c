@@ -44,10 +44,16 @@ static void take_patch(const Level *level, int top, int left, Patch *patch)
     patch->sum_y = y;
 }
 
-// Fill what a patch moved to (u, v) of the reference differs by, in 1/16 levels; return the sum of
-// its squares about its mean.
+// What a patch differs by at some place, in 1/16 levels, and the sum of that.
+typedef struct {
+    int16_t each[AREA];
+    int32_t sum;
+} Apart;
+
+// Fill what a patch differs by from where (u, v) leads in the reference; return the sum of its
+// squares about its mean.
 static int64_t compare(const Level *reference, int top, int left, float u, float v,
-                       const Patch *patch, int16_t *apart)
+                       const Patch *patch, Apart *apart)
 {
     const int reach = EDGE - 1;
     const int y = clamped(top * STEPS + rounded(v * STEPS), -reach * STEPS,
@@ -55,20 +61,20 @@ static int64_t compare(const Level *reference, int top, int left, float u, float
     const int x = clamped(left * STEPS + rounded(u * STEPS), -reach * STEPS,
                           (reference->width + reach - PATCH - 1) * STEPS);
     const uint8_t *at = reference->pixels + (intptr_t)(y >> 4) * reference->row + (x >> 4);
-    int32_t sum, squares;
-    differ(at, reference->row, x & (STEPS - 1), y & (STEPS - 1), patch->slopes.template, apart,
-           &sum, &squares);
-    return squares - (((int64_t)sum * sum) >> 6);
+    int32_t squares;
+    differ(at, reference->row, x & (STEPS - 1), y & (STEPS - 1), patch->slopes.template,
+           apart->each, &apart->sum, &squares);
+    return squares - (((int64_t)apart->sum * apart->sum) >> 6);
 }
 
 // Return whether there is a step to take from where a patch differs by `apart`.
-static int step(const Patch *patch, const int16_t *apart, float stiffness, float *du, float *dv)
+static int step(const Patch *patch, const Apart *apart, float stiffness, float *du, float *dv)
 {
-    int32_t sums[3];
-    lean(&patch->slopes, apart, sums);
-    const int64_t sum = sums[0];
-    const float bx = (float)(sums[1] - (int32_t)((patch->sum_x * sum) >> 6));
-    const float by = (float)(sums[2] - (int32_t)((patch->sum_y * sum) >> 6));
+    int32_t across, down;
+    lean(&patch->slopes, apart->each, &across, &down);
+    const int64_t sum = apart->sum;
+    const float bx = (float)(across - (int32_t)((patch->sum_x * sum) >> 6));
+    const float by = (float)(down - (int32_t)((patch->sum_y * sum) >> 6));
     const float xx = (float)patch->xx + stiffness, yy = (float)patch->yy + stiffness;
     const float xy = (float)patch->xy;
     const float a = xx * yy, b = xy * xy;
@@ -122,20 +128,20 @@ static int start_of(const Starts *starts, int which, int row, int column, float 
 
 // Find the vector of a cell, from the best of no motion and what it may start from, and what its
 // patch then differs by.
-static const int16_t *search(const Level *target, const Level *reference, const Estimate *of,
-                             const Starts *starts, int row, int column, float *at_u, float *at_v,
-                             int16_t apart[2][AREA])
+static const Apart *search(const Level *target, const Level *reference, const Estimate *of,
+                           const Starts *starts, int row, int column, float *at_u, float *at_v,
+                           Apart apart[2])
 {
     Patch patch;
     const int top = row * CELL - CELL / 2, left = column * CELL - CELL / 2;
     take_patch(target, top, left, &patch);
     int best = 0;
     float u = 0, v = 0, u1, v1;
-    int64_t error = compare(reference, top, left, u, v, &patch, apart[best]);
+    int64_t error = compare(reference, top, left, u, v, &patch, apart + best);
     for (int which = 0; which < 2 && error > 0; which++) {
         if (!start_of(starts, which, row, column, &u1, &v1) || (u1 == u && v1 == v))
             continue;
-        const int64_t other = compare(reference, top, left, u1, v1, &patch, apart[!best]);
+        const int64_t other = compare(reference, top, left, u1, v1, &patch, apart + !best);
         if (other < error) {
             best = !best;
             error = other;
@@ -146,7 +152,7 @@ static const int16_t *search(const Level *target, const Level *reference, const 
     const float u0 = u, v0 = v;
     for (int i = 0; i < of->iterations && error > 0; i++) {
         float du, dv;
-        if (!step(&patch, apart[best], of->stiffness, &du, &dv))
+        if (!step(&patch, apart + best, of->stiffness, &du, &dv))
             break;
         if (__builtin_fabsf(du) < 0.03125f && __builtin_fabsf(dv) < 0.03125f)
             break;
@@ -154,7 +160,7 @@ static const int16_t *search(const Level *target, const Level *reference, const 
         v1 = v + dv;
         if (!(__builtin_fabsf(u1 - u0) < PATCH && __builtin_fabsf(v1 - v0) < PATCH))
             break;
-        const int64_t other = compare(reference, top, left, u1, v1, &patch, apart[!best]);
+        const int64_t other = compare(reference, top, left, u1, v1, &patch, apart + !best);
         if (other >= error)
             break;
         best = !best;
@@ -164,64 +170,59 @@ static const int16_t *search(const Level *target, const Level *reference, const 
     }
     *at_u = u;
     *at_v = v;
-    return apart[best];
+    return apart + best;
 }
 
 // Search a row of cells; those that are not marked do not move.
 static void search_row(const Level *target, const Level *reference, const Estimate *of,
                        const Starts *starts, int row, const uint8_t *marks, Cells *cells)
 {
-    int16_t apart[2][AREA];
+    Apart apart[2];
     cells->moves = 0;
     for (int column = 0; column < target->columns; column++) {
         float u = 0, v = 0;
         if (!marks[column]) {
             for (int i = 0; i < 16; i++)
-                cells->weights[i / 4][i % 4][column] = 0;
+                cells->weights[i / 4][i % 4][column] = 1.0f / LENIENCE;
         } else {
-            const int16_t *at =
+            float weights[16];
+            const Apart *found =
                 search(target, reference, of, starts, row, column, &u, &v, apart);
-            for (int i = 0; i < 4; i++, at += 2 * PATCH)
-                for (int j = 0; j < 4; j++)
-                    cells->weights[i][j][column] = (float)(
-                        __builtin_abs(at[2 * j]) + __builtin_abs(at[2 * j + 1]) +
-                        __builtin_abs(at[PATCH + 2 * j]) + __builtin_abs(at[PATCH + 2 * j + 1]));
+            weigh(found->each, weights);
+            for (int i = 0; i < 16; i++)
+                cells->weights[i / 4][i % 4][column] = weights[i];
             cells->moves |= u != 0 || v != 0;
         }
         cells->u[column] = u;
         cells->v[column] = v;
-    }
-    for (int i = 0; i < 16; i++) {
-        float *weights = cells->weights[i / 4][i % 4];
-        for (int column = 0; column < target->columns; column++)
-            weights[column] = 1.0f / (weights[column] + 64.0f);
     }
 }
 
 // Blend the vectors of the four patches that cover each 2x2 pixels, by how well they explain
 // them, in the lower half of a row of cells, or in the upper half of the next one, times `scale`.
 static void blend_half(const Cells *upper, const Cells *lower, int half, int columns, float scale,
-                       float *out_u, float *out_v)
+                       float *restrict out_u, float *restrict out_v)
 {
     if (!upper->moves && !lower->moves) {
         memset(out_u, 0, 2 * (size_t)columns * sizeof *out_u);
         memset(out_v, 0, 2 * (size_t)columns * sizeof *out_v);
         return;
     }
+    // Of the patch to the left and of that to the right, for the even columns and for the odd ones.
     float *const *above = upper->weights[2 + half], *const *below = lower->weights[half];
-    for (int odd = 0; odd < 2; odd++) { // of the patch to the left and of that to the right
-        const int left = odd - 1, first = 3 - odd, second = 1 - odd;
-        const float *a = above[first] + left, *b = above[second] + left + 1;
-        const float *c = below[first] + left, *d = below[second] + left + 1;
-        const float *au = upper->u + left, *av = upper->v + left;
-        const float *cu = lower->u + left, *cv = lower->v + left;
-        for (int x = 0; x < columns; x++) {
-            const float weight = a[x] + b[x] + c[x] + d[x];
-            const float u = a[x] * au[x] + b[x] * au[x + 1] + c[x] * cu[x] + d[x] * cu[x + 1];
-            const float v = a[x] * av[x] + b[x] * av[x + 1] + c[x] * cv[x] + d[x] * cv[x + 1];
-            out_u[2 * x + odd] = u / weight * scale;
-            out_v[2 * x + odd] = v / weight * scale;
-        }
+    const float *a0 = above[3] - 1, *b0 = above[1], *c0 = below[3] - 1, *d0 = below[1];
+    const float *a1 = above[2], *b1 = above[0] + 1, *c1 = below[2], *d1 = below[0] + 1;
+    const float *au = upper->u, *av = upper->v, *cu = lower->u, *cv = lower->v;
+    for (int x = 0; x < columns; x++) {
+        const float even = a0[x] + b0[x] + c0[x] + d0[x], odd = a1[x] + b1[x] + c1[x] + d1[x];
+        const float even_u = a0[x] * au[x - 1] + b0[x] * au[x] + c0[x] * cu[x - 1] + d0[x] * cu[x];
+        const float even_v = a0[x] * av[x - 1] + b0[x] * av[x] + c0[x] * cv[x - 1] + d0[x] * cv[x];
+        const float odd_u = a1[x] * au[x] + b1[x] * au[x + 1] + c1[x] * cu[x] + d1[x] * cu[x + 1];
+        const float odd_v = a1[x] * av[x] + b1[x] * av[x + 1] + c1[x] * cv[x] + d1[x] * cv[x + 1];
+        out_u[2 * x] = even_u / even * scale;
+        out_u[2 * x + 1] = odd_u / odd * scale;
+        out_v[2 * x] = even_v / even * scale;
+        out_v[2 * x + 1] = odd_v / odd * scale;
     }
 }
 

@@ -6,6 +6,7 @@
 enum {
     PATCH = 8, // pixels of a patch, whose middle its cell is
     AREA = PATCH * PATCH,
+    LENIENCE = 64, // added to what 2x2 pixels differ by, in 1/16 levels, before that weighs
 };
 
 typedef struct {
@@ -13,55 +14,49 @@ typedef struct {
 } Slopes;
 
 #ifdef __AVX2__
-#include <immintrin.h>
+#include "vectors.h"
 
-static int32_t total(__m256i sums)
+// Return rows from `at` on, a pixel and the one to its right side by side.
+static Rows pairs_at(const uint8_t *at, int row)
 {
-    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
-    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1));
-    return _mm_cvtsi128_si32(half);
+    const __m128i pairs = _mm_setr_epi8(0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8);
+    return OF(shuffle_epi8)(rows_at(at, row), in_each_row(pairs));
 }
 
-static __m256i plus_products(__m256i sums, __m256i one, __m256i other)
+// Return eight pixels of each row, beginning with its first, second or third, in 16 bits.
+static Rows pixels_of(Rows rows, int first)
 {
-    return _mm256_add_epi32(sums, _mm256_madd_epi16(one, other));
-}
-
-static __m256i two_rows(const uint8_t *at, int row)
-{
-    return _mm256_cvtepu8_epi16(_mm_set_epi64x(eight(at + row), eight(at)));
-}
-
-// Return two rows, each pixel mixed with the one to its right.
-static __m256i mixed_rows(const uint8_t *at, int row, __m256i weights)
-{
-    const __m256i pixels =
-        _mm256_set_epi64x(eight(at + row + 1), eight(at + row), eight(at + 1), eight(at));
-    const __m256i pairs = _mm256_unpacklo_epi8(pixels, _mm256_srli_si256(pixels, 8));
-    return _mm256_maddubs_epi16(pairs, weights);
+    const __m128i eight = _mm_setr_epi8(0, -1, 1, -1, 2, -1, 3, -1, 4, -1, 5, -1, 6, -1, 7, -1);
+    const __m128i from = _mm_add_epi16(eight, _mm_set1_epi16((int16_t)first));
+    return OF(shuffle_epi8)(rows, in_each_row(from));
 }
 
 // Fill a patch in 1/16 levels, its slopes, and the sums of xx, xy, yy, x and y over these.
 static void take(const uint8_t *at, int row, Slopes *patch, int32_t sums[5])
 {
-    const __m256i one = _mm256_set1_epi16(1);
-    __m256i all[5] = {0};
-    for (int i = 0; i < AREA; i += 2 * PATCH, at += 2 * (intptr_t)row) {
-        const __m256i x = _mm256_sub_epi16(two_rows(at + 1, row), two_rows(at - 1, row));
-        const __m256i y = _mm256_sub_epi16(two_rows(at + row, row), two_rows(at - row, row));
-        const __m256i pixels = _mm256_slli_epi16(two_rows(at, row), 4);
-        _mm256_storeu_si256((__m256i *)(patch->template + i), pixels);
-        _mm256_storeu_si256((__m256i *)(patch->across + i), x);
-        _mm256_storeu_si256((__m256i *)(patch->down + i), y);
-        all[0] = plus_products(all[0], x, x);
-        all[1] = plus_products(all[1], x, y);
-        all[2] = plus_products(all[2], y, y);
-        all[3] = plus_products(all[3], x, one);
-        all[4] = plus_products(all[4], y, one);
+    const Rows one = OF(set1_epi16)(1);
+    Rows xx = {0}, xy = {0}, yy = {0}, all_x = {0}, all_y = {0};
+    Rows above = rows_at(at - row - 1, row);
+    for (int i = 0; i < AREA; i += HELD * PATCH) {
+        at += HELD * (intptr_t)row;
+        const Rows next = rows_at(at - row - 1, row);
+        const Rows here = BELOW(above, next, 1), below = BELOW(above, next, 2);
+        const Rows x = OF(sub_epi16)(pixels_of(here, 2), pixels_of(here, 0));
+        const Rows y = OF(sub_epi16)(pixels_of(below, 1), pixels_of(above, 1));
+        put_rows(patch->template + i, OF(slli_epi16)(pixels_of(here, 1), 4));
+        put_rows(patch->across + i, x);
+        put_rows(patch->down + i, y);
+        xx = plus_products(xx, x, x);
+        xy = plus_products(xy, x, y);
+        yy = plus_products(yy, y, y);
+        all_x = OF(add_epi16)(all_x, x);
+        all_y = OF(add_epi16)(all_y, y);
+        above = next;
     }
-    for (int i = 0; i < 5; i++)
-        sums[i] = total(all[i]);
+    all_x = OF(madd_epi16)(all_x, one);
+    all_y = OF(madd_epi16)(all_y, one);
+    _mm_storeu_si128((__m128i *)sums, totals(xx, xy, yy, all_x));
+    sums[4] = _mm_cvtsi128_si32(totals(all_y, all_y, all_y, all_y));
 }
 
 // Fill what a patch differs by from the pixels at (fx, fy) sixteenths beside `at`, and the sum of
@@ -69,43 +64,58 @@ static void take(const uint8_t *at, int row, Slopes *patch, int32_t sums[5])
 static void differ(const uint8_t *at, int row, int fx, int fy, const int16_t *template,
                    int16_t *apart, int32_t *sum, int32_t *squares)
 {
-    const __m256i across = _mm256_set1_epi16((int16_t)((STEPS - fx) | fx << 8));
-    const __m256i down = _mm256_set1_epi16((int16_t)fy), half = _mm256_set1_epi16(STEPS / 2);
-    __m256i sums = _mm256_setzero_si256(), powers = sums, here = mixed_rows(at, row, across);
-    for (int i = 0; i < AREA; i += 2 * PATCH) {
-        at += 2 * (intptr_t)row;
-        // Below the last two rows one is looked at.
-        const __m256i next = mixed_rows(at, i + 2 * PATCH < AREA ? row : 0, across);
-        const __m256i below = _mm256_permute2x128_si256(here, next, 0x21);
+    const Rows across = OF(set1_epi16)((int16_t)((STEPS - fx) | fx << 8));
+    const Rows down = OF(set1_epi16)((int16_t)fy), half = OF(set1_epi16)(STEPS / 2);
+    Rows sums = {0}, powers = {0}, here = OF(maddubs_epi16)(pairs_at(at, row), across);
+    for (int i = 0; i < AREA; i += HELD * PATCH) {
+        at += HELD * (intptr_t)row;
+        // Below the last rows one is looked at.
+        const Rows pairs = pairs_at(at, i + HELD * PATCH < AREA ? row : 0);
+        const Rows next = OF(maddubs_epi16)(pairs, across), below = BELOW(here, next, 1);
         // here x (16 - fy) + below x fy: what overflows on the way there cancels out
-        const __m256i change = _mm256_mullo_epi16(_mm256_sub_epi16(below, here), down);
-        const __m256i mixed = _mm256_add_epi16(_mm256_slli_epi16(here, 4), change);
-        const __m256i found = _mm256_srli_epi16(_mm256_add_epi16(mixed, half), 4);
-        const __m256i wanted = _mm256_loadu_si256((const __m256i *)(template + i));
-        const __m256i differs = _mm256_sub_epi16(found, wanted);
-        _mm256_storeu_si256((__m256i *)(apart + i), differs);
-        sums = plus_products(sums, differs, _mm256_set1_epi16(1));
+        const Rows change = OF(mullo_epi16)(OF(sub_epi16)(below, here), down);
+        const Rows mixed = OF(add_epi16)(OF(slli_epi16)(here, 4), change);
+        const Rows found = OF(srli_epi16)(OF(add_epi16)(mixed, half), 4);
+        const Rows differs = OF(sub_epi16)(found, get_rows(template + i));
+        put_rows(apart + i, differs);
+        sums = OF(add_epi16)(sums, differs);
         powers = plus_products(powers, differs, differs);
         here = next;
     }
-    *sum = total(sums);
-    *squares = total(powers);
+    sums = OF(madd_epi16)(sums, OF(set1_epi16)(1));
+    const __m128i both = totals(sums, powers, sums, powers);
+    *sum = _mm_cvtsi128_si32(both);
+    *squares = _mm_extract_epi32(both, 1);
 }
 
-// Fill the sums of what a patch differs by, and of its products with the slopes.
-static void lean(const Slopes *patch, const int16_t *apart, int32_t sums[3])
+// Fill the sums of the products of what a patch differs by and its slopes.
+static void lean(const Slopes *patch, const int16_t *apart, int32_t *across, int32_t *down)
 {
-    __m256i all[3] = {0};
-    for (int i = 0; i < AREA; i += 2 * PATCH) {
-        const __m256i differs = _mm256_loadu_si256((const __m256i *)(apart + i));
-        const __m256i x = _mm256_loadu_si256((const __m256i *)(patch->across + i));
-        const __m256i y = _mm256_loadu_si256((const __m256i *)(patch->down + i));
-        all[0] = plus_products(all[0], differs, _mm256_set1_epi16(1));
-        all[1] = plus_products(all[1], x, differs);
-        all[2] = plus_products(all[2], y, differs);
+    Rows x = {0}, y = {0};
+    for (int i = 0; i < AREA; i += HELD * PATCH) {
+        const Rows differs = get_rows(apart + i);
+        x = plus_products(x, get_rows(patch->across + i), differs);
+        y = plus_products(y, get_rows(patch->down + i), differs);
     }
-    for (int i = 0; i < 3; i++)
-        sums[i] = total(all[i]);
+    const __m128i both = totals(x, y, x, y);
+    *across = _mm_cvtsi128_si32(both);
+    *down = _mm_extract_epi32(both, 1);
+}
+
+// Fill how well each 2x2 pixels are explained, [4][4], from what they differ by.
+static void weigh(const int16_t *apart, float weights[16])
+{
+    const __m256i one = _mm256_set1_epi16(1);
+    for (int i = 0; i < AREA; i += 4 * PATCH, apart += 4 * PATCH, weights += 8) {
+        const __m256i *rows = (const __m256i *)apart;
+        const __m256i two = _mm256_abs_epi16(_mm256_loadu_si256(rows));
+        const __m256i last = _mm256_abs_epi16(_mm256_loadu_si256(rows + 1));
+        const __m256i upper = _mm256_madd_epi16(two, one), lower = _mm256_madd_epi16(last, one);
+        const __m256i sums = _mm256_add_epi32(_mm256_permute2x128_si256(upper, lower, 0x20),
+                                              _mm256_permute2x128_si256(upper, lower, 0x31));
+        const __m256 differ = _mm256_add_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(LENIENCE));
+        _mm256_storeu_ps(weights, _mm256_div_ps(_mm256_set1_ps(1), differ));
+    }
 }
 
 #else
@@ -150,13 +160,22 @@ static void differ(const uint8_t *at, int row, int fx, int fy, const int16_t *te
     }
 }
 
-static void lean(const Slopes *patch, const int16_t *apart, int32_t sums[3])
+static void lean(const Slopes *patch, const int16_t *apart, int32_t *across, int32_t *down)
 {
-    memset(sums, 0, 3 * sizeof *sums);
+    *across = *down = 0;
     for (int i = 0; i < AREA; i++) {
-        sums[0] += apart[i];
-        sums[1] += patch->across[i] * apart[i];
-        sums[2] += patch->down[i] * apart[i];
+        *across += patch->across[i] * apart[i];
+        *down += patch->down[i] * apart[i];
+    }
+}
+
+static void weigh(const int16_t *apart, float weights[16])
+{
+    for (int i = 0; i < 16; i++) {
+        const int16_t *at = apart + i / 4 * 2 * PATCH + i % 4 * 2;
+        const int sum = __builtin_abs(at[0]) + __builtin_abs(at[1]) + __builtin_abs(at[PATCH]) +
+                        __builtin_abs(at[PATCH + 1]);
+        weights[i] = 1.0f / ((float)sum + LENIENCE);
     }
 }
 

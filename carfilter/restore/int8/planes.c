@@ -65,6 +65,7 @@ typedef struct {
     float *past;                /* sums, and `plane` further weights; or none, which are zero */
     int64_t plane;
     int32_t pictures, count, width;
+    int32_t zero;               /* the place in the table where nothing goes on */
 } Average;
 
 static int smaller(int a, int b) {

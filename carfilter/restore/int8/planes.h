@@ -47,30 +47,43 @@ EXPORTED void NAMED(carfilter_planes_mask)(
     }
 }
 
+/* Fill what goes on from the picture before, for each sample; return whether anything does. */
+static int NAMED(goes_on)(
+    const Average *of, int picture, int64_t at, int width, float *restrict link
+) {
+    if (!of->aparts[picture]) return 0;
+    const SUM *apart = (const SUM *)of->aparts[picture] + at;
+    fetch_early(apart + TILE, (size_t)width * sizeof *apart);
+    const SUM zero = (SUM)of->zero;
+    SUM other = 0;
+    for (int x = 0; x < width; x++) other |= apart[x] ^ zero;
+    if (!other) return 0;
+    for (int x = 0; x < width; x++) link[x] = of->table[apart[x]];
+    return 1;
+}
+
 /* Average columns of row y, `width` of them from `left` on.
  *
  * after: room for what comes after each picture that comes out, [count][2][TILE].
- * links: room for what goes on to each picture from the one before, [pictures][TILE]. */
+ * links: room for what goes on to each picture from the one before, [pictures][TILE].
+ * linked: room for whether anything goes on to each picture, [pictures + 1]. */
 static void NAMED(average)(
-    const Average *of, int y, int left, int width, float *after, float *links
+    const Average *of, int y, int left, int width, float *after, float *links, uint8_t *linked
 ) {
     float later[2][TILE], none[2][TILE];
     const int64_t at = (int64_t)y * of->width + left;
     float *restrict sum = of->past ? of->past + at : none[0];
     float *restrict weight = of->past ? sum + of->plane : none[1];
-    const float *table = of->table;
-    memset(later, 0, sizeof later);
     if (!of->past) memset(none, 0, sizeof none);
+    linked[of->pictures] = 0;
     for (int i = of->pictures - 1; i >= 0; i--) {
         const SAMPLE *luma = (const SAMPLE *)of->lumas[i] + y * of->luma_rows[i] + left;
-        if (i < of->count) memcpy(after + (int64_t)i * 2 * TILE, later, sizeof later);
-        if (!of->aparts[i]) {
-            memset(later, 0, sizeof later);
-            continue;
-        }
-        const SUM *apart = (const SUM *)of->aparts[i] + at;
         float *restrict link = links + (int64_t)i * TILE;
-        for (int x = 0; x < width; x++) link[x] = table[apart[x]];
+        fetch_early(luma + TILE, (size_t)width * sizeof *luma);
+        if (!linked[i + 1]) memset(later, 0, sizeof later);
+        if (i < of->count) memcpy(after + (int64_t)i * 2 * TILE, later, sizeof later);
+        linked[i] = (uint8_t)NAMED(goes_on)(of, i, at, width, link);
+        if (!linked[i]) continue;
         for (int x = 0; x < width; x++) {
             later[0][x] = (later[0][x] + (float)luma[x]) * link[x];
             later[1][x] = (later[1][x] + 1) * link[x];
@@ -78,22 +91,27 @@ static void NAMED(average)(
     }
     for (int i = 0; i < of->count; i++) {
         const SAMPLE *luma = (const SAMPLE *)of->lumas[i] + y * of->luma_rows[i] + left;
-        const float *link = of->aparts[i] ? links + (int64_t)i * TILE : 0;
-        const float *coming = after + (int64_t)i * 2 * TILE, amount = of->amounts[i];
+        const float *link = links + (int64_t)i * TILE, amount = of->amounts[i];
+        const float *coming = after + (int64_t)i * 2 * TILE;
         SAMPLE *restrict out = (SAMPLE *)of->averages[i] + at;
-        if (link) {
+        if (linked[i]) {
             for (int x = 0; x < width; x++) {
-                sum[x] *= link[x];
-                weight[x] *= link[x];
+                sum[x] = sum[x] * link[x] + (float)luma[x];
+                weight[x] = weight[x] * link[x] + 1;
             }
         } else {
-            memset(sum, 0, (size_t)width * sizeof *sum);
-            memset(weight, 0, (size_t)width * sizeof *weight);
+            for (int x = 0; x < width; x++) {
+                sum[x] = (float)luma[x];
+                weight[x] = 1;
+            }
+        }
+        /* Of itself alone, or none of the way to its average, a picture stays what it is. */
+        if (amount == 0 || (!linked[i] && !linked[i + 1])) {
+            memcpy(out, luma, (size_t)width * sizeof *out);
+            continue;
         }
         for (int x = 0; x < width; x++) {
             const float own = (float)luma[x];
-            sum[x] += own;
-            weight[x] += 1;
             const float mean = (coming[x] + sum[x]) / (coming[TILE + x] + weight[x]);
             out[x] = (SAMPLE)(int)__builtin_rintf((mean - own) * amount + own);
         }
@@ -103,12 +121,13 @@ static void NAMED(average)(
 /* Fill rows top to bottom of the averages; 0, or -1 without memory. */
 EXPORTED int NAMED(carfilter_planes_average)(const Average *of, int top, int bottom) {
     const size_t rows = (size_t)of->count * 2 + (size_t)of->pictures;
-    float *after = malloc(rows * TILE * sizeof *after);
+    float *after = malloc(rows * TILE * sizeof *after + (size_t)of->pictures + 1);
     if (!after) return -1;
     float *links = after + (int64_t)of->count * 2 * TILE;
+    uint8_t *linked = (uint8_t *)(links + (int64_t)of->pictures * TILE);
     for (int y = top; y < bottom; y++)
         for (int left = 0; left < of->width; left += TILE)
-            NAMED(average)(of, y, left, smaller(TILE, of->width - left), after, links);
+            NAMED(average)(of, y, left, smaller(TILE, of->width - left), after, links, linked);
     free(after);
     return 0;
 }

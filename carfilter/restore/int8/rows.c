@@ -105,9 +105,12 @@ static void subtract(
 static void put_cells(
     const uint8_t *upper, const uint8_t *lower, uint8_t *out, int width, int step
 ) {
-    for (int x = 0; x < width; x++) {
-        memcpy(out + (int64_t)x * step, upper + 2 * x, 2);
-        memcpy(out + (int64_t)x * step + 2, lower + 2 * x, 2);
+    for (int x = 0; x < width; x++, out += step) {
+        uint16_t above, below;
+        memcpy(&above, upper + 2 * x, 2);
+        memcpy(&below, lower + 2 * x, 2);
+        const uint32_t cell = above | (uint32_t)below << 16; /* little-endian, as all we run on */
+        memcpy(out, &cell, sizeof cell);
     }
 }
 
@@ -136,6 +139,8 @@ static void fill(const Strip *strip, int y, uint8_t *out) {
         } else {
             const int64_t pitch = picture->luma_row[map];
             const uint8_t *row = picture->luma[map] + 2 * y * pitch + at;
+            fetch_early(row + 2 * pitch, 2 * (size_t)width);
+            fetch_early(row + 3 * pitch, 2 * (size_t)width);
             subtract(row, upper, apart[0], 2 * width, network->contrast);
             subtract(row + pitch, lower, apart[1], 2 * width, network->contrast);
         }
