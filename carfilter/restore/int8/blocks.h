@@ -38,7 +38,7 @@ static __m256i pairs_of_bytes(const int16_t *weights)
 
 static __m256i pairs_of_words(const int16_t *weights)
 {
-    return _mm256_set1_epi32((uint16_t)weights[0] | (int32_t)((uint32_t)weights[1] << 16));
+    return _mm256_set1_epi32(four_at((const uint8_t *)weights));
 }
 
 // Return rows 0, 1, 2 and `last` from `at` on, two in each half: of four samples, each the weighted

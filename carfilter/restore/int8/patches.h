@@ -31,7 +31,8 @@ static Rows pixels_of(Rows rows, int first)
     return OF(shuffle_epi8)(rows, in_each_row(from));
 }
 
-// Fill a patch in 1/16 levels, its slopes, and the sums of xx, xy, yy, x and y over these.
+// Fill a patch in 1/16 levels, its slopes, and the sums of xx, xy, yy, x and y over these. What
+// is read beside and below it, to whole vectors, lies in the edge of its level.
 static void take(const uint8_t *at, int row, Slopes *patch, int32_t sums[5])
 {
     const Rows one = OF(set1_epi16)(1);
