@@ -11,7 +11,7 @@
 
 enum {
     CELL = CHANNELS, /* bytes of a position */
-    BLOCK = 16,      /* positions whose sums are kept at a time */
+    BLOCK = 8,       /* positions whose sums are kept at a time */
 };
 
 /* Nothing has to be asked for. */
@@ -23,22 +23,37 @@ static void begin(void) {}
 
 static void end(void) {}
 
-/* Add the dot products of one row of a kernel, `bytes` long, to sums of `outputs` each.
+/* Fill sums of `outputs` each with an offset and the dot products of the three rows of a kernel.
  *
- * in: the bytes of the first position; those of the next follow `cell` bytes later. */
-INLINE void add_products(
-    const int8_t *weights, const uint8_t *in, int cell, int bytes, int32_t *sums, int outputs
+ * in: of each row, the bytes of the first position; those of the next follow `cell` bytes later.
+ * bytes: of a row of the kernel. */
+INLINE void sum_products(
+    const int8_t *weights, const uint8_t *const in[3], int cell, int bytes, const int32_t *offset,
+    int32_t *sums, int outputs
 ) {
     const int groups = outputs / LANES;
     Lanes sum[POSITIONS][CHANNELS / LANES];
-    UNROLL for (int p = 0; p < POSITIONS; p++)
-        UNROLL for (int g = 0; g < groups; g++) sum[p][g] = LOAD(sums + p * outputs + g * LANES);
-    for (int at = 0; at < bytes; at += 4, weights += outputs * STEP) {
-        Spread a[POSITIONS];
-        UNROLL for (int p = 0; p < POSITIONS; p++) a[p] = spread(in + p * cell + at);
-        UNROLL for (int g = 0; g < groups; g++)
-            UNROLL for (int p = 0; p < POSITIONS; p++)
-                sum[p][g] = dot(sum[p][g], a[p], weights + g * LANES * STEP);
+    UNROLL for (int g = 0; g < groups; g++)
+        UNROLL for (int p = 0; p < POSITIONS; p++) sum[p][g] = LOAD(offset + g * LANES);
+    for (int row = 0; row < 3; row++) {
+        const uint8_t *at = in[row];
+        for (const uint8_t *end = at + bytes; at < end; at += 4, weights += outputs * STEP) {
+            /* Beside the sums the fewer of both, inputs and weights, stay in registers: there are
+             * not enough for the more. */
+            if (POSITIONS > groups) {
+                UNROLL for (int p = 0; p < POSITIONS; p++) {
+                    const Spread a = spread(at + p * cell);
+                    UNROLL for (int g = 0; g < groups; g++)
+                        sum[p][g] = dot(sum[p][g], a, weights + g * LANES * STEP);
+                }
+                continue;
+            }
+            Spread a[POSITIONS];
+            UNROLL for (int p = 0; p < POSITIONS; p++) a[p] = spread(at + p * cell);
+            UNROLL for (int g = 0; g < groups; g++)
+                UNROLL for (int p = 0; p < POSITIONS; p++)
+                    sum[p][g] = dot(sum[p][g], a[p], weights + g * LANES * STEP);
+        }
     }
     UNROLL for (int p = 0; p < POSITIONS; p++)
         UNROLL for (int g = 0; g < groups; g++) STORE(sums + p * outputs + g * LANES, sum[p][g]);
@@ -98,15 +113,12 @@ static void convolve(
     const int cell = layer ? CELL : network->inputs;
     const int32_t *offset = network->offset + CHANNELS * layer;
     int32_t sums[BLOCK * CHANNELS] __attribute__((aligned(64)));
+    const int8_t *weights = weights_of(network, layer);
     for (int x = 0; x < width; x += BLOCK) {
-        for (int i = 0; i < BLOCK; i++) memcpy(sums + i * CHANNELS, offset, sizeof sums / BLOCK);
-        const int8_t *weights = weights_of(network, layer);
-        for (int row = 0; row < 3; row++, weights += 3 * cell / 4 * CHANNELS * STEP) {
-            const uint8_t *a = in[row] + (int64_t)x * cell;
-            for (int i = 0; i < BLOCK; i += POSITIONS) {
-                int32_t *own = sums + i * CHANNELS;
-                add_products(weights, a + i * cell, cell, 3 * cell, own, CHANNELS);
-            }
+        for (int i = 0; i < BLOCK; i += POSITIONS) {
+            const int64_t from = (int64_t)(x + i) * cell;
+            const uint8_t *const a[3] = {in[0] + from, in[1] + from, in[2] + from};
+            sum_products(weights, a, cell, 3 * cell, offset, sums + i * CHANNELS, CHANNELS);
         }
         const int64_t at = (int64_t)x * CELL;
         finish(network, layer, sums, BLOCK, skip ? skip + at : 0, out + at);
@@ -120,11 +132,11 @@ static void sum_tail(
     enum { WIDE = 16 }; /* outputs; the last four are zero, and overwritten by what follows */
     const int32_t *offset = network->offset + CHANNELS * (network->layers - 1);
     int32_t own[POSITIONS * WIDE];
+    const int8_t *weights = weights_of(network, network->layers - 1);
     for (int x = 0; x < width + 2; x += POSITIONS) {
-        const int8_t *weights = weights_of(network, network->layers - 1);
-        for (int p = 0; p < POSITIONS; p++) memcpy(own + p * WIDE, offset, WIDE * sizeof *own);
-        for (int row = 0; row < 3; row++, weights += CELL / 4 * WIDE * STEP)
-            add_products(weights, in[row] + (int64_t)x * CELL, CELL, CELL, own, WIDE);
+        const int64_t from = (int64_t)x * CELL;
+        const uint8_t *const a[3] = {in[0] + from, in[1] + from, in[2] + from};
+        sum_products(weights, a, CELL, CELL, offset, own, WIDE);
         for (int p = 0; p < POSITIONS; p++)
             memcpy(sums + (x + p) * 12, own + p * WIDE, 12 * sizeof(int32_t));
     }

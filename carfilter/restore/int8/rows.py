@@ -29,6 +29,7 @@ from carfilter.restore.int8.quantised import (
 
 _MOST_LAYERS, _MOST_INPUTS, _MOST_MAPS = 32, 40, 8
 _MOST_CHANNELS = 48
+_LINE = 64  # bytes
 _BAND = 32  # rows of cells at least that a thread restores
 _NUMBERS = ("layers", "maps", "inputs", "contrast", "head_bytes", "body_bytes")
 _POINTERS = ("weights", "offset", "scale", "bias", "rescale", "gates", "codes")
@@ -129,7 +130,7 @@ class Rows:
         offset = kind.packing.taken * np.stack(sums)
         offset[0] -= INPUT_ZERO * totals(head)
         self._arrays: dict[str, npt.NDArray[Any]] = {
-            "weights": np.concatenate(packed),
+            "weights": _from_a_line_on(np.concatenate(packed)),
             "offset": offset,
             "scale": _wide([layer.sum_scale for layer in layers], channels),
             "bias": _wide([layer.bias for layer in layers], channels),
@@ -157,6 +158,14 @@ class Rows:
             amount: grey levels of a correction of one.
         """
         return Restoring(self._compiled, self._network, picture, amount)
+
+
+def _from_a_line_on(packed: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """Return a copy whose vectors lie in one line of the cache each."""
+    memory = np.empty(len(packed) + _LINE, np.int8)
+    start = -memory.ctypes.data % _LINE
+    memory[start : start + len(packed)] = packed
+    return memory[start : start + len(packed)]
 
 
 def _wide(lines: list[Floats], channels: int) -> Floats:
