@@ -67,8 +67,8 @@ INLINE Floats all(float value) {
 
 /* Bring the sums of some positions to uint8, which is the ReLU as well. skip: what is added. */
 INLINE void finish_all(
-    const Network *network, int layer, const int32_t *sums, int count, const uint8_t *skip,
-    uint8_t *out
+    const Network *network, int layer, const int32_t *restrict sums, int count,
+    const uint8_t *skip, uint8_t *restrict out
 ) {
     const float *scale = network->scale + CHANNELS * layer;
     const float *bias = network->bias + CHANNELS * layer;
