@@ -6,7 +6,6 @@
 enum {
     CELL = 4,       // pixels of a level to a side that have one patch
     STEPS = 16,     // of a pixel, to which vectors are rounded
-    STILL = 2,      // steps both ways, up to which a block keeps still
     BLOCK = 4,      // pixels of the picture to a side that have one vector
     TOGETHER = 4,   // cells that are compared at a time: as many as the edge has room for
     EDGE = 16,      // pixels around each level of a pyramid

@@ -154,7 +154,7 @@ static const Apart *search(const Level *target, const Level *reference, const Es
         float du, dv;
         if (!step(&patch, apart + best, of->stiffness, &du, &dv))
             break;
-        if (__builtin_fabsf(du) < 0.0625f && __builtin_fabsf(dv) < 0.0625f)
+        if (__builtin_fabsf(du) < 0.03125f && __builtin_fabsf(dv) < 0.03125f)
             break;
         u1 = u + du;
         v1 = v + dv;
@@ -265,11 +265,8 @@ static void search_level(const Level *target, const Level *reference, const Esti
                 continue;
             int16_t *out = field + 2 * (intptr_t)y * blocks;
             for (int x = 0; x < blocks; x++) {
-                const int across = (int)__builtin_rintf(out_u[x]);
-                const int down = (int)__builtin_rintf(out_v[x]);
-                const int moves = __builtin_abs(across) > STILL || __builtin_abs(down) > STILL;
-                out[2 * x] = (int16_t)(moves ? across : 0);
-                out[2 * x + 1] = (int16_t)(moves ? down : 0);
+                out[2 * x] = (int16_t)(int)__builtin_rintf(out_u[x]);
+                out[2 * x + 1] = (int16_t)(int)__builtin_rintf(out_v[x]);
             }
         }
     }

@@ -9,14 +9,10 @@ import numpy.typing as npt
 CELL = 4  # pixels of a level to a side that have one vector while it is searched
 BLOCK = 4  # pixels of the picture to a side that have one vector in the end
 STEPS = 16  # of a pixel, that a vector counts
-STILL = 2  # steps both ways, up to which a block keeps still: moving it would win nothing
 EDGE = 16  # pixels around each level
 ITERATIONS = 4  # that a vector is searched in, at most
-# Where motion between the pictures on the way says where to look. More of them follow the noise of
-# poor video: of all frames at CRF 47 moving cameras gain 0.005 dB less with four.
-ITERATIONS_ON_THE_WAY = 2
 STIFFNESS = 4096.0  # holds a vector to where it started, as so much squared gradient would
-NOISE = 3.0  # levels a pixel, at half the size, that coding alone may change
+NOISE = 2.0  # levels a pixel, at half the size, that coding alone may change
 _SMALLEST = 6  # pixels of the shorter side of the coarsest level, at least
 
 Vectors = npt.NDArray[np.float32]

@@ -83,25 +83,19 @@ def pyramid(pixels: npt.NDArray[np.uint8]) -> Pyramid:
     return made
 
 
-def estimate(
-    picture: Pyramid,
-    other: Pyramid,
-    guess: Field | None = None,
-    iterations: int = ITERATIONS,
-) -> Field | None:
+def estimate(picture: Pyramid, other: Pyramid, guess: Field | None = None) -> Field | None:
     """Return where each block of a picture lies in another one of its size.
 
     Where the two are alike as they are, nothing is searched; None where they are so everywhere.
 
     Args:
         guess: where each is looked for, besides where it is and where the coarser level says.
-        iterations: in which each is searched on each level, at most.
     """
     code = library()
     if code is None:
-        return plain.estimate(picture, other, _MOST, guess, iterations)
+        return plain.estimate(picture, other, _MOST, guess)
     field: Field = np.empty((*picture.blocks, 2), np.int16)
-    told = _Estimate(*picture.shape, len(picture.sizes), _MOST, iterations, STIFFNESS)
+    told = _Estimate(*picture.shape, len(picture.sizes), _MOST, ITERATIONS, STIFFNESS)
     at = None if guess is None else np.ascontiguousarray(guess).ctypes.data
     pixels = picture.pixels.ctypes.data, other.pixels.ctypes.data
     found = code.carfilter_motion_field(*pixels, ctypes.byref(told), at, field.ctypes.data)

@@ -13,9 +13,9 @@ from carfilter.restore.motion.arrays import (
     BLOCK,
     CELL,
     EDGE,
+    ITERATIONS,
     STEPS,
     STIFFNESS,
-    STILL,
     Errors,
     Field,
     Filters,
@@ -26,7 +26,7 @@ from carfilter.restore.motion.arrays import (
 )
 
 _PATCH = 8
-_LEAST = np.float32(0.0625)  # of a pixel: a smaller step is not taken
+_LEAST = np.float32(0.03125)  # of a pixel: a smaller step is not taken
 _CELLS_AT_ONCE = 4096  # so that their patches stay in a core's cache
 
 _Integers = npt.NDArray[np.int64]
@@ -47,9 +47,7 @@ def _halved(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return ((total + 2) >> 2).astype(np.uint8)
 
 
-def estimate(
-    picture: Pyramid, other: Pyramid, most: int, guess: Field | None, iterations: int
-) -> Field | None:
+def estimate(picture: Pyramid, other: Pyramid, most: int, guess: Field | None) -> Field | None:
     """See kernels.estimate().
 
     Args:
@@ -65,12 +63,10 @@ def estimate(
         guesses = [] if coarse is None else [np.ascontiguousarray(coarse[:rows, :columns])]
         if guess is not None:
             guesses.append(_at_cells(guess, 2 << at, rows, columns))
-        coarse = _blend(*_search(targets[at], references[at], marks[at], guesses, iterations))
+        coarse = _blend(*_search(targets[at], references[at], marks[at], guesses))
     assert coarse is not None
     rows, columns = picture.blocks
-    field: Field = np.rint(coarse[:rows, :columns] * STEPS).astype(np.int16)
-    field[(np.abs(field) <= STILL).all(2)] = 0
-    return field
+    return np.rint(coarse[:rows, :columns] * STEPS).astype(np.int16)
 
 
 def _marks(finest: Marks, levels: int) -> list[Marks] | None:
@@ -176,7 +172,7 @@ def _differing(target: Level, reference: Level, most: int) -> Marks:
 
 
 def _search(
-    target: Level, reference: Level, marks: Marks, guesses: list[Vectors], iterations: int
+    target: Level, reference: Level, marks: Marks, guesses: list[Vectors]
 ) -> tuple[Vectors, Errors]:
     """Return the vector of each cell, and how far its patch then differs.
 
@@ -193,13 +189,13 @@ def _search(
         tops, lefts = (index * CELL - CELL // 2 for index in divmod(at, columns))
         patches = _Patches(target, tops, lefts)
         starts = [guess.reshape(-1, 2)[at] for guess in guesses]
-        vectors[at], apart = _found(patches, reference, starts, iterations)
+        vectors[at], apart = _found(patches, reference, starts)
         errors[at] = np.abs(apart).reshape(-1, 4, 2, 4, 2).sum((2, 4)).astype(np.uint16)
     return vectors.reshape(rows, columns, 2), errors.reshape(rows, columns, 4, 4)
 
 
 def _found(
-    patches: _Patches, reference: Level, guesses: list[Vectors], iterations: int
+    patches: _Patches, reference: Level, guesses: list[Vectors]
 ) -> tuple[Vectors, _Integers]:
     vectors = np.zeros((len(patches.tops), 2), np.float32)
     error, apart = patches.compare(reference, vectors)
@@ -210,7 +206,7 @@ def _found(
         vectors, error = _where(better, guess, vectors), np.where(better, other, error)
         apart = _where(better, differing, apart)
     origin, going = vectors, moving
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         steps, there = patches.step(apart)
         going = going & there & ~(np.abs(steps) < _LEAST).all(1)
         moved = np.where(going[:, None], vectors + steps, vectors)

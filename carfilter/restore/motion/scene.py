@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from carfilter.pictures import Luma, Motion
-from carfilter.restore.motion.arrays import ITERATIONS_ON_THE_WAY, Field, Pyramid
+from carfilter.restore.motion.arrays import Field, Pyramid
 from carfilter.restore.motion.flow import composed, pyramid
 from carfilter.restore.motion.kernels import estimate
 from carfilter.restore.motion.move import moved_where_better
@@ -81,7 +81,7 @@ class Scene:
         if (between, other) not in self._fields:
             return estimate(*pyramids)
         guess = composed(self.field(number, between), self._fields[between, other])
-        return estimate(*pyramids, guess, ITERATIONS_ON_THE_WAY)
+        return estimate(*pyramids, guess)
 
     def _pyramid(self, number: int) -> Pyramid:
         made = self._pyramids.pop(number, None) or pyramid(self._lumas[number], self._depth)
