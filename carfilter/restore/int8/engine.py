@@ -18,8 +18,8 @@ from carfilter.restore.planes import CpuPlanes, Planes
 from carfilter.restore.reuse import Box
 
 _MOST_SIDE_BY_SIDE = 4  # pictures; more cores than that work on each together
-# Pictures that are begun, and pixels of them: while motion to a new key frame is searched, for each
-# picture up to it, they keep the threads busy.
+# Pictures that are begun, and pixels of them, where no batch is asked for: while motion to a new
+# key frame is searched, for each picture up to it, they keep the threads busy.
 _MOST_AHEAD, _AHEAD_PIXELS = 8, 8 * 912 * 512
 _Pool = futures.ThreadPoolExecutor
 
@@ -56,7 +56,8 @@ class RowsEngine:
         self.threads = thread_count()
         side_by_side = min(self.threads, _MOST_SIDE_BY_SIDE)
         self.batch_size = options.batch_size or max(default_batch("cpu", size), side_by_side)
-        self._pixels = size[0] * size[1]
+        fitting = min(_MOST_AHEAD, _AHEAD_PIXELS // (size[0] * size[1]))
+        self._most_ahead = options.batch_size or max(self.batch_size, fitting)
         self.halo = rows.halo
         self.busy_seconds = 0.0
         self._pool: _Pool | None = None
@@ -64,9 +65,7 @@ class RowsEngine:
     @property
     def ahead(self) -> int:
         """Pictures that are begun before the first of them is waited for."""
-        if self.threads == 1 or self.batch_size == 1:
-            return 0
-        return max(self.batch_size, min(_MOST_AHEAD, _AHEAD_PIXELS // self._pixels))
+        return self._most_ahead if self.threads > 1 and self.batch_size > 1 else 0
 
     def planes(self) -> Planes:
         """Return what works on restored planes."""
