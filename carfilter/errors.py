@@ -6,6 +6,7 @@ CarfilterError
 |   +-- NotAVideoError  a readable file, and none that can be restored
 +-- WeightsError    missing, foreign or damaged checkpoint
 +-- DeviceError     no such device, out of memory, or it has failed
+    +-- DecodingDeviceError  what decodes has failed, not what restores
 """
 
 from pathlib import Path
@@ -35,3 +36,7 @@ class DeviceError(CarfilterError):
     """A device does not exist, has failed, or its memory does not suffice."""
 
     partial: Path | None = None  # what was done before it failed, where that is kept
+
+
+class DecodingDeviceError(DeviceError):
+    """The device that decodes has failed: nothing more comes from the source."""

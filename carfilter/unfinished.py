@@ -103,13 +103,13 @@ def partial_of(path: Path) -> Path:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a hidden file to write to, whose ending nobody looks for; `path` has it at the end.
+def written_whole(path: Path, *, ends_alike: bool = False) -> Iterator[Path]:
+    """Yield a hidden file to write to, called as begin() says; `path` has it at the end.
 
     Nothing of it stays where that fails.
     """
     path = followed(path)
-    part = begin(path, ends_alike=False)
+    part = begin(path, ends_alike=ends_alike)
     try:
         yield part
         place(part, path, overwrite=True)

@@ -57,10 +57,10 @@ def feed(clip: Path, url: str, form: str, *options: str, loops: int = -1) -> Ite
 
 
 @contextlib.contextmanager
-def carfilter(*arguments: object) -> Iterator[Process]:
+def carfilter(*arguments: object, env: dict[str, str] | None = None) -> Iterator[Process]:
     """Run the command; its stderr is a pipe."""
     command = [*COMMAND, *map(str, arguments)]
-    with ended(subprocess.Popen(command, stderr=subprocess.PIPE)) as process:
+    with ended(subprocess.Popen(command, stderr=subprocess.PIPE, env=env)) as process:
         yield process
 
 

@@ -197,7 +197,7 @@ class _Drive:
         self._look.into(pending, pool, self.stop)
         found.leave(self._look.without_video(pending))
         pending = [f for f in pending if f in found.videos]
-        self.totals.files = len(found.videos)
+        self.totals.files = sum(map(self._is_complete, found.videos))
         check_collisions(found.videos)
         _check_any(found, self.in_dir, self.options)
         lengths = probe_lengths(pool, pending, self.book, self.template, self.stop)

@@ -24,7 +24,6 @@ def check_result(
     source: Path,
     options: FilterOptions,
     run: Run,
-    first_seconds: float,
     *,
     decode: str,
     report: Callable[[int, float], object],
@@ -32,7 +31,6 @@ def check_result(
     """Read a result back: frames, time from the first to the last, streams.
 
     Args:
-        first_seconds: time of the first frame written; that of the last is in `run`.
         decode: "full" decodes every frame, "fast" reads the packets, "none" looks at nothing.
         report: called now and then, so that a watchdog sees life.
 
@@ -52,9 +50,10 @@ def check_result(
         faults.append(f"{run.frames} frames were written and {contents.frames} are in it")
     if contents.damaged:
         faults.append(f"{contents.damaged} of its frames cannot be decoded")
-    span = run.video_seconds - first_seconds
-    if abs(contents.span_seconds - span) > _TOLERANCE_SECONDS:
-        faults.append(f"it lasts {contents.span_seconds:.3f} s instead of {span:.3f} s")
+    if abs(contents.span_seconds - run.video_seconds) > _TOLERANCE_SECONDS:
+        faults.append(
+            f"it lasts {contents.span_seconds:.3f} s instead of {run.video_seconds:.3f} s"
+        )
     for kind in _COUNTED:
         found, expected = contents.streams.count(kind), wanted[kind] - run.dropped.count(kind)
         if found != expected:

@@ -33,7 +33,7 @@ from carfilter.run.announce import report_losses
 from carfilter.run.options import FilterOptions
 from carfilter.run.pipeline import filter_video
 from carfilter.run.sidecar import sidecar_of
-from carfilter.unfinished import check_name
+from carfilter.unfinished import check_name, written_whole
 
 PROBE, INSPECT, SAMPLE, RESTORE, THUMBNAILS = "probe", "inspect", "sample", "restore", "thumbnails"
 _HASH_BYTES = 8 << 20
@@ -197,11 +197,8 @@ def _restore(job: Job, setup: Setup, report: Report) -> Outcome:
     # decoder's it is the one that touches the disk; the decoder then finds the page cache warm.
     digest = _sha256(job.source, report)
     options = replace(_settled(job, setup), sidecar=job.options.sidecar)
-    first: list[float] = []
 
     def note(run: Run) -> None:
-        if not first:
-            first.append(run.video_seconds)
         report(run.frames, run.video_seconds)
 
     run = filter_video(job.source, job.part, _model(job), options, progress=note)
@@ -209,7 +206,7 @@ def _restore(job: Job, setup: Setup, report: Report) -> Outcome:
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         job.part.unlink(missing_ok=True)
         raise OSError(errno.EAGAIN, "changed while it was read; is it still being recorded?")
-    check_result(job.part, job.source, job.options, run, first[0], decode=job.verify, report=report)
+    check_result(job.part, job.source, job.options, run, decode=job.verify, report=report)
     if job.options.sidecar:
         _name_in_sidecar(job)
     _keep_times(job.part, before)
@@ -250,7 +247,8 @@ def _write_thumbnail(path: Path, image: Path, seconds: float) -> float:
         width, height = min(_THUMBNAIL[0], pixels.shape[1]), min(_THUMBNAIL[1], pixels.shape[0])
         top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
         piece = pixels[top : top + height, left : left + width].copy()
-        type(event.frame).from_ndarray(piece, format="rgb24").save(str(image))
+        with written_whole(image, ends_alike=True) as part:  # PyAV knows the format by the ending
+            type(event.frame).from_ndarray(piece, format="rgb24").save(str(part))
         return seconds + float((event.frame.pts or 0) * source.time_base)
     finally:
         source.close()

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from carfilter.archive import events
 from carfilter.commands.display import passing_bar
-from carfilter.commands.inspect_display import plan_table
+from carfilter.commands.inspect_display import print_plan
 from carfilter.inspection.summary import COLUMNS
 from carfilter.pages.numbers import duration_text
 from carfilter.pages.numbers import size_text as size
@@ -48,7 +48,7 @@ class BatchDisplay:
         self._work.note(event)
         if event.kind == events.PLANNED:
             if event.values["files"] and self._level <= logging.INFO:
-                self.console.print(plan_table(COLUMNS, event.values["files"]))
+                print_plan(self.console, COLUMNS, event.values["files"])
             for line in plan_lines(event.values["plan"]):
                 self._say(logging.INFO, line)
             self._start_bars()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carfilter.commands.options import even_size
+from carfilter.commands.options import even_size, files_told
 from carfilter.commands.stdio import outlive_stderr
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
@@ -174,7 +174,8 @@ def main(clean: tuple[Path, ...], **options: Any) -> None:
         raise click.UsageError("--paper is about h264; leave it or --codec out")
     outlive_stderr()
     try:
-        failed = _run(clean, options)
+        with files_told():
+            failed = _run(clean, options)
     except CarfilterError as error:
         click.echo(f"carfilter-eval: error: {error}", err=True)
         sys.exit(1)

@@ -59,10 +59,10 @@ def _run(inputs: Sequence[Path], given: dict[str, Any]) -> int:
     try:
         for path in _written(given):
             _check_target(path, inputs)
-        files = _files_of(inputs)
+        files, unreadable = _files_of(inputs)
         if len(files) == 1 and not inputs[0].is_dir():
             return _show_one(files[0], given, display)
-        return _show_many(files, given, display)
+        return _show_many(files, unreadable, given, display)
     except CarfilterError as error:
         click.echo(f"carfilter: error: {error}", err=True)
         return 1
@@ -80,20 +80,21 @@ def _check_target(path: Path, inputs: Sequence[Path]) -> None:
         raise CarfilterError(f"{path}: is the input; give another name to write to")
 
 
-def _files_of(inputs: Sequence[Path]) -> list[Path]:
-    """Return the files, and the videos of the folders."""
+def _files_of(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Return the files and the videos of the folders, and what of these cannot be read, and why."""
     from carfilter.archive.plan import Naming, scan
 
-    files = []
+    files, unreadable = list[Path](), list[tuple[Path, str]]()
     for path in inputs:
         if not path.is_dir():
             files.append(path)
             continue
-        found = [video.source for video in scan(path, path, Naming()).videos]
-        if not found:
+        found = scan(path, path, Naming())
+        unreadable += [(Path(name), f"cannot be read ({why})") for name, why in found.unreadable]
+        if not found.videos and not found.unreadable:
             raise CarfilterError(f"{path}: holds no video; check the folder")
-        files += found
-    return files
+        files += [video.source for video in found.videos]
+    return files, unreadable
 
 
 def _show_one(path: Path, given: dict[str, Any], display: Any) -> int:
@@ -112,10 +113,15 @@ def _show_one(path: Path, given: dict[str, Any], display: Any) -> int:
     return 0
 
 
-def _show_many(files: Sequence[Path], given: dict[str, Any], display: Any) -> int:
+def _show_many(
+    files: Sequence[Path],
+    unreadable: Sequence[tuple[Path, str]],
+    given: dict[str, Any],
+    display: Any,
+) -> int:
     from carfilter.inspection.inspect import inspect
 
-    seen, failed = [], []
+    seen, failed = [], [*unreadable]
     with display.passing(len(files)) as advance:
         for path in files:
             try:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDEST = 60
+_PIPE_WIDTH, _WIDE = 160, 110  # of tables, in characters
+_DETAILS = ("length", "video", "camera")  # left out where there is less room; a file alone has them
 _STYLES = {"good": ("green", "+"), "note": ("cyan", "i"), "warning": ("yellow", "!")}
 
 
@@ -88,16 +90,19 @@ class InspectDisplay:
         if not self._quiet:
             from carfilter.inspection.summary import COLUMNS, row_of
 
-            self._out.print(plan_table(COLUMNS, [row_of(one, str(path)) for path, one in seen]))
+            print_plan(self._out, COLUMNS, [row_of(one, str(path)) for path, one in seen])
         for path, reason in failed:
             self._err.print(f"carfilter: {path}: {reason}", markup=False, soft_wrap=True)
 
 
-def plan_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table of files for a terminal."""
+def print_plan(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of files: all of it to a pipe, and what matters to a narrow terminal."""
+    if not console.is_terminal:
+        console = Console(file=console.file, width=_PIPE_WIDTH, highlight=False, emoji=False)
+    shown = [i for i, name in enumerate(columns) if console.width >= _WIDE or name not in _DETAILS]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     right = {"size", "length", "QP", "changed by", "takes"}
-    for name in columns:
+    for name in (columns[i] for i in shown):
         table.add_column(
             name,
             justify="right" if name in right else "left",
@@ -105,8 +110,8 @@ def plan_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
             no_wrap=name in right,
         )
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
+        table.add_row(*(Text(row[i]) for i in shown))
+    console.print(table)
 
 
 def _grid() -> Table:

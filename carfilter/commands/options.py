@@ -3,10 +3,11 @@
 Torch and PyAV load where a command runs, not where its --help is printed.
 """
 
+import contextlib
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -197,11 +198,28 @@ loglevel_option = click.option(
 )
 
 
+@contextlib.contextmanager
+def files_told() -> Iterator[None]:
+    """Make a sentence of what the system says about a file or folder that is written to.
+
+    Raises:
+        CarfilterError: such as that there is no such folder, or no space left.
+    """
+    try:
+        yield
+    except OSError as error:
+        name, reason = error.filename or "a file", error.strerror or error
+        raise CarfilterError(
+            f"{name}: cannot be made or used ({reason}); check its folder and the space on its disk"
+        ) from error
+
+
 def guarded(command: str, work: Callable[[], None]) -> None:
     """Run the work; one sentence and exit code 1 for our errors, 130 after Ctrl-C."""
     outlive_stderr()
     try:
-        work()
+        with files_told():
+            work()
     except CarfilterError as error:
         click.echo(f"{command}: error: {error}", err=True)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Boxes in frames: YOLO detectors through onnxruntime, and mean average precision.
+"""Boxes in frames: YOLO detectors through onnxruntime.
 
 A detector is any callable from a BGR frame to `Boxes`; `OnnxDetector` is the one the command line
 uses. Nothing here reads video or knows about rows and variants.

@@ -41,11 +41,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def is_worse(self) -> bool:
-        """Whether the row is below the decode beyond the interval."""
-        return self.high < 0
-
 
 @dataclass(frozen=True)
 class Group:

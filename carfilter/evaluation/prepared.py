@@ -18,6 +18,7 @@ from carfilter.pairs.degrade import degrade
 from carfilter.pairs.variants import Settings
 
 _DEGRADE_VERSION = 1  # raise it when what a cached variant means changes
+_SCALED_VERSION = 2  # the same where caps are scaled
 _LISTING = "listing.json"
 
 Column = tuple[int | None, tuple[int | None, ...]]
@@ -29,7 +30,7 @@ class Variant:
     """One compressed version of a clip; None where a given pair does not tell."""
 
     crf: int | None  # or q, on the codec's own scale
-    cap: int | None  # bits per second
+    cap: int | None  # bits per second, before it is scaled to the picture
     kbps: float
     mean_qp: float | None
     cap_share: float | None  # of the pictures that felt the cap
@@ -65,7 +66,8 @@ def prepare(name: str, source: Path, settings: Settings, cache: Path) -> Prepare
         digest = sha256_of(source)
     except OSError as error:
         raise MediaError(f"{source}: cannot be read ({error.strerror}); check the path") from error
-    made_of = [_DEGRADE_VERSION, name, digest, asdict(settings), version("av")]
+    made = _SCALED_VERSION if settings.scale_caps else _DEGRADE_VERSION
+    made_of = [made, name, digest, asdict(settings), version("av")]
     folder = cache / "variants" / f"{name}-{key_of(made_of)[:16]}"
     if not (folder / _LISTING).exists():
         _degrade(name, source, folder, settings)
@@ -73,7 +75,7 @@ def prepare(name: str, source: Path, settings: Settings, cache: Path) -> Prepare
     variants = tuple(
         Variant(
             crf=row["crf"],
-            cap=row["maxrate"],
+            cap=row.get("cap") or row["maxrate"],
             kbps=row["kbps"],
             mean_qp=row["mean_qp"],
             cap_share=row["cap_share"],

@@ -23,13 +23,12 @@ from carfilter.media.qp.measured import gauge_of
 from carfilter.media.qp.told import told_qp_of
 from carfilter.media.ticks import as_fraction
 from carfilter.pictures import QpMap
-from carfilter.unfinished import begin, place
+from carfilter.unfinished import written_whole
 
 Planes = npt.NDArray[np.uint8]
 
 MeasureQp = Literal["never", "where unknown", "always"]
 
-FRAME_TYPES = {1: "I", 2: "P", 3: "B"}
 _PLAIN = ("yuv420p", "yuvj420p")  # the same layout; yuvj420p only says "full range" once more
 _FULL = int(ColorRange.JPEG)
 
@@ -208,10 +207,12 @@ def write_clip(
     Raises:
         MediaError: an option is refused, or the file cannot be written.
     """
-    part = begin(path)
     height, width = clip.luma.shape[1:]
     try:
-        with av.open(str(part), "w") as container:
+        with (
+            written_whole(path, ends_alike=True) as part,
+            av.open(str(part), "w") as container,
+        ):
             stream: Any = container.add_stream(encoder, rate=clip.fps, options=dict(options))
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.time_base = 1 / clip.fps
@@ -221,9 +222,9 @@ def write_clip(
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
     except (av.FFmpegError, OSError, ValueError) as error:
-        part.unlink(missing_ok=True)
-        raise MediaError(f"{path}: cannot be encoded ({error}); check the options") from error
-    place(part, path, overwrite=True)
+        raise MediaError(
+            f"{path}: cannot be encoded ({error}); check the options, and the space on its disk"
+        ) from error
 
 
 def read_photo(path: Path) -> Planes:

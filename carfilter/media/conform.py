@@ -137,6 +137,8 @@ def upright(frame: av.VideoFrame, matrix: Sequence[int]) -> av.VideoFrame:
     Args:
         matrix: of quarter turns and mirroring, as is_quarter_turn() says.
     """
+    if frame.format.name in PLANAR:  # samples of two planes that lie in one are not turned alone
+        frame = convert(frame, PLANAR[frame.format.name])
     lies = lies_on_side(matrix)
     if lies and frame.format.components[-1].width * frame.height != (
         frame.format.components[-1].height * frame.width

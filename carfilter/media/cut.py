@@ -123,6 +123,26 @@ class Cut:
         shift_packet(packet, -round(self.shift / base))
         return True
 
+    def chapters(self, shift: Fraction) -> list[Any]:
+        """Return the chapters that have a part inside, cut to it, `shift` seconds earlier."""
+        kept: list[Any] = []
+        for chapter in self.container.chapters():
+            if chapter["time_base"]:
+                base = chapter["time_base"] = as_fraction(chapter["time_base"])
+                begin, end = chapter["start"] * base, chapter["end"] * base
+                if self.begin is not None:
+                    if end <= self.begin:
+                        continue
+                    begin = max(begin, self.begin)
+                if self.end is not None:
+                    if begin >= self.end:
+                        continue
+                    end = min(end, self.end)
+                chapter["start"] = max(round((begin - shift) / base), 0)
+                chapter["end"] = max(round((end - shift) / base), 0)
+            kept.append(chapter)
+        return kept
+
     def is_past(self, packet: av.Packet[Any]) -> bool:
         """Say when to stop reading: the video has ended and the file is well past the end."""
         if self.end is None or not self.video_ended:

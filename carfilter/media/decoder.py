@@ -4,7 +4,6 @@ is, and what cannot be decoded is counted.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from carfilter.media.hardware import HardwareDecoder
 from carfilter.media.opening import check_size, decoder_limit
 from carfilter.media.options import SourceOptions
 from carfilter.media.qp.told import exports_qp
+from carfilter.process import cores
 
 _TAIL_BYTES = 64 << 20  # of packets that are kept for a second try
 _ONE_EACH = ("h264", "hevc")  # of whose packets, where not interlaced, each holds a picture
@@ -65,7 +65,7 @@ def prepare_decoder(video: av.VideoStream, options: SourceOptions, name: str) ->
         if context.name != "vp9":
             context.thread_type = "SLICE"
     # Fixed, since with 0 some decoders take a thread per core of the host and not of the container.
-    context.thread_count = options.threads or len(os.sched_getaffinity(0))
+    context.thread_count = options.threads or cores()
 
 
 class Decoder:

@@ -18,6 +18,7 @@ from carfilter.pictures import Luma
 VideoFrame: TypeAlias = av.VideoFrame  # for those who only pass one on
 
 COLOUR_TAGS = ("color_range", "colorspace", "color_trc", "color_primaries")
+_MOST_BESIDE = 4  # pixels across that share a sample of chroma: in 4:1:1 and 4:1:0
 _HIGH_BITS = ("p010", "p012", "p210", "p212", "p410", "p412")  # sample in the upper bits of 16
 
 
@@ -224,12 +225,19 @@ def display_matrix(frame: av.VideoFrame) -> list[int] | None:
     return [int(value) for value in np.frombuffer(memoryview(data), np.int32, count=9)]
 
 
+def width_beside(pix_fmt: av.VideoFormat, width: int) -> int:
+    """Return how much of a width side_by_side() shows of each half."""
+    step = max(2, _MOST_BESIDE // pix_fmt.chroma_width(_MOST_BESIDE))
+    return width // step * step
+
+
 def side_by_side(frame: av.VideoFrame, left_luma: Luma) -> av.VideoFrame:
     """Return a frame of twice the width: `left_luma` and the frame's chroma left, the frame right.
 
-    An odd last column is left out, so that the chroma of both halves has the same width.
+    Last columns that have no whole sample of chroma, or are odd, are left out, so that the chroma
+    of both halves has the same width.
     """
-    width = frame.width // 2 * 2
+    width = width_beside(frame.format, frame.width)
     pair = av.VideoFrame(2 * width, frame.height, frame.format.name)
     left = plane_rows(frame)
     left[0] = np.empty_like(left[0])

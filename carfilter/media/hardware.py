@@ -15,7 +15,7 @@ import av
 import av.error
 from av.codec.hwaccel import HWAccel, HWDeviceType
 
-from carfilter.errors import DeviceError, MediaError
+from carfilter.errors import DecodingDeviceError, MediaError
 
 logger = logging.getLogger("carfilter")
 
@@ -92,7 +92,7 @@ class HardwareDecoder:
         """Return the frames that a packet completes, in display order; None ends the stream.
 
         Raises:
-            FFmpegError: damaged data. DeviceError: the device has stopped decoding.
+            FFmpegError: damaged data. DecodingDeviceError: the device has stopped decoding.
         """
         if self._hardware is None:
             return self._software.decode(packet)
@@ -124,7 +124,7 @@ class HardwareDecoder:
         try:
             return self._hardware.decode(packet)
         except av.error.ExternalError as error:  # what NVDEC and its driver answer comes as that
-            raise DeviceError(
+            raise DecodingDeviceError(
                 f"-hwaccel {self._name}: the device has stopped decoding ({error.strerror});"
                 " look at it with nvidia-smi, or leave out -hwaccel"
             ) from error

@@ -23,8 +23,6 @@ import av.error
 from carfilter.errors import MediaError, NotAVideoError
 from carfilter.media.options import MAX_PIXELS
 
-"""The largest picture of H.264's, HEVC's and AV1's level 6.2, as the default of --max-pixels."""
-
 _LIVE = re.compile(r"^(rtsp|rtsps|rtmp|rtmps|rtp|udp|tcp|srt|http|https|mmsh|mmst)://", re.I)
 _NETWORK_PROTOCOLS = (
     "http,https,httpproxy,tls,tcp,udp,udplite,rtp,srtp,srt,mmsh,mmst,crypto,data,"

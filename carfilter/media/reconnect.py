@@ -19,7 +19,7 @@ from typing import Any
 
 import av
 
-from carfilter.errors import MediaError
+from carfilter.errors import DecodingDeviceError, MediaError
 from carfilter.media.opening import is_url
 from carfilter.media.options import SourceOptions
 from carfilter.media.source import Decoded, Event, Source, open_source
@@ -83,6 +83,7 @@ class LiveSource(Source):
 
         Raises:
             MediaError: the first damaged frame or outage under stop_on_error.
+            DecodingDeviceError: the device has failed under a source that cannot be opened again.
         """
         line = _TimeLine(self._time_base, self._end)
         session: _Session | None = self._session
@@ -93,6 +94,11 @@ class LiveSource(Source):
                         yield event
                     if line.is_past_end or self._stop.is_set():
                         return
+            except DecodingDeviceError as error:
+                if not is_url(self.name):
+                    raise
+                session.lost = str(error)
+                self.options = replace(self.options, hwaccel=None)  # a recorder goes on without it
             finally:
                 self.report.add(session.report)
             session = self._next_session(session)

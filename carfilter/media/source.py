@@ -147,7 +147,7 @@ class Source:
         """
         if self.options.copyts or self.options.live:
             return Fraction(0)
-        cut = self._cut()
+        cut = self.cut()
         if cut.begin is not None:
             return cut.begin
         return cut.first if self.counts_from_zero or abs(cut.first) > _FAR else Fraction(0)
@@ -156,7 +156,7 @@ class Source:
         """Go to the key frame before -ss; False if the reader has moved and not arrived there."""
         if not self.options.start_seconds or self.seconds is None or not can_seek(self.name):
             return True
-        return self._cut().seek()
+        return self.cut().seek()
 
     def events(self) -> Iterator[Event]:
         """Yield decoded frames and packets to copy, in the order of the file, timestamps shifted
@@ -165,7 +165,7 @@ class Source:
         Raises:
             MediaError: the source ends in errors, or its first error under stop_on_error.
         """
-        cut = self._cut()
+        cut = self.cut()
         cut.shift = self.shift_seconds
         clock, times = Clock(self.container, self.video), self._frame_times()
         wanted = [self.video, *(s for s in self.copied if s.type != "attachment")]
@@ -188,7 +188,8 @@ class Source:
             if cut.holds(pts * self.time_base):
                 self._count_damage("damaged (a picture is missing)")
 
-    def _cut(self) -> Cut:
+    def cut(self) -> Cut:
+        """Return the stretch that -ss, -t and -to leave, for one reading."""
         return Cut(
             self.container,
             self.video,

@@ -268,9 +268,14 @@ class SubtitleConversion:
         self._encoder.subtitle_header = self._decoder.subtitle_header
         self._encoder.time_base = Fraction(1, 1000)
         self.stream.time_base = Fraction(1, 1000)
+        self._index, self._failures = stream.index, 0  # packets that gave no text
 
     def convert(self, packet: av.Packet[Any]) -> Iterable[av.Packet[Any]]:
-        texts = self._decoder.decode2(packet)
+        try:
+            texts = self._decoder.decode2(packet)
+        except av.error.FFmpegError:
+            self._failures += 1
+            return  # such as a line that is no UTF-8; the others are shown when they should be
         if texts is None or packet.pts is None or not packet.time_base:
             return
         base = packet.time_base
@@ -286,6 +291,12 @@ class SubtitleConversion:
             yield encoded
 
     def drain(self) -> Iterable[av.Packet[Any]]:
+        if self._failures:
+            logger.warning(
+                "%d damaged packets of subtitles #%d could not be decoded and are left out",
+                self._failures,
+                self._index,
+            )
         return ()
 
 

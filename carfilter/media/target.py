@@ -331,15 +331,8 @@ def _copy_container_tags(
         for key, value in source.container.metadata.items()
         if key.lower() not in _MUXER_TAGS
     }
-    chapters = source.container.chapters()
-    if chapters and source.options.start_seconds is None and source.options.end_seconds is None:
-        for chapter in chapters:
-            base = chapter["time_base"]
-            if base:
-                chapter["time_base"] = as_fraction(base)
-                ticks = round(source.shift_seconds / as_fraction(base))
-                for end in ("start", "end"):
-                    chapter[end] = max(chapter[end] - ticks, 0)
+    chapters = source.cut().chapters(source.shift_seconds)
+    if chapters:
         container.set_chapters(chapters)
     container.metadata.update({**tags, **dict(options.metadata)})
 

@@ -205,6 +205,22 @@ def degrade(
     return rows
 
 
+def holds(out: Path, sources: dict[str, Path], settings: Settings) -> bool:
+    """Say whether a folder holds what degrade() would make of these clips, by its manifest."""
+    try:
+        manifest = json.loads((out / "manifest.json").read_text())
+        made = {row["clip"] for row in manifest["variants"]}
+        return bool(
+            manifest["settings"] == _plain(settings) and made == {*_tasks(sources, settings)}
+        )
+    except (OSError, ValueError, KeyError, TypeError):  # none there, or cut short
+        return False
+
+
+def _plain(settings: Settings) -> Any:
+    return json.loads(json.dumps(asdict(settings)))
+
+
 def _tasks(sources: dict[str, Path], settings: Settings) -> dict[str, tuple[Path, float]]:
     """Return file and noise of every clip that is to be made, by the clip's name."""
     if len(settings.noise) == 1:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from carfilter.errors import MediaError
 
 _PHOTO_SIZE = (320, 240)
+_LEAST_PIECE = 16  # pixels high and wide, where the pictures are large enough
 
 
 def pan_and_zoom(
@@ -69,7 +70,10 @@ def _cross(
 ) -> None:
     """Let a rounded piece of another photograph move over the clip, with sub-pixel steps."""
     frames, height, width = clip.shape
-    high, wide = rng.integers(16, min(height, width, *other.shape) // 2, 2)
+    most = min(height, width, *other.shape) // 2
+    if most < 2:
+        return  # nothing of it would be seen
+    high, wide = rng.integers(min(_LEAST_PIECE, most - 1), most, 2)
     top = rng.integers(0, other.shape[0] - high)
     left = rng.integers(0, other.shape[1] - wide)
     piece = other[top : top + high, left : left + wide].astype(np.float32)

@@ -88,6 +88,7 @@ class Variant:
     crf: int  # or what stands for it on the codec's scale
     preset: str = "medium"
     maxrate: int | None = None  # bits per second
+    cap: int | None = None  # of the paper's, which `maxrate` is for a picture of this size
     bufsize: int | None = None  # bits
     gop: int | None = None  # frames; x264's default is 250
     bframes: int | None = None
@@ -166,6 +167,7 @@ def plan_variants(settings: Settings, clip: str, pixel_rate: float, photo: bool)
             f"crf{crf}-max{cap // 1000}k",
             crf,
             maxrate=round(cap * factor),
+            cap=cap,
             bufsize=round(cap * factor * settings.bufsize_seconds),
             **fixed,  # type: ignore[arg-type]
         )

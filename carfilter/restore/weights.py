@@ -139,8 +139,10 @@ def find_weights(name: str | Path | None = None) -> Path:
     shipped = shipped_models()
     if name is None:
         name = next((known for known in _PREFERENCE if known in shipped), "fast")
+        if name in shipped:  # whatever lies in the working directory
+            return models_folder() / f"{name}.pt"
     path = Path(name)
-    if path.exists():
+    if path.is_file() or (path.exists() and str(name) not in shipped):
         return path
     stem = path.name.removesuffix(".pt")
     if path.parent == Path() and stem in shipped:

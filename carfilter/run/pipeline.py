@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carfilter.errors import DeviceError, MediaError
-from carfilter.media.frames import bit_depth
+from carfilter.media.frames import bit_depth, pixel_format, width_beside
 from carfilter.media.opening import display_name
 from carfilter.media.options import SourceOptions
 from carfilter.media.reconnect import open_live
-from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
 from carfilter.media.source import Decoded, Source, open_source
 from carfilter.media.target import Target, add_provenance, open_target
 from carfilter.restore.restorer import Restorer
@@ -57,10 +56,8 @@ def filter_video(
         CarfilterError: one sentence on what failed; nothing is left under the target's name.
     """
     options, stop = _settled(options), stop or threading.Event()
-    if options.sidecar and options.target.format in SEGMENT_FORMATS:
-        raise MediaError("--sidecar describes one file; leave it out with -f segment")
-    if options.sidecar and not is_stdout(target):
-        check_sidecar(Path(target), overwrite=options.target.overwrite)
+    if options.sidecar:
+        check_sidecar(target, options.target)
     run = Run(display_name(source), "stdout" if is_stdout(target) else str(target))
     # The model first: a wrong name must not cost the opening of a live source.
     model = None if options.restore.strength == 0 else _as_model(weights)
@@ -78,7 +75,7 @@ def filter_video(
         _transfer(run, opened, sink, restorer, options, stop, progress)
     except DeviceError as error:
         # Not the file's fault, and hours may have gone into it.
-        error.partial = sink.keep_partial() if run.frames else None
+        error.partial = _kept(sink) if run.frames else None
         if error.partial is None:
             sink.abandon()
             raise
@@ -90,6 +87,15 @@ def filter_video(
     if options.sidecar and sink.destination.part is not None and not run.interrupted:
         write_sidecar(run, Path(source), Path(target), model, options)
     return run
+
+
+def _kept(sink: Target) -> Path | None:
+    """Keep what was done, if it can be; else say so, and leave the word to the device's failure."""
+    try:
+        return sink.keep_partial()
+    except MediaError as failure:
+        logger.warning("what was done before cannot be kept: %s", failure)
+        return None
 
 
 def _with_partial(error: DeviceError) -> DeviceError:
@@ -235,5 +241,9 @@ def _end(run: Run, source: Source, target: Target, stop: threading.Event) -> Non
 
 
 def _target_size(source: Source, options: FilterOptions) -> tuple[int, int] | None:
-    decoder = source.video.codec_context
-    return (decoder.width // 2 * 4, decoder.height) if options.compare else None
+    decoder, asked = source.video.codec_context, options.target.pix_fmt
+    if not options.compare:
+        return None
+    compared = pixel_format(asked) if source.converts and asked else decoder.format
+    assert compared is not None  # of a source that is open
+    return 2 * width_beside(compared, decoder.width), decoder.height

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 
 from carfilter import __version__
 from carfilter.errors import CarfilterError, MediaError
+from carfilter.media.opening import is_url
+from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
 from carfilter.media.source import library_versions
 from carfilter.restore.weights import Model
-from carfilter.unfinished import check_name, written_whole
+from carfilter.unfinished import check_name, is_stdout, is_written_through, written_whole
 
 if TYPE_CHECKING:
+    from carfilter.media.options import TargetOptions
     from carfilter.run.account import Run
     from carfilter.run.options import FilterOptions
 
@@ -24,15 +27,20 @@ def sidecar_of(target: Path) -> Path:
     return target.with_name(f"{target.name}.json")
 
 
-def check_sidecar(target: Path, *, overwrite: bool) -> None:
+def check_sidecar(target: str | Path, options: TargetOptions) -> None:
     """Refuse before the work what would fail after it.
 
     Raises:
-        MediaError: a file of that name exists, or the name is too long.
+        MediaError: the target is no single file, a file of the sidecar's name exists, or that name
+            is too long.
     """
-    path = sidecar_of(target)
+    if options.format in SEGMENT_FORMATS:
+        raise MediaError("--sidecar describes one file; leave it out with -f segment")
+    if is_stdout(target) or is_url(target) or is_written_through(Path(target)):
+        raise MediaError(f"{target}: is no file that --sidecar could describe; leave it out")
+    path = sidecar_of(Path(target))
     check_name(path)
-    if path.exists() and not overwrite:
+    if path.exists() and not options.overwrite:
         raise MediaError(f"{path}: exists already; give -y to replace it, or leave out --sidecar")
 
 
@@ -62,6 +70,8 @@ def write_sidecar(
         "qp_converted": run.qp_converted,
         "options": asdict(options),
     }
+    # JSON has no infinite numbers: null is what stands for never.
+    record = json.loads(json.dumps(record), parse_constant=lambda _name: None)
     path = sidecar_of(target)
     try:
         with written_whole(path) as part:

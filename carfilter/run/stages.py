@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from carfilter.errors import DeviceError
+from carfilter.errors import DecodingDeviceError, DeviceError
 from carfilter.media.conform import compared
 from carfilter.media.frames import Envelope, bit_depth, bits_per_pixel, copy_luma
 from carfilter.media.source import Decoded, Event, Source
@@ -97,7 +97,7 @@ class Stages:
                 events, self.restorer, waiting, pairs=self.keep_decoded, keeps=self.live
             )
         except DeviceError as error:
-            if self._pace is None:
+            if self._pace is None or isinstance(error, DecodingDeviceError):
                 raise
             # A recorder goes on without its GPU. What waited for it passes as it came.
             logger.warning("%s; the rest passes unrestored", error)

@@ -196,13 +196,13 @@ def packs_of(folder: Path, out: Path, seed: int) -> Path:
     """
     if any(folder.rglob("*.npz")) or "WORLD_SIZE" in os.environ:
         return folder  # torchrun's processes would all make the same files at once
-    from carfilter.pairs.degrade import degrade, find_sources
+    from carfilter.pairs.degrade import degrade, find_sources, holds
     from carfilter.pairs.variants import Settings
 
-    pairs = out.with_suffix(".pairs")
-    if not (pairs / "manifest.json").exists():
-        settings = Settings(variants="mixed", seed=seed)
-        degrade(find_sources([folder]), pairs, settings, jobs=os.cpu_count() or 1)
+    pairs, settings = out.with_suffix(".pairs"), Settings(variants="mixed", seed=seed)
+    sources = find_sources([folder])
+    if not holds(pairs, sources, settings):
+        degrade(sources, pairs, settings, jobs=os.cpu_count() or 1)
     return pairs
 
 

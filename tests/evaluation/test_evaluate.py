@@ -28,7 +28,7 @@ from carfilter.evaluation.bd_rate import bd_rate
 from carfilter.evaluation.evaluate import Evaluation, Settings, evaluate
 from carfilter.evaluation.pair import evaluate_pair
 from carfilter.evaluation.prepared import Column, Prepared, Variant, find_columns, prepare
-from carfilter.media.clips import Clip, read_clip
+from carfilter.media.clips import Clip, read_clip, scale_clip
 from carfilter.pairs.variants import Settings as DegradeSettings
 from carfilter.restore.weights import Model, load_weights
 from scenes import FRAMES, HEIGHT, LOSSLESS, WIDTH, draw_clip, save_clip, save_model
@@ -223,6 +223,20 @@ def test_caps_that_no_clip_felt_share_a_column() -> None:
     assert find_columns(clips[:1]) == [(29, (2000, 1500, 1000)), (35, (2000, 1500, 1000))]
     assert find_columns(clips) == [(29, (2000, 1500, 1000)), (35, (2000, 1500)), (35, (1000,))]
     assert len(find_columns(clips[:1], every=True)) == 6
+
+
+def test_clips_of_two_sizes_share_the_columns_of_scaled_caps(scene: Scene, tmp_path: Path) -> None:
+    small = tmp_path / "small.mkv"
+    save_clip(small, scale_clip(read_clip(next(iter(scene.clips.values()))), 64, 48))
+    settings = DegradeSettings(scale_caps=True, preset="ultrafast")
+    found = [
+        prepare(name, path, settings, tmp_path / "cache")
+        for name, path in {**scene.clips, "small": small}.items()
+    ]
+    columns = find_columns(found, every=True)
+    assert len(columns) == 12
+    for clip in found:
+        assert {(v.crf, v.cap) for v in clip.variants} == {(crf, caps[0]) for crf, caps in columns}
 
 
 def test_a_capped_crf_shows_its_caps_and_an_uncapped_one_does_not() -> None:

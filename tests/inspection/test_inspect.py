@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import subprocess
 from fractions import Fraction
@@ -152,6 +153,9 @@ def test_what_the_filter_refuses_is_refused(tmp_path: Path) -> None:
         inspect(tmp_path / "list.m3u8", FACTS)
     with pytest.raises(MediaError, match="only a file"):
         inspect("rtsp://camera/stream", FACTS)
+    os.mkfifo(tmp_path / "pipe.ts")
+    with pytest.raises(MediaError, match=r"pipe\.ts: only a file"):
+        inspect(tmp_path / "pipe.ts", FACTS)
 
 
 def test_the_command_writes_nothing_unasked_and_all_that_is_asked(tmp_path: Path) -> None:
@@ -219,3 +223,17 @@ def test_a_raw_stream_which_knows_no_times_is_counted_and_shown(tmp_path: Path) 
     given += ["--weights", str(tiny_weights(tmp_path / "tiny.pt"))]
     assert CliRunner().invoke(carfilter_inspect, given).exit_code == 0
     assert (tmp_path / "a.html").read_text().count('class="stage compare') == 4
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_fails(tmp_path: Path) -> None:
+    make_clip(tmp_path / "in.mp4")
+    name, here = "deep" * 60, os.open(tmp_path, os.O_RDONLY)
+    for _ in range(18):  # deeper than a path may be long
+        os.mkdir(name, dir_fd=here)
+        above, here = here, os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(above)
+    os.close(here)
+    given = [str(tmp_path), "--weights", str(tiny_weights(tmp_path / "tiny.pt"))]
+    result = CliRunner().invoke(carfilter_inspect, given)
+    assert result.exit_code == 1
+    assert "deep: cannot be read (File name too long)" in result.stderr

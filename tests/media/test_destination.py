@@ -1,5 +1,6 @@
 """Where results go: names that others take, links, modes, devices, full disks, long names."""
 
+import json
 import os
 import resource
 import signal
@@ -241,6 +242,26 @@ def test_libx264_is_kept_from_avx512_unless_the_user_says_otherwise(
     assert result.exit_code == 0, result.stderr
     assert ("libx264 without AVX-512" in result.stderr) == avoids
     assert frames_of(tmp_path / "out.mkv") == 12
+
+
+def test_a_sidecar_of_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mkv")
+    for target in ("-", "/dev/null", "udp://127.0.0.1:9"):
+        refused = call(clip, target, "--sidecar", "-f", "nut")
+        assert refused.exit_code == 1
+        assert f"{target}: is no file that --sidecar could describe; leave it out" in refused.stderr
+
+
+def test_a_sidecar_is_json_that_every_reader_takes(tmp_path: Path) -> None:
+    source, target = make_clip(tmp_path / "in.ts", frames=25), tmp_path / "out.mkv"
+    command = [*COMMAND, "--live", "-", str(target), "--sidecar", "--strength", "0"]
+    subprocess.run(command, input=source.read_bytes(), check=True, capture_output=True)
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    record = json.loads((tmp_path / "out.mkv.json").read_text(), parse_constant=refuse)
+    assert record["options"]["restore"]["compile_after"] is None
 
 
 def test_a_sidecar_never_replaces_a_file_unasked(tmp_path: Path) -> None:

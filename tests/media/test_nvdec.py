@@ -4,17 +4,20 @@ import io
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import av
 import pytest
 
+from cameras import COMMAND, carfilter, feed, free_port, stop, wait_for
 from carfilter.restore.restorer import RestoreOptions
 from carfilter.run.options import FilterOptions
 from carfilter.run.pipeline import _source_options
-from clips import equal_planes, make_clip, read_content
+from clips import equal_planes, make_clip, read_content, tiny_weights
 
 _SOURCE = Path(__file__).parents[1] / "card" / "driver.c"
 
@@ -181,3 +184,44 @@ def test_a_card_without_room_leaves_decoding_to_software(driver: Path, tmp_path:
 def test_a_card_that_stops_decoding_ends_the_run_and_says_so(driver: Path, tmp_path: Path) -> None:
     read = Read(driver, make_clip(tmp_path / "in.mp4", size=(320, 240)), "CARD_LASTS=8")
     assert "DeviceError: -hwaccel cuda: the device has stopped decoding" in read.said
+
+
+@pytest.mark.ffmpeg
+def test_a_recorder_whose_card_stops_decoding_connects_again_and_decodes_in_software(
+    driver: Path, tmp_path: Path
+) -> None:
+    clip = make_clip(tmp_path / "in.mp4", frames=50, size=(320, 240), options={"g": "10"})
+    url, target = f"udp://127.0.0.1:{free_port()}", tmp_path / "out.mkv"
+    given = [
+        "--live",
+        url,
+        target,
+        "-hwaccel",
+        "cuda",
+        "--weights",
+        tiny_weights(tmp_path / "t.pt"),
+    ]
+    on_card = environment(driver, tmp_path / "card.log", "CARD_LASTS=8")
+    with feed(clip, url, "mpegts"), carfilter(*given, env=on_card) as run:
+        wait_for(run, b"the device has stopped decoding")
+        wait_for(run, b"back after")
+        time.sleep(2)
+        code, said = stop(run, signal.SIGTERM)
+    assert code == 143, said
+    assert len(read_content(tmp_path / "out.partial.mkv").planes) > 30
+
+
+def test_a_pipe_whose_card_stops_decoding_fails_and_keeps_what_came(
+    driver: Path, tmp_path: Path
+) -> None:
+    source = make_clip(tmp_path / "in.ts", frames=50, size=(320, 240))
+    run = subprocess.run(
+        [*COMMAND, "--live", "-", str(tmp_path / "out.mkv"), "-hwaccel", "cuda",
+         "--weights", str(tiny_weights(tmp_path / "t.pt"))],
+        input=source.read_bytes(), capture_output=True,
+        env=environment(driver, tmp_path / "card.log", "CARD_LASTS=30"),
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert b"the device has stopped decoding" in run.stderr
+    assert not (tmp_path / "out.mkv").exists()
+    assert read_content(tmp_path / "out.partial.mkv").planes

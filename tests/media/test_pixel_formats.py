@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from carfilter import filter_video, restored_frames
 from carfilter.errors import MediaError
+from carfilter.media.conform import upright
 from carfilter.media.frames import bit_depth, copy_luma, replace_luma, side_by_side
 from carfilter.media.options import SourceOptions, TargetOptions
 from carfilter.restore.restorer import RestoreOptions
@@ -368,3 +369,27 @@ def test_side_by_side_keeps_the_samples_however_they_are_stored(pix_fmt: str) ->
     replace_luma(frame, drawn)
     pair = side_by_side(frame, copy_luma(frame))
     assert np.array_equal(copy_luma(pair), np.hstack([drawn, drawn]))
+
+
+@pytest.mark.parametrize(("pix_fmt", "width"), [("yuv411p", 66), ("yuv410p", 70), ("yuv420p", 66)])
+def test_compared_halves_show_whole_samples_of_chroma(
+    tmp_path: Path, pix_fmt: str, width: int
+) -> None:
+    source = make_clip(tmp_path / "in.mkv", codec="ffv1", pix_fmt=pix_fmt, size=(width, 48))
+    options = FilterOptions(target=TargetOptions(video_codec="ffv1"), compare=True)
+    filter_video(source, tmp_path / "out.mkv", model(), options)
+    half = width // 2 * 2 if pix_fmt == "yuv420p" else width // 4 * 4
+    assert {picture.shape for picture in read_content(tmp_path / "out.mkv").luma} == {
+        (48, 2 * half)
+    }
+
+
+def test_semi_planar_pictures_turn_with_their_colours() -> None:
+    planar = draw_frame(0, (64, 48), "yuv420p")
+    planar.pts, planar.time_base = 0, Fraction(1, 25)
+    for matrix in (
+        [-65536, 0, 0, 0, -65536, 0, 0, 0, 1 << 30],  # upside down
+        [0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30],  # on its side
+    ):
+        turned = upright(planar.reformat(format="nv12"), matrix).to_ndarray(format="yuv420p")
+        assert np.array_equal(turned, upright(planar, matrix).to_ndarray(format="yuv420p"))

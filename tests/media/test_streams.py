@@ -246,6 +246,18 @@ def test_text_subtitles_become_mov_text_in_mp4_and_are_named_in_transport_stream
         through(source, tmp_path / "out.ts")
 
 
+def test_a_line_that_is_no_utf8_is_left_out_and_said_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = make_clip(tmp_path / "in.mkv", subtitles="srt")
+    source.write_bytes(source.read_bytes().replace(b"first", b"f\xe9rst"))
+    through(source, tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as made:
+        packets = [bytes(p) for p in made.demux(made.streams.subtitles[0]) if p.size > 2]
+    assert [data[2:] for data in packets] == [b"second"]
+    assert "1 damaged packets of subtitles #1 could not be decoded and are left out" in caplog.text
+
+
 @pytest.mark.parametrize("codec", ["pcm_mulaw", "pcm_alaw"])
 def test_g711_is_named_where_not_even_pcm_can_go(tmp_path: Path, codec: str) -> None:
     source = make_clip(tmp_path / "in.nut", audio=codec)

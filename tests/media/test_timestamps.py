@@ -277,3 +277,41 @@ def test_a_cut_begins_where_it_should_however_far_the_key_frame_lies(
     inside = [planes for planes, at in zip(whole.planes, whole.seconds, strict=True) if at >= begin]
     assert 15 < len(inside) < 25
     assert equal_planes(read_content(tmp_path / "out.mkv").planes, inside)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "kept"),
+    [
+        (None, 0.15, [("one", 0.0, 0.1), ("two", 0.1, 0.15)]),
+        (0.15, None, [("two", 0.0, 0.05), ("three", 0.05, 0.15)]),
+        (0.12, 0.18, [("two", 0.0, 0.06)]),
+        (0.2, None, [("three", 0.0, 0.1)]),
+    ],
+)
+def test_chapters_are_cut_with_their_pictures(
+    tmp_path: Path, start: float | None, end: float | None, kept: list[tuple[str, float, float]]
+) -> None:
+    clip, source = make_clip(tmp_path / "clip.mkv", frames=10), tmp_path / "in.mkv"
+    with av.open(str(clip)) as given, av.open(str(source), "w") as out:
+        out.set_chapters(
+            [
+                {"id": n, "start": n * 100, "end": n * 100 + 100, "metadata": {"title": title},
+                 "time_base": Fraction(1, 1000)}
+                for n, title in enumerate(("one", "two", "three"))
+            ]
+        )  # fmt: skip
+        stream = out.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    cut = SourceOptions(start_seconds=start, end_seconds=end)
+    filter_video(source, tmp_path / "out.mkv", options=replace(THROUGH, source=cut))
+    with av.open(str(tmp_path / "out.mkv")) as made:
+        chapters = [
+            (c["metadata"]["title"], *(float(c[at] * c["time_base"]) for at in ("start", "end")))
+            for c in made.chapters()
+        ]
+    assert [title for title, *_ in chapters] == [title for title, *_ in kept]
+    for found, wanted in zip(chapters, kept, strict=True):
+        assert found[1:] == pytest.approx(wanted[1:], abs=0.002)

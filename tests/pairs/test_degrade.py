@@ -15,7 +15,7 @@ from carfilter.media.clips import Clip, read_clip, read_photo, scale_clip, write
 from carfilter.media.frames import replace_luma
 from carfilter.pairs.degrade import degrade, find_sources
 from carfilter.pairs.packs import Twin, list_packs, load_clean, load_twin, save_clean, save_twin
-from carfilter.pairs.photos import pan_and_zoom
+from carfilter.pairs.photos import pan_and_zoom, still_scene
 from carfilter.pairs.variants import Settings, plan_variants
 
 
@@ -252,6 +252,22 @@ def test_a_bad_clip_does_not_stop_the_others(clean_folder: Path, tmp_path: Path)
     assert result.exit_code == 1
     assert "1 of 2 clips failed, broken first" in result.stderr
     assert (out / "packs/street.crf35.npz").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(clean_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(degrade_main, [str(clean_folder), str(tmp_path / "file/out")])
+    assert result.exit_code == 1
+    assert "file/out/clean: cannot be made or used (Not a directory)" in result.stderr
+
+
+def test_pieces_of_small_photographs_are_small() -> None:
+    rng = np.random.default_rng(5)
+    for side in (3, 16, 20, 40):
+        others = [rng.integers(0, 256, (side, side), np.uint8)] * 3
+        clip = still_scene(rng.integers(0, 256, (40, 64), np.uint8), others, 4, rng)
+        assert clip.shape == (4, 32, 64)
+        assert bool((clip[0] != clip[-1]).any()) == (side > 3)
 
 
 def test_results_are_not_overwritten_without_being_asked(

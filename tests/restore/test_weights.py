@@ -282,3 +282,16 @@ def test_loading_a_model_does_not_load_torchs_compiler() -> None:
     script = "import sys; from carfilter.restore.weights import load_weights; load_weights()\n"
     script += "sys.exit('torch._dynamo' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_what_lies_in_the_working_directory_does_not_hide_a_shipped_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wanted = find_weights(), find_weights("fast")
+    (tmp_path / "best").mkdir()
+    (tmp_path / "fast").mkdir()
+    assert (find_weights(), find_weights("fast")) == wanted
+    (tmp_path / "best").rmdir()
+    (tmp_path / "best").write_text("of another program")
+    assert find_weights() == wanted[0]

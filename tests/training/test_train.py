@@ -339,7 +339,14 @@ def test_clean_footage_becomes_pairs_and_fine_tunes_in_one_command(
     options = ("--init", tmp_path / "start.pt", "--batch", 2, "--crop", 16, "--late-crop", 0)
     assert invoke(footage, out, "--steps", 1, *options)[0] == 0
     assert load_weights(out).training["steps"] == 1
-    assert len(list((tmp_path / "mine.pairs" / "packs").glob("*.npz"))) == 9
+    made = tmp_path / "mine.pairs" / "packs"
+    assert len(list(made.glob("*.npz"))) == 9
+    first = {path: path.stat().st_mtime_ns for path in made.iterdir()}
+    assert invoke(footage, out, "--steps", 2, "--resume", *options)[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in made.iterdir()} == first
+    shutil.copy(packs.parent.parent / "texture.mkv", footage / "another.mkv")
+    assert invoke(footage, out, "--steps", 3, "--resume", *options)[0] == 0
+    assert len(list(made.glob("*.npz"))) == 18
 
 
 @pytest.mark.parametrize(
