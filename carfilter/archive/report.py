@@ -19,7 +19,7 @@ from carfilter.archive.state import DONE, Row
 from carfilter.archive.worker import THUMBNAILS, Job
 from carfilter.errors import CarfilterError
 from carfilter.pages.document import read_part, render
-from carfilter.pages.numbers import size_text
+from carfilter.pages.numbers import clock, size_text
 from carfilter.unfinished import written_whole
 
 
@@ -86,11 +86,11 @@ def _page(
         "restored": str(counts[DONE]),
         "with concealed damage": str(sum(r.damaged > 0 for _, r in shown if r.status == DONE)),
         "failed": str(len(failed)),
-        "of video": _clock(sum(row.video_seconds or 0 for _, row in shown)),
+        "of video": clock(sum(row.video_seconds or 0 for _, row in shown)),
         "frames": f"{sum(row.frames for _, row in shown if row.status == DONE):,}",
         "before": size_text(sum(row.size for _, row in shown if row.status == DONE)),
         "after": size_text(sum(row.target_size or 0 for _, row in shown if row.status == DONE)),
-        "this run": _clock(totals.elapsed_seconds),
+        "this run": clock(totals.elapsed_seconds),
     }
     return render(
         "archive",
@@ -124,8 +124,3 @@ def _row(row: Row, folder: Path) -> dict[str, Any]:
             if is_done and image.exists()
         ],
     }
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

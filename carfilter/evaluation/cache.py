@@ -1,4 +1,4 @@
-"""Values kept in files whose names are made of the content they depend on; checksums."""
+"""Values kept in files whose names are made of the content they depend on."""
 
 import hashlib
 import json
@@ -8,12 +8,6 @@ from typing import Any
 
 from carfilter.media.clips import Clip
 from carfilter.unfinished import written_whole
-
-
-def sha256_of(path: Path) -> str:
-    """Return the checksum of a file's content."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def cached(

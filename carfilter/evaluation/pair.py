@@ -10,11 +10,11 @@ from pathlib import Path
 
 from carfilter.errors import MediaError
 from carfilter.evaluation import methods
-from carfilter.evaluation.cache import sha256_of
 from carfilter.evaluation.evaluate import Evaluation, OnStep, measure_clip
 from carfilter.evaluation.measures import Measure, psnr_per_frame
 from carfilter.evaluation.prepared import Prepared, Variant
 from carfilter.media.clips import Clip, read_clip
+from carfilter.media.opening import sha256_of
 from carfilter.media.options import SourceOptions
 from carfilter.media.source import Decoded, open_source
 

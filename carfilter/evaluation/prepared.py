@@ -11,9 +11,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from carfilter.errors import MediaError
-from carfilter.evaluation.cache import key_of, sha256_of, write_json
+from carfilter.evaluation.cache import key_of, write_json
 from carfilter.evaluation.measures import psnr_per_frame
 from carfilter.media.clips import read_clip
+from carfilter.media.opening import sha256_of
 from carfilter.pairs.degrade import degrade
 from carfilter.pairs.variants import Settings
 

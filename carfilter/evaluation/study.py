@@ -14,11 +14,11 @@ from carfilter.detection.detector import DetectorSettings, OnnxDetector
 from carfilter.detection.ssd import SsdDetector
 from carfilter.errors import CarfilterError
 from carfilter.evaluation import measures, methods, record, tables, verdicts
-from carfilter.evaluation.cache import sha256_of
 from carfilter.evaluation.detection_scores import DetectionScores, Judge, score_detections
 from carfilter.evaluation.detection_tables import detection_tables
 from carfilter.evaluation.evaluate import Evaluation, OnStep, Settings, evaluate
 from carfilter.evaluation.pair import evaluate_pair
+from carfilter.media.opening import sha256_of
 from carfilter.pairs.degrade import find_sources
 from carfilter.pairs.variants import Settings as DegradeSettings
 from carfilter.restore.restorer import RestoreOptions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from carfilter.inspection.findings import find
 from carfilter.inspection.inspection import Filter, Inspection
 from carfilter.inspection.sample import Sample, Seen
 from carfilter.inspection.timing import coding_of, times_of
-from carfilter.media.opening import is_url
+from carfilter.media.opening import is_url, sha256_of
 from carfilter.media.survey.reading import Survey, VideoPackets, open_survey
 
 
@@ -57,7 +56,7 @@ def look_at(path: str | Path, options: InspectOptions | None = None) -> Look:
     """Do as inspect(), and return what lies behind its figures as well."""
     options, path = options or InspectOptions(), _checked(path)
     with ThreadPoolExecutor(2, thread_name_prefix="carfilter-look") as pool:
-        digest = pool.submit(_sha256, path) if options.hashes else None
+        digest = pool.submit(sha256_of, path) if options.hashes else None
         trial = pool.submit(_trial, options) if options.tries else None  # torch takes seconds
         survey = open_survey(path, full=options.full)
         try:
@@ -118,8 +117,3 @@ def _put_together(path: Path, survey: Survey, sample: Sample, tried: Filter | No
         colour=sample.colour,
         filter=tried,
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

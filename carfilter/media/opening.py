@@ -8,6 +8,7 @@ other way of opening is allowed, and what comes from the network can never name 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import select
@@ -53,6 +54,16 @@ def is_url(source: str | Path) -> bool:
 def display_name(source: str | Path) -> str:
     """Return the source as messages call it."""
     return "stdin" if str(source) == "-" else str(source)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the checksum of a file's content, in hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def can_seek(source: str) -> bool:

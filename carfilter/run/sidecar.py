@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from carfilter import __version__
 from carfilter.errors import CarfilterError, MediaError
-from carfilter.media.opening import is_url
+from carfilter.media.opening import is_url, sha256_of
 from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
 from carfilter.media.source import library_versions
 from carfilter.restore.weights import Model
@@ -54,8 +53,8 @@ def write_sidecar(
         "carfilter": __version__,
         "libraries": library_versions(),
         "torch": version("torch"),
-        "source": {"name": source.name, "sha256": _sha256(source) if source.is_file() else None},
-        "target": {"name": target.name, "sha256": _sha256(target)},
+        "source": {"name": source.name, "sha256": sha256_of(source) if source.is_file() else None},
+        "target": {"name": target.name, "sha256": sha256_of(target)},
         "weights": None if model is None else {"name": model.name, "sha256": model.sha256},
         "engine": run.engine,
         "frames": run.frames,
@@ -80,8 +79,3 @@ def write_sidecar(
         raise CarfilterError(
             f"{path}: cannot be written ({error.strerror}); {target.name} is complete"
         ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -149,7 +149,7 @@ def test_a_result_that_lacks_frames_time_or_a_stream_is_found_out(tmp_path: Path
 
     def check(**clip: object) -> None:
         part = make_clip(tmp_path / "part.mkv", **clip)
-        check_result(part, source, COPY, run, 0.0, decode="full", report=lambda *_: None)
+        check_result(part, source, COPY, run, decode="full", report=lambda *_: None)
 
     check(frames=12, audio="aac")
     with pytest.raises(VerificationError, match="12 frames were written and 11 are in it"):
