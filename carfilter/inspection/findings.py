@@ -97,6 +97,8 @@ def _on_damage(seen: Inspection) -> Iterator[Finding]:
             WARNING,
             f"{looks.damaged} damaged pictures or packets{where}: concealed and counted",
         )
+    if seen.times.cut_off:
+        yield Finding(WARNING, f"{seen.times.cut_off}, the rest is missing")
     if not looks.pictures:
         yield Finding(WARNING, "not one picture could be decoded")
 

@@ -25,6 +25,7 @@ class Times:
     gaps: tuple[tuple[float, float], ...]  # (seconds, length) of holes, at most 1000
     jumps: int  # of the clock, which the filter closes
     first_jump: tuple[float, float] | None  # (seconds, by)
+    cut_off: str  # how much of the end that the header names is missing, if any
     missing: int  # packets without a time
 
 

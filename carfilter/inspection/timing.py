@@ -42,6 +42,7 @@ def times_of(survey: Survey, video: Stream) -> Times:
         gaps=tuple((float(seconds[at]), float(intervals[at])) for at in gaps),
         jumps=survey.jumps,
         first_jump=survey.first_jump,
+        cut_off=survey.cut_off,
         missing=int((np.isnan(packets.pts) & np.isnan(packets.dts)).sum()),
     )
 

@@ -15,13 +15,15 @@ from typing import Any
 import av
 
 from carfilter.media.selection import is_picture
-from carfilter.media.ticks import as_fraction, packet_seconds, shift_packet
+from carfilter.media.ticks import as_fraction, packet_seconds, rate_of, shift_packet
 
 _TS_DISCONT = 0x200  # AVFMT_TS_DISCONT: the format may jump by itself, as MPEG-TS does
 _BACKWARD = Fraction(1, 10)  # seconds; less is jitter, which is repaired frame by frame
 _FORWARD_DISCONT = Fraction(10)  # of formats that jump by themselves
 _FORWARD = Fraction(30 * 3600)  # of others, where a gap is a pause in the recording
 _OVERLAP = Fraction(1)  # by which sound may start before the picture behind a splice
+_SHORT, _SHORT_FRAMES = Fraction(1, 2), 4  # a file that ends so much early may be whole
+_WITH_LENGTH = ("mov", "matroska")  # whose headers say it before the rest is written
 _KEPT = 8  # epochs that a late packet, or one behind a single wild timestamp, may belong to
 
 
@@ -81,6 +83,28 @@ class Clock:
             )
         if offset:
             shift_packet(packet, round(offset / base))
+
+    def cut_off(self, container: av.container.InputContainer) -> str:
+        """Return by how much a file has ended before its header says, "" where it has not, or where
+        nobody can tell; call it at the end of the file."""
+        video = container.streams.video[0]
+        video = next((s for s in container.streams.video if s.index == self.video_index), video)
+        if self.jumps or container.format.name.partition(",")[0] not in _WITH_LENGTH:
+            return ""
+        if video.duration and video.time_base and self.video_index in self._places:
+            end = ((video.start_time or 0) + video.duration) * as_fraction(video.time_base)
+            reached = self._places[self.video_index].next
+        else:
+            lasting = [s for s in container.streams if s.type in ("video", "audio")]
+            unread = [s for s in lasting if s.index not in self._places and not is_picture(s)]
+            if unread or not self._places or not container.duration:
+                return ""
+            end = Fraction((container.start_time or 0) + container.duration, 1_000_000)
+            reached = max(place.next for place in self._places.values())
+        allowed = _SHORT + _SHORT_FRAMES / (rate_of(video) or Fraction(25))
+        if end - reached <= allowed:
+            return ""
+        return f"cut off: it ends {float(end - reached):.1f} s before its header says"
 
     @staticmethod
     def _goes_on(place: _Place, packet: av.Packet[Any]) -> bool:

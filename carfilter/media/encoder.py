@@ -23,7 +23,7 @@ from carfilter.media.options import TargetOptions
 from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
 from carfilter.media.source import Source
 from carfilter.media.streams import check_encoder, copy_tags
-from carfilter.media.ticks import as_fraction
+from carfilter.media.ticks import as_fraction, has_times, is_constant
 from carfilter.process import cpu_flags
 
 logger = logging.getLogger("carfilter")
@@ -74,7 +74,7 @@ def add_video(
         stream = container.add_stream(
             codec,
             rate=source.rate or 25,
-            time_base=_time_base(codec, container.format.name, source),
+            time_base=_time_base(codec, holder, source),
         )
     except (av.error.FFmpegError, ValueError) as error:
         raise MediaError(
@@ -105,13 +105,15 @@ def add_video(
     return stream
 
 
-def _time_base(codec: str, format_name: str, source: Source) -> Fraction:
-    """Return the source's own time base wherever the encoder's bit stream can express it."""
+def _time_base(codec: str, container: av.container.OutputContainer, source: Source) -> Fraction:
+    """Return the source's own time base wherever the target can express it."""
     too_fine = codec == "mpeg4" and source.time_base.denominator > _MPEG4_TICKS
-    # MPEG-1 and -2 know a few constant rates and no times; AVI writes something into every tick.
-    counts_frames = codec in ("mpeg1video", "mpeg2video") or (too_fine and format_name == "avi")
-    counts_frames = counts_frames or format_name == "yuv4mpegpipe"  # takes it for the rate
-    if counts_frames and source.rate:
+    # MPEG-1 and -2 know a few constant rates and no times, and in a bare stream nothing else does.
+    # AVI writes something into every tick, and it and IVF call the ticks the rate.
+    counts = codec in ("mpeg1video", "mpeg2video") or not has_times(container)
+    if container.format.name in ("avi", "ivf"):
+        counts = counts or too_fine or is_constant(source.video)
+    if counts and source.rate:
         return 1 / source.rate
     return Fraction(1, _MPEG4_TICKS) if too_fine else source.time_base
 

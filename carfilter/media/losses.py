@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("carfilter")
 
-_WITHOUT_TIMES = {"yuv4mpegpipe", "rawvideo", "h264", "hevc", "m4v", "mpeg2video", "mjpeg"}
 # Containers that describe colours themselves; elsewhere the stream has to.
 _WITH_COLOURS = {"matroska", "webm", "mp4", "mov", "ipod", "mxf"}
 _WITHOUT_COLOURS = {"rawvideo", "ffv1", "mpeg4", "utvideo", "ffvhuff", "huffyuv", "mjpeg", "png"}
@@ -34,10 +33,12 @@ _UNSPECIFIED, _FULL_RANGE = 2, 2  # FFmpeg's numbers
 class Losses:
     """Watch the frames of one target; warn of colour tags and of times that it cannot hold."""
 
-    def __init__(self, format_name: str, codec: str, rate: Fraction | None) -> None:
+    def __init__(
+        self, format_name: str, codec: str, rate: Fraction | None, *, has_times: bool
+    ) -> None:
         self._format, self._codec = format_name, codec
         self._step = 1 / (rate or Fraction(25))
-        self._has_times = format_name not in _WITHOUT_TIMES
+        self._has_times = has_times
         self._start: Fraction | None = None
         self._frames = 0
 

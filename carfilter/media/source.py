@@ -30,7 +30,7 @@ from carfilter.media.opening import can_seek, display_name, is_url, open_contain
 from carfilter.media.options import SourceOptions
 from carfilter.media.qp.reader import QpReader
 from carfilter.media.selection import main_video, select_streams
-from carfilter.media.ticks import as_fraction
+from carfilter.media.ticks import as_fraction, has_times, rate_of
 from carfilter.pictures import QpMap
 
 logger = logging.getLogger("carfilter")
@@ -94,10 +94,7 @@ class Source:
     @property
     def rate(self) -> Fraction | None:
         """Frames per second as the container says, a hint only; None where it does not say."""
-        for rate in (self.video.average_rate, self.video.guessed_rate):
-            if rate:
-                return as_fraction(rate)
-        return None
+        return rate_of(self.video)
 
     @property
     def is_h264(self) -> bool:
@@ -184,6 +181,9 @@ class Source:
                 break
         else:
             yield from self._frames(None, cut, times)
+            if fault := clock.cut_off(self.container):
+                logger.warning("%s: %s", self.name, fault)
+                self._count_damage(fault)
         for pts in self._decoder.vanished():
             if cut.holds(pts * self.time_base):
                 self._count_damage("damaged (a picture is missing)")
@@ -271,7 +271,7 @@ class Source:
                 if decoded.is_damaged:
                     self._count_damage("damaged frame")
                 self.report.frames += 1
-                self.report.repaired += is_repaired
+                self.report.repaired += is_repaired and has_times(self.container)
                 yield decoded
 
     def decode(self, packet: av.Packet[Any] | None) -> Iterator[Decoded]:

@@ -28,7 +28,7 @@ from carfilter.media.routes import M2TS, Route, plan_routes
 from carfilter.media.selection import is_picture
 from carfilter.media.source import Source
 from carfilter.media.streams import Carrier, add_attachment, add_cover, copy_tags, make_carrier
-from carfilter.media.ticks import as_fraction, frame_seconds, packet_seconds, rescale
+from carfilter.media.ticks import as_fraction, frame_seconds, has_times, packet_seconds, rescale
 from carfilter.unfinished import is_stdout
 
 logger = logging.getLogger("carfilter")
@@ -298,7 +298,8 @@ def _open_target(
     except BaseException:
         container.close()
         raise
-    losses = Losses(holder.format.name, stream.codec_context.name, source.rate)
+    codec, timed = stream.codec_context.name, has_times(holder)
+    losses = Losses(holder.format.name, codec, source.rate, has_times=timed)
     shape = source.video.sample_aspect_ratio
     losses.note_container(side_data_kinds(source.video), as_fraction(shape) if shape else None)
     return Target(destination, container, stream, source, options, routes, carriers, losses)

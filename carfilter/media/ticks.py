@@ -9,11 +9,38 @@ if TYPE_CHECKING:
     import av
 
 
+_BARE = {  # FFmpeg's muxers and demuxers
+    *("h264", "hevc", "vvc", "m4v", "mpeg1video", "mpeg2video", "mpegvideo", "mjpeg", "obu"),
+    *("yuv4mpegpipe", "rawvideo"),
+}
+
+
 def as_fraction(ratio: Any) -> Fraction:
     """Return a time base or a rate as the Fraction that PyAV 18 gives; 19 has its own type."""
     if isinstance(ratio, Fraction):
         return ratio
     return Fraction(ratio.numerator, ratio.denominator)
+
+
+def has_times(container: av.container.Container) -> bool:
+    """Say whether a container holds times; in a bare stream pictures have those of its rate."""
+    return container.format.name not in _BARE
+
+
+def rate_of(video: av.VideoStream) -> Fraction | None:
+    """Return the frames per second that a container says, a hint only; None where it does not."""
+    average, guessed = video.average_rate, video.guessed_rate
+    # FFmpeg's readers of bare streams take 25 for the average; what is coded tells more.
+    rate = average or guessed if has_times(video.container) else guessed or average
+    return as_fraction(rate) if rate else None
+
+
+def is_constant(video: av.VideoStream) -> bool:
+    """Say whether all pictures come at one rate, by what FFmpeg has read of them so far."""
+    average, least = video.average_rate, video.base_rate
+    if not has_times(video.container):
+        return True
+    return bool(average and least) and as_fraction(average) == as_fraction(least)
 
 
 def packet_seconds(packet: av.Packet[Any]) -> Fraction | None:

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from carfilter import __version__
+from carfilter.media.ticks import has_times
 
 if TYPE_CHECKING:
     from carfilter.media.source import Source
@@ -38,6 +39,12 @@ def announce(
             "it starts at %s; all its streams are moved together so that it starts at zero"
             " (-copyts keeps its times)",
             _clock(float(source.shift_seconds)),
+        )
+    if not has_times(source.container) and source.rate:
+        logger.info(
+            "a bare stream: its times are made of its rate, %.5g a second"
+            " (-framerate sets another)",
+            float(source.rate),
         )
     for route in target.routes:
         logger.log(logging.WARNING if route.is_loss else logging.INFO, "%s", route)
@@ -87,7 +94,7 @@ def report_losses(run: Run, source: Source) -> None:
             run.repaired,
         )
     if run.damaged:
-        logger.warning("%d damaged frames or packets; they were concealed", run.damaged)
+        logger.warning("%d damaged frames or packets; what came of them was concealed", run.damaged)
 
 
 def provenance(model: Model | None, strength: float) -> str:

@@ -9,6 +9,7 @@ import av
 import pytest
 
 from carfilter import filter_video
+from carfilter.errors import MediaError
 from carfilter.media.options import SourceOptions, TargetOptions
 from carfilter.media.source import read_contents
 from carfilter.restore.restorer import RestoreOptions
@@ -189,11 +190,59 @@ def test_a_pause_that_was_kept_is_found_again_when_the_result_is_read_back(tmp_p
         assert read_contents(source, decode=decode).span_seconds == pytest.approx(305 / 25)
 
 
-def test_frames_without_times_come_at_the_rate_of_the_source(tmp_path: Path) -> None:
-    source = make_clip(tmp_path / "in.h264", frames=20)  # a raw stream has no timestamps at all
+@pytest.mark.parametrize("rate", [Fraction(25), Fraction(30000, 1001)])
+def test_frames_without_times_come_at_the_rate_of_the_source(
+    tmp_path: Path, rate: Fraction, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    # A bare stream has no timestamps at all, so none of them is missing.
+    source = make_clip(tmp_path / "in.h264", frames=20, rate=rate, time_base=1 / rate)
     run, content = restored(source, tmp_path / "out.mkv")
-    assert run.frames == run.repaired == 20
-    assert [float(s) for s in content.seconds] == pytest.approx([i / 25 for i in range(20)])
+    assert (run.frames, run.repaired) == (20, 0)
+    assert f"its times are made of its rate, {float(rate):.5g} a second" in caplog.text
+    wanted = [float(i / rate) for i in range(20)]
+    assert [float(s) for s in content.seconds] == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("rate", [Fraction(10), Fraction(25), Fraction(30000, 1001)])
+@pytest.mark.parametrize(
+    ("name", "codec"), [("h264", "libx264"), ("ivf", "libsvtav1"), ("avi", "libx264")]
+)
+def test_a_target_that_counts_frames_says_their_rate(
+    tmp_path: Path, rate: Fraction, name: str, codec: str
+) -> None:
+    # Ticks much finer than a frame, as MP4 and MPEG-TS have them.
+    fine = rate.numerator * 512
+    pts = [i * 512 * rate.denominator for i in range(12)]
+    given = {"frames": 12, "rate": rate, "pts": pts, "time_base": Fraction(1, fine)}
+    source, target = (
+        make_clip(tmp_path / "in.mp4", size=(64, 64), **given),
+        tmp_path / f"out.{name}",
+    )
+    options = replace(THROUGH, target=TargetOptions(video_codec=codec))
+    assert filter_video(source, target, options=options).frames == 12
+    with av.open(str(target)) as made:
+        assert made.streams.video[0].guessed_rate == rate
+        if name == "avi":
+            assert made.streams.video[0].average_rate == rate
+            assert made.streams.video[0].frames == 12
+
+
+@pytest.mark.parametrize("name", ["mkv", "mp4"])
+def test_a_file_that_was_cut_off_is_told_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    clip, whole, source = (tmp_path / f"{stem}.{name}" for stem in ("clip", "whole", "in"))
+    make_clip(clip, frames=100, options={"g": "10"}, muxer={"movflags": "faststart"})
+    assert restored(clip, whole)[0].damaged == 0
+    source.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    run, _ = restored(source, tmp_path / "out.mkv")
+    assert run.damaged >= 1
+    assert f"in.{name}: cut off: it ends " in caplog.text
+    strict = replace(THROUGH, source=SourceOptions(stop_on_error=True))
+    with pytest.raises(MediaError):
+        filter_video(source, tmp_path / "strict.mkv", options=strict)
+    assert not (tmp_path / "strict.mkv").exists()
 
 
 def test_frames_of_a_stream_that_times_every_third_packet_stay_in_step(tmp_path: Path) -> None:

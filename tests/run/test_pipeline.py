@@ -424,16 +424,6 @@ def test_damaged_packets_are_concealed_counted_and_the_rest_is_kept(tmp_path: Pa
     assert not (tmp_path / "never.mkv").exists()
 
 
-def test_timestamps_that_repeat_are_repaired_and_told(tmp_path: Path) -> None:
-    source = tmp_path / "in.h264"
-    make_clip(source, frames=20)  # a raw stream has no timestamps at all
-    run = filter_video(source, tmp_path / "out.mkv", options=EXACT)
-    seconds = [float(s) for s in read_content(tmp_path / "out.mkv").seconds]
-    assert run.frames == 20
-    assert run.repaired == 20
-    assert seconds == pytest.approx([i / 25 for i in range(20)], abs=1e-3)
-
-
 def test_a_file_is_encoded_whole_frames_at_a_time_and_a_live_stream_without_delay(
     tmp_path: Path,
 ) -> None:

@@ -93,6 +93,7 @@ class Survey:
     corrupt: int = 0  # packets that their container or demuxer marks as damaged
     jumps: int = 0  # of the clock
     first_jump: tuple[float, float] | None = None  # where and by how much, in seconds
+    cut_off: str = ""  # how much of the end is missing, if any
     decoded_all: bool = False  # the sample is every picture
     tried: list[av.Packet[Any]] = field(default_factory=list)  # the first packets of the last run
 
@@ -129,6 +130,7 @@ class Survey:
             seen = sum(content.bytes for content in contents)
         yield from runs.end()
         self.jumps, self.first_jump = clock.jumps, clock.first_jump
+        self.cut_off = clock.cut_off(source.container)
         self.tried = runs.packets
         whole = zip(contents, self.streams, strict=True)
         self.streams = tuple(content.of(stream) for content, stream in whole)
