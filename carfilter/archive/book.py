@@ -105,7 +105,7 @@ class Book:
         if row is None or not row.is_over or not self._is_same(row, found):
             return False
         if row.status == FAILED:
-            return not retry_failed
+            return not retry_failed and not self._is_free_by_now(found, row)
         return self._size(found.target) == row.target_size
 
     def begin(self, found: Found, video_seconds: float | None) -> Path:
@@ -209,6 +209,16 @@ class Book:
                 f"{found.target}: exists already and was not made here; give -y to replace it"
             )
         return is_ours or self.overwrite
+
+    def _is_free_by_now(self, found: Found, row: Row) -> bool:
+        """Say whether a file that failed over its result's name may have it now."""
+        if "exists already and was not made here" not in row.error and "is a link" not in row.error:
+            return False
+        try:
+            self._check_target(found, row)
+        except CarfilterError:
+            return False
+        return True
 
     def _is_placed(self, row: Row) -> bool:
         """Finish what a cut between "verified" and "done" has left; False if nothing is there."""

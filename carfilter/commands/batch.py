@@ -12,12 +12,12 @@ from carfilter.commands.options import (
     CONTEXT_SETTINGS,
     LEVELS,
     Seconds,
+    check_ends,
     encode_options,
     filter_options,
     grouped,
     loglevel_option,
     read_options,
-    refuse_two_ends,
     restore_options,
 )
 from carfilter.commands.stdio import outlive_stderr
@@ -118,7 +118,7 @@ def carfilter_batch(in_dir: Path | None, out_dir: Path | None, **given: Any) -> 
         sys.exit(_show_status(given["status"], given["state"]))
     if in_dir is None or out_dir is None:
         raise click.UsageError("give IN_DIR and OUT_DIR, or --status OUT_DIR")
-    refuse_two_ends(given)
+    check_ends(given)
     sys.exit(_run(in_dir, out_dir, given))
 
 

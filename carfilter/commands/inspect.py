@@ -42,6 +42,8 @@ def carfilter_inspect(inputs: tuple[Path, ...], **given: Any) -> None:
     """
     if given["html"] and (len(inputs) > 1 or inputs[0].is_dir()):
         raise click.UsageError("--html is the page of one file; give one INPUT")
+    if given["json_file"] == given["csv_file"] == "-":
+        raise click.UsageError("--json and --csv cannot both go to stdout")
     sys.exit(_run(inputs, given))
 
 

@@ -173,7 +173,13 @@ read_options = grouped(
     click.option("-t", "duration", type=Seconds(), help="Take that long."),
     click.option("-to", "end", type=Seconds(), help="End there."),
     click.option("-copyts", is_flag=True, help="Keep times that start late."),
-    click.option("-map", "maps", metavar="SPEC", multiple=True, help="Streams, as in FFmpeg."),
+    click.option(
+        "-map",
+        "maps",
+        metavar="SPEC",
+        multiple=True,
+        help="Streams, named as in FFmpeg; their order stays.",
+    ),
     click.option("-an", "no_audio", is_flag=True, help="No audio."),
     click.option("-sn", "no_subtitles", is_flag=True, help="No subtitles."),
     click.option("-dn", "no_data", is_flag=True, help="No data streams."),
@@ -228,10 +234,15 @@ def guarded(command: str, work: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-def refuse_two_ends(given: dict[str, Any]) -> None:
-    """Refuse -t beside -to."""
+def check_ends(given: dict[str, Any]) -> None:
+    """Refuse -t beside -to, and ends that leave nothing."""
     if given["duration"] is not None and given["end"] is not None:
         raise click.UsageError("-t and -to exclude each other")
+    start = given["start"] or 0.0
+    if given["duration"] is not None and given["duration"] <= 0:
+        raise click.UsageError("-t has to be more than zero")
+    if given["end"] is not None and given["end"] <= start:
+        raise click.UsageError("-to has to lie behind -ss, or behind zero")
 
 
 def filter_options(given: dict[str, Any]) -> "FilterOptions":

@@ -13,13 +13,13 @@ from carfilter.commands.options import (
     LEVELS,
     SEGMENTING,
     Seconds,
+    check_ends,
     encode_options,
     files,
     filter_options,
     grouped,
     loglevel_option,
     read_options,
-    refuse_two_ends,
     restore_options,
 )
 from carfilter.commands.stdio import drop_stdout, outlive_stderr
@@ -69,7 +69,7 @@ def carfilter(source: str, target: str, **given: Any) -> None:
     """
     if given["overwrite"] and given["never_overwrite"]:
         raise click.UsageError("-y and -n exclude each other")
-    refuse_two_ends(given)
+    check_ends(given)
     for name in SEGMENTING:
         if given[name] is not None and given["format"] not in SEGMENT_FORMATS:
             raise click.UsageError(f"-{name} needs -f segment")

@@ -131,6 +131,7 @@ def main(pairs_dir: Path, out: Path, **options: Any) -> None:
                 run_training(pairs_dir, out, options, on_log)
             finally:
                 drawn = out.with_suffix(".csv").exists() and save_curve(out)
+        click.echo(f"wrote {out}", err=True)
         if not drawn and out.with_suffix(".csv").exists():
             click.echo("no curve was drawn: pip install carfilter[train] for matplotlib", err=True)
 

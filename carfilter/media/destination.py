@@ -29,6 +29,8 @@ from carfilter.unfinished import (
 
 # Not empty_moov: it would shift the first frame by the priming of AAC.
 _FRAGMENTED = "frag_keyframe+delay_moov+default_base_moof"
+_MANY_FILES = ("hls", "dash", "smoothstreaming", "hds", "webm_chunk", "webm_dash_manifest", "tee")
+_LISTS = (".m3u8", ".mpd")
 _OF_THE_DISK = {errno.EIO, errno.EROFS, errno.EACCES, errno.ENOENT, errno.ESTALE}
 
 
@@ -148,6 +150,13 @@ def choose_destination(path: str | Path, source_name: str, options: TargetOption
         MediaError: it exists, is the source, or cannot be written.
     """
     overwrite = options.overwrite
+    if options.format in _MANY_FILES or (
+        options.format is None and Path(path).suffix.lower() in _LISTS
+    ):
+        raise MediaError(
+            f"{path}: HLS and DASH are a list and many files; write one file, and cut it up with"
+            " ffmpeg -c copy, or give -f segment"
+        )
     if options.format in SEGMENT_FORMATS:
         segments = Segments(Path(path), dict(options.muxer), overwrite=overwrite)
         return Destination(path, overwrite, segments=segments)

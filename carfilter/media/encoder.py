@@ -18,11 +18,11 @@ from carfilter.media.conform import PLANAR, is_full_range, lies_on_side
 from carfilter.media.frames import COLOUR_TAGS, display_matrix, pixel_format
 from carfilter.media.hardware import usable_encoder
 from carfilter.media.hdr import hdr_options
-from carfilter.media.libav.stream import set_aspect_ratio
+from carfilter.media.libav.stream import chroma_location, set_aspect_ratio
 from carfilter.media.options import TargetOptions
 from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
 from carfilter.media.source import Source
-from carfilter.media.streams import check_encoder, copy_tags
+from carfilter.media.streams import cannot_hold, check_encoder, copy_tags
 from carfilter.media.ticks import as_fraction, has_times, is_constant
 from carfilter.process import cpu_flags
 
@@ -77,10 +77,7 @@ def add_video(
             time_base=_time_base(codec, holder, source),
         )
     except (av.error.FFmpegError, ValueError) as error:
-        raise MediaError(
-            f"-c:v {codec}: the {container.format.name} format cannot hold it;"
-            " use an .mkv target or another -c:v"
-        ) from error
+        raise MediaError(cannot_hold(container, "-c:v", codec)) from error
     assert isinstance(stream, av.VideoStream)
     context = stream.codec_context
     context.pix_fmt = _written_format(holder, codec, asked, was_asked=bool(options.pix_fmt))
@@ -99,10 +96,38 @@ def add_video(
         context.sample_aspect_ratio = source.video.sample_aspect_ratio
     settings = _with_defaults(codec, dict(given), options)
     context.options = _encoder_options(context, codec, settings, verbose=options.verbose_encoder)
+    _keep_chroma_location(context, source)
     if decoder.field_order > 1:
         _code_interlaced(context, decoder.field_order)
     copy_tags(source.video, stream)
+    _forget_lost_alpha(stream, source)
     return stream
+
+
+def _forget_lost_alpha(stream: av.VideoStream, source: Source) -> None:
+    """Tag no alpha where there is none: FFmpeg's own decoder of VP9 leaves it out."""
+    tag = next((key for key in stream.metadata if key.lower() == "alpha_mode"), None)
+    decoded = source.video.codec_context.format
+    if tag is not None and decoded is not None and len(decoded.components) in (1, 3):
+        del stream.metadata[tag]
+        logger.warning(
+            "%s: its alpha is lost, since its decoder does not give it; make it FFV1 first with"
+            " ffmpeg -c:v libvpx-vp9 -i INPUT -c:v ffv1 OUTPUT.mkv",
+            source.name,
+        )
+
+
+def _keep_chroma_location(context: av.VideoCodecContext, source: Source) -> None:
+    """Say where the chroma samples lie, which PyAV has no attribute for, where they stay there."""
+    before, after = source.video.codec_context.format, context.format
+    lies = chroma_location(source.video)
+    if lies and before is not None and after is not None and _halves(before) and _halves(after):
+        context.options = {"chroma_sample_location": str(lies), **context.options}
+
+
+def _halves(pix_fmt: av.VideoFormat) -> bool:
+    """Say whether chroma has half the samples of luma across and down."""
+    return pix_fmt.chroma_width(4) == pix_fmt.chroma_height(4) == 2
 
 
 def _time_base(codec: str, container: av.container.OutputContainer, source: Source) -> Fraction:
@@ -134,7 +159,8 @@ def _written_format(
         )
     raise MediaError(
         f"-c:v {codec}: cannot encode pixel format {pix_fmt}; give -pix_fmt with one of"
-        f" {', '.join(formats[:8])}, or -c:v ffv1 with an .mkv target"
+        f" {', '.join(formats[:8])}"
+        f"{'' if codec == 'ffv1' else ', or -c:v ffv1 with an .mkv target'}"
     )
 
 
@@ -282,8 +308,6 @@ def open_encoder(
         )
     for tag in COLOUR_TAGS:
         setattr(context, tag, int(getattr(frame, tag)))
-    if hasattr(frame, "chroma_location"):  # PyAV 19 tells it
-        setattr(context, "chroma_sample_location", int(frame.chroma_location))  # noqa: B010
     matrix = display_matrix(frame)
     if matrix is not None and turned is None:
         stream.set_display_matrix(matrix)
@@ -302,9 +326,10 @@ def open_encoder(
                 f" {context.width}x{context.height}; give -pix_fmt {full}, or -c:v ffv1 with an"
                 " .mkv target, or crop it first with ffmpeg -vf crop"
             ) from error
+        settings = ", ".join(f"{name}={value}" for name, value in given.items())
         raise MediaError(
             f"{context.name} refuses these settings for {frame.width}x{frame.height}"
-            f" {context.pix_fmt}: {given or 'none'}; correct them or choose another -c:v"
+            f" {context.pix_fmt}: {settings or 'none'}; correct them or choose another -c:v"
         ) from error
 
 

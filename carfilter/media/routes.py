@@ -21,6 +21,7 @@ from av.stream import Discard
 from carfilter.errors import MediaError
 from carfilter.media.selection import is_picture
 from carfilter.media.streams import COVER_ENDINGS, Copy, add_attachment, add_copy, stream_codec
+from carfilter.media.tags import WITH_CHAPTERS
 from carfilter.media.ticks import shift_packet
 
 _PCM = {"pcm_mulaw", "pcm_alaw", "pcm_bluray", "pcm_dvd", "s302m"}  # samples in a packing of theirs
@@ -119,9 +120,7 @@ def _route(
         known = stream.codec_context is not None
         return Route(stream, "convert", wanted) if known else Route(stream, "refuse")
     if stream.type == "data" and not _is_free_data(stream):
-        kept = "the chapters, or timecode tag, it repeats are kept"
-        lost = "this format holds neither chapters nor timecodes"
-        return Route(stream, "drop", note=lost if format_name in ("mpegts", M2TS) else kept)
+        return Route(stream, "drop", note=_what_it_repeats(stream, format_name))
     if (
         can_hold(format_name, stream)
         and (wanted == "copy" or not _is_better_plain(format_name, stream))
@@ -160,6 +159,14 @@ def _is_free_data(stream: av.stream.Stream) -> bool:
         return True
     # FFmpeg's demuxer discards the packets of a chapter track by itself, and of no other.
     return "timecode" not in stream.metadata and stream.discard != Discard.all
+
+
+def _what_it_repeats(stream: av.stream.Stream, format_name: str) -> str:
+    if "timecode" in stream.metadata:
+        kept = format_name not in ("mpegts", M2TS)
+        return "the timecode tag it repeats is kept" if kept else "this format holds no timecodes"
+    kept = format_name in WITH_CHAPTERS
+    return "the chapters it repeats are kept" if kept else "this format holds no chapters"
 
 
 def _is_better_plain(format_name: str, stream: av.stream.Stream) -> bool:

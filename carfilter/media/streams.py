@@ -112,14 +112,20 @@ def check_encoder(codec: str, kind: str, option: str, example: str) -> None:
         found = av.Codec(codec, "w").type
     except ValueError as error:
         raise MediaError(
-            f"{option} {codec}: there is no such encoder; see ffmpeg -encoders"
+            f"{option} {codec}: PyAV's FFmpeg has no such encoder, whatever another one has;"
+            f" give one such as {example}"
         ) from error
     if found != kind:
         raise MediaError(f"{option} {codec}: encodes {found}; give one such as {example}")
 
 
-def _cannot_hold(target: av.container.OutputContainer, option: str, codec: str) -> str:
-    return f"{option} {codec}: the {target.format.name} format cannot hold it; use an .mkv target"
+def cannot_hold(target: av.container.OutputContainer, option: str, codec: str) -> str:
+    """Return the sentence for a codec that a container does not take."""
+    there = "another" if "matroska" in target.format.name else "an .mkv target, or another"
+    return (
+        f"{option} {codec}: PyAV cannot write it into the {target.format.name} format;"
+        f" use {there} {option}"
+    )
 
 
 class Copy:
@@ -171,7 +177,7 @@ class AudioConversion:
         try:
             added = target.add_stream(codec, rate=rate, time_base=Fraction(1, rate))
         except (av.error.FFmpegError, ValueError) as error:
-            raise MediaError(_cannot_hold(target, "-c:a", codec)) from error
+            raise MediaError(cannot_hold(target, "-c:a", codec)) from error
         assert isinstance(added, av.AudioStream)
         self.stream = added
         self._encoder = self.stream.codec_context
@@ -261,7 +267,7 @@ class SubtitleConversion:
         try:
             added = target.add_stream(codec)
         except (av.error.FFmpegError, ValueError) as error:
-            raise MediaError(_cannot_hold(target, "-c:s", codec)) from error
+            raise MediaError(cannot_hold(target, "-c:s", codec)) from error
         assert isinstance(added, SubtitleStream)
         self.stream = added
         self._encoder = self.stream.codec_context

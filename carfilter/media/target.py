@@ -28,6 +28,7 @@ from carfilter.media.routes import M2TS, Route, plan_routes
 from carfilter.media.selection import is_picture
 from carfilter.media.source import Source
 from carfilter.media.streams import Carrier, add_attachment, add_cover, copy_tags, make_carrier
+from carfilter.media.tags import copy_container_tags, keep_any_key
 from carfilter.media.ticks import as_fraction, frame_seconds, has_times, packet_seconds, rescale
 from carfilter.unfinished import is_stdout
 
@@ -36,7 +37,6 @@ logger = logging.getLogger("carfilter")
 _HELD_BYTES = 64 << 20  # of copied packets that wait for the video
 _KEY = 1  # AV_PICTURE_TYPE_I
 _COUNT_FROM_ZERO = {"avi", "mxf", "mxf_opatom", "mxf_d10", "gxf"}  # frames, and not times
-_MUXER_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands"}
 
 
 # No repr of the fields: that of a PyAV stream crashes once its container is closed.
@@ -52,6 +52,7 @@ class Target:
     routes: list[Route]
     carriers: dict[int, Carrier]
     losses: Losses
+    format_name: str  # FFmpeg's, of the file or of each segment
     frames: int = 0  # packets the video encoder gave, one a frame
     changed: int = 0  # frames that came in another size, format or range than the first
     bytes: int = 0
@@ -291,18 +292,19 @@ def _open_target(
         for route in kept:
             if _is_attachment(route.stream):
                 copy_tags(route.stream, add_attachment(container, route.stream))
-        _copy_container_tags(container, source, options)
+        copy_container_tags(container, source, options, holder.format.name)
+        keep_any_key(container, source)
     except (av.error.FFmpegError, ValueError) as error:
         container.close()
         raise MediaError(destination.why_not_written(error, holder.format.name)) from error
     except BaseException:
         container.close()
         raise
-    codec, timed = stream.codec_context.name, has_times(holder)
-    losses = Losses(holder.format.name, codec, source.rate, has_times=timed)
+    name, codec, timed = holder.format.name, stream.codec_context.name, has_times(holder)
+    losses = Losses(name, codec, source.rate, has_times=timed)
     shape = source.video.sample_aspect_ratio
     losses.note_container(side_data_kinds(source.video), as_fraction(shape) if shape else None)
-    return Target(destination, container, stream, source, options, routes, carriers, losses)
+    return Target(destination, container, stream, source, options, routes, carriers, losses, name)
 
 
 def _format_of(holder: av.container.OutputContainer, path: str | Path) -> str:
@@ -322,32 +324,3 @@ def _add_covers(
         return set()
     pictures = [route.stream for route in routes if is_picture(route.stream)]
     return {s.index for s in pictures if add_cover(container, s, source.name) is not None}
-
-
-def _copy_container_tags(
-    container: av.container.OutputContainer, source: Source, options: TargetOptions
-) -> None:
-    tags = {
-        key: value
-        for key, value in source.container.metadata.items()
-        if key.lower() not in _MUXER_TAGS
-    }
-    chapters = source.cut().chapters(source.shift_seconds)
-    if chapters:
-        container.set_chapters(chapters)
-    container.metadata.update({**tags, **dict(options.metadata)})
-
-
-def add_provenance(target: Target, text: str) -> None:
-    """Write how the file was made into its tags; call it before the first frame.
-
-    MP4 and MOV keep known keys only, so there it follows what stands in the comment.
-    """
-    tags = target.container.metadata
-    destination = target.destination
-    suffix = Path(destination.path).suffix.lower()[1:]
-    suffixes = {suffix} if destination.segments else set[str]()
-    if {"mp4", "mov"} & {*suffixes, *target.container.format.name.split(",")}:
-        tags["comment"] = f"{tags['comment']}\n{text}" if tags.get("comment") else text
-    else:
-        tags["carfilter"] = text

@@ -17,7 +17,8 @@ from carfilter.media.opening import display_name
 from carfilter.media.options import SourceOptions
 from carfilter.media.reconnect import open_live
 from carfilter.media.source import Decoded, Source, open_source
-from carfilter.media.target import Target, add_provenance, open_target
+from carfilter.media.tags import add_provenance
+from carfilter.media.target import Target, open_target
 from carfilter.restore.restorer import Restorer
 from carfilter.restore.weights import Model, load_weights
 from carfilter.run.account import Run

@@ -356,3 +356,18 @@ def test_what_carfilter_says_of_a_file_is_said_of_an_archive_too(tmp_path: Path)
     done = next(event for event in seen if event.kind == DONE)
     assert "its video changes to another codec in mid-stream" in done.text
     assert len(done.values["warnings"]) >= 1
+
+
+def test_what_failed_over_a_name_is_done_once_the_name_is_free_or_given(tmp_path: Path) -> None:
+    archive, out = make_archive(tmp_path / "in", 2), tmp_path / "out"
+    first, second = (video.relative_to(archive) for video in sorted(archive.rglob("*.mp4")))
+    for name in (first, second):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / first).write_text("of somebody else")
+    (out / second).symlink_to(tmp_path / "elsewhere.mp4")
+    assert len(clean(archive, out)[0].failures) == 2
+    assert len(clean(archive, out)[0].failures) == 2
+    (out / second).unlink()
+    overwriting = replace(COPY, target=replace(COPY.target, overwrite=True))
+    totals, _ = clean(archive, out, replace(PLAIN, filter=overwriting))
+    assert (totals.done, totals.failures) == (2, [])

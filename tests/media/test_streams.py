@@ -109,7 +109,7 @@ def test_the_timecode_stays(
     assert kinds(source)[1][0] == "data"
     with caplog.at_level(logging.INFO, logger="carfilter"):
         through(source, tmp_path / f"out.{container}")
-    assert "#1 data (timecode) -> drop: the chapters, or timecode tag" in caplog.text
+    assert "#1 data (timecode) -> drop: the timecode tag it repeats is kept" in caplog.text
     with av.open(str(tmp_path / f"out.{container}")) as made:
         tags = {k.lower(): v for k, v in made.streams.video[0].metadata.items()}
         assert tags["timecode"] == "01:02:03:04"

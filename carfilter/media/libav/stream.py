@@ -1,9 +1,9 @@
 """What FFmpeg knows of a stream and PyAV has no way to: read and written in FFmpeg's own memory.
 
 A last resort, for a few things: the aspect ratio that the muxers of Matroska, NUT and AVI ask the
-stream for, and not the codec; the tag of a copied codec; which side data came with a stream; which
-codec it has now. PyAV's object holds a pointer to FFmpeg's, whose first fields are compared with
-what PyAV tells of the same stream before anything is believed:
+stream for, and not the codec; the tag of a copied codec; which side data came with a stream, which
+codec it has now, and where its chroma lies. PyAV's object holds a pointer to FFmpeg's, whose first
+fields are compared with what PyAV tells of the same stream before anything is believed:
 https://github.com/PyAV-Org/PyAV/blob/main/av/stream.pxd
 """
 
@@ -14,6 +14,7 @@ from fractions import Fraction
 
 import av
 
+_MOST_CHROMA_LOCATIONS = 6
 _POINTER_AT = object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p)  # behind Cython's table
 
 
@@ -34,6 +35,18 @@ class _Parameters(ctypes.Structure):
         ("extradata_size", ctypes.c_int),
         ("side_data", ctypes.POINTER(_SideData)),
         ("side_data_count", ctypes.c_int),
+        ("format", ctypes.c_int),
+        ("bit_rate", ctypes.c_int64),
+        ("bits", ctypes.c_int * 2),  # coded and raw, of a sample
+        ("profile", ctypes.c_int),
+        ("level", ctypes.c_int),
+        ("width", ctypes.c_int),
+        ("height", ctypes.c_int),
+        ("aspect", ctypes.c_int * 2),
+        ("rate", ctypes.c_int * 2),
+        ("field_order", ctypes.c_int),
+        ("colour", ctypes.c_int * 4),  # range, primaries, transfer, matrix
+        ("chroma_location", ctypes.c_int),
     )
 
 
@@ -107,6 +120,19 @@ def side_data_kinds(stream: av.stream.Stream) -> set[int]:
     if parameters.extradata_size != context.extradata_size or parameters.side_data_count > 64:
         return set()
     return {parameters.side_data[i].type for i in range(parameters.side_data_count)}
+
+
+def chroma_location(stream: av.VideoStream) -> int:
+    """Return where a source's chroma samples lie, as FFmpeg numbers it (AVChromaLocation); 0 where
+    it does not say, or where that cannot be read."""
+    inner, context = _inner(stream), stream.codec_context
+    if inner is None or not inner.parameters:
+        return 0
+    parameters = inner.parameters.contents
+    told = [context.width, context.height, int(context.color_range)]
+    found = [parameters.width, parameters.height, parameters.colour[0]]
+    is_one = 0 < parameters.chroma_location <= _MOST_CHROMA_LOCATIONS
+    return parameters.chroma_location if found == told and is_one else 0
 
 
 def codec_number(stream: av.stream.Stream) -> int:
