@@ -112,7 +112,7 @@ def check_encoder(codec: str, kind: str, option: str, example: str) -> None:
         found = av.Codec(codec, "w").type
     except ValueError as error:
         raise MediaError(
-            f"{option} {codec}: PyAV's FFmpeg has no such encoder, whatever another one has;"
+            f"{option} {codec}: there is no such encoder in PyAV's FFmpeg, whatever others have;"
             f" give one such as {example}"
         ) from error
     if found != kind:

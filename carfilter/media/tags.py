@@ -11,8 +11,6 @@ from carfilter.media.source import Source
 if TYPE_CHECKING:
     import av.container
 
-    from carfilter.media.target import Target
-
 logger = logging.getLogger("carfilter")
 
 _MUXER_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands"}
@@ -60,19 +58,21 @@ def keep_any_key(container: av.container.OutputContainer, source: Source) -> Non
         options["movflags"] = f"{given}+use_metadata_tags" if given else "use_metadata_tags"
 
 
-def add_provenance(target: Target, text: str) -> None:
+def add_provenance(
+    container: av.container.OutputContainer, format_name: str, text: str, *, is_file: bool
+) -> None:
     """Write how the file was made into its tags; call it before the first frame.
 
     MP4, MOV and AVI keep known keys only, so there it follows what stands in the comment. Where a
-    format has neither, that is said.
+    file's format has neither, that is said.
     """
-    tags, name = target.container.metadata, target.format_name
-    if name in _KNOWN_KEYS_ALONE:
+    tags = container.metadata
+    if format_name in _KNOWN_KEYS_ALONE:
         tags["comment"] = f"{tags['comment']}\n{text}" if tags.get("comment") else text
         return
     tags["carfilter"] = text
-    if name not in _ANY_KEY and target.destination.part is not None:
+    if format_name not in _ANY_KEY and is_file:
         logger.info(
             "the %s format has no tags that could say how it was made; --sidecar writes it beside",
-            name,
+            format_name,
         )

@@ -72,7 +72,12 @@ def filter_video(
     try:
         restorer = _make_restorer(model, opened, options)
         announce(run, opened, sink, model, restorer)
-        add_provenance(sink, provenance(model, options.restore.strength))
+        add_provenance(
+            sink.container,
+            sink.format_name,
+            provenance(model, options.restore.strength),
+            is_file=sink.destination.part is not None,
+        )
         _transfer(run, opened, sink, restorer, options, stop, progress)
     except DeviceError as error:
         # Not the file's fault, and hours may have gone into it.
