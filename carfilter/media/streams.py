@@ -121,11 +121,10 @@ def check_encoder(codec: str, kind: str, option: str, example: str) -> None:
 
 def cannot_hold(target: av.container.OutputContainer, option: str, codec: str) -> str:
     """Return the sentence for a codec that a container does not take."""
-    there = "another" if "matroska" in target.format.name else "an .mkv target, or another"
-    return (
-        f"{option} {codec}: PyAV cannot write it into the {target.format.name} format;"
-        f" use {there} {option}"
-    )
+    name = target.format.name
+    if name == "matroska":  # as a codec of Windows's, which PyAV does not know of
+        return f"{option} {codec}: PyAV does not write it into {name}; use another {option}"
+    return f"{option} {codec}: the {name} format cannot hold it; use an .mkv target"
 
 
 class Copy:
