@@ -21,7 +21,7 @@ from carfilter.restore.planes import changed_blocks
 TYPES = {1: "I", 2: "P", 3: "B"}
 _KEPT = 6  # pictures of one run, for the measurement of the filter
 _JUDGED = 240  # pictures that are looked at for fields
-_ALIKE = 0.72  # correlation of the details of two pictures of a fixed camera; people walk through it
+_ALIKE = 0.72  # correlation of the details of two pictures of a fixed camera with people in it
 _BEYOND = 0.005  # share of samples beyond limited range that is no overshoot
 # Key frames that are looked at for an earlier encode, and of which QPs. Of 21 key frames of fine
 # footage coded once at CRF 18 to 28, one had less detail than _DETAIL; of 28 that had been coded
