@@ -32,6 +32,12 @@ from carfilter.unfinished import is_stdout
 if TYPE_CHECKING:
     from carfilter.run.account import Run
 
+
+def _refuse_filters(_context: click.Context, _option: click.Parameter, value: str | None) -> None:
+    if value is not None:  # else click would take it for -v
+        raise click.UsageError("there is no -vf; put an ffmpeg -vf before or after it, in a pipe")
+
+
 _report_options = grouped(
     click.option("-y", "overwrite", is_flag=True, help="Replace an existing output."),
     click.option("-n", "never_overwrite", is_flag=True, help="Never replace one (the default)."),
@@ -46,6 +52,7 @@ _report_options = grouped(
     click.option("-progress", metavar="URL", help="key=value blocks to a file or pipe:N."),
     click.option("-stats_period", type=Seconds(), default=None, help="Seconds between reports."),
     loglevel_option,
+    click.option("-vf", hidden=True, expose_value=False, callback=_refuse_filters),
     click.option("-hide_banner", is_flag=True, help="Accepted; there is no banner."),
     click.option("-nostdin", is_flag=True, help="Accepted; the keyboard is never read."),
 )

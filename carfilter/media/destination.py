@@ -139,7 +139,7 @@ class Destination:
             return f"{name}: cannot be written ({reason}); check the disk and the permissions"
         return (
             f"{name}: the {format_name} format refuses what it is given ({reason}); use an .mkv"
-            " target, or leave out what it cannot hold (-an, -sn, -dn)"
+            " target, or leave out what it cannot hold (-an, -sn, -dn, flags that it has not)"
         )
 
 

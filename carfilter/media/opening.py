@@ -215,6 +215,8 @@ def _refuse_playlist(path: Path, head: bytes) -> None:
 def _why_not_opened(name: str, error: Exception, wanted: str | None) -> str:
     if wanted and "no container format" in str(error).lower():
         return f"{name}: there is no input format {wanted!r}; see ffmpeg -formats"
+    if wanted == "rawvideo":
+        return f"{name}: rawvideo tells no size; send -f yuv4mpegpipe or -f nut instead"
     if isinstance(error, av.error.ExitError) and not is_url(name):
         return (
             f"{name}: no header of a video in its first {_HEADER_TIMEOUT:.0f} s;"

@@ -412,3 +412,18 @@ def test_memory_does_not_grow_with_length(tmp_path: Path, weights: Path) -> None
         for times in (1, 10)
     ]
     assert peaks[1] <= peaks[0] * 1.05, peaks
+
+
+def test_ffmpegs_filters_and_ends_that_leave_nothing_are_wrong_usage(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4")
+    for given, sentence in (
+        (
+            ("-vf", "scale=64:48"),
+            "there is no -vf; put an ffmpeg -vf before or after it, in a pipe",
+        ),
+        (("-t", "0"), "-t has to be more than zero"),
+        (("-ss", "1.5", "-to", "1"), "-to has to lie behind -ss"),
+    ):
+        refused = call(clip, tmp_path / "out.mp4", *given)
+        assert refused.exit_code == 2
+        assert sentence in refused.stderr
