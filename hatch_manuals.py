@@ -42,7 +42,7 @@ def _command(module: object, script: str) -> click.Command:
 
 
 def _man_page(command: click.Command, script: str, version: str) -> str:
-    context = click.Context(command, info_name=script)
+    context = click.Context(command, info_name=script, **command.context_settings)
     about = cleandoc(command.help or "").replace("\b\n", "")  # click keeps the docstring's indent
     lines = [
         f'.TH "{script.upper()}" "1" "" "carfilter {version}" "User Commands"',

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from carfilter.hosts import vapoursynth
+    from carfilter.hosts import vapoursynth as vapoursynth
     from carfilter.inspection.inspect import inspect
     from carfilter.run.account import Run
     from carfilter.run.options import FilterOptions
@@ -23,12 +23,11 @@ __all__ = [
     "filter_video",
     "inspect",
     "restored_frames",
-    "vapoursynth",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in (*__all__, "vapoursynth"):  # which few have, so that * asks for no such module
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from carfilter.process import prepare_process
 
@@ -38,8 +37,12 @@ def __getattr__(name: str) -> Any:
 
         return inspect
     if name == "vapoursynth":
-        from carfilter.hosts import vapoursynth
-
+        try:
+            from carfilter.hosts import vapoursynth
+        except ImportError as error:
+            raise ImportError(
+                f'{error}; VapourSynth is needed: pip install "carfilter[vapoursynth]"'
+            ) from error
         return vapoursynth
     from carfilter.run import pipeline
 

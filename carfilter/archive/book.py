@@ -25,7 +25,7 @@ from carfilter.archive.state import DONE, FAILED, PENDING, RUNNING, VERIFIED, Ro
 from carfilter.archive.worker import Outcome
 from carfilter.errors import CarfilterError
 from carfilter.run.options import FilterOptions
-from carfilter.run.sidecar import sidecar_of
+from carfilter.run.sidecar import drop_stale_sidecar, is_sidecar, sidecar_of
 from carfilter.unfinished import check_name, place
 
 # Our temporary names, and those that filter_video() makes of them; nothing else is swept.
@@ -76,9 +76,17 @@ def _completed(text: str) -> dict[str, Any]:
 class Book:
     """The rows of the database and the only place where they change."""
 
-    def __init__(self, state: State, out_dir: Path, settings: Settings, *, overwrite: bool) -> None:
+    def __init__(
+        self,
+        state: State,
+        out_dir: Path,
+        settings: Settings,
+        *,
+        overwrite: bool,
+        sidecar: bool = False,
+    ) -> None:
         self.state, self.out_dir, self.settings = state, out_dir, settings
-        self.overwrite = overwrite
+        self.overwrite, self.sidecar = overwrite, sidecar
         self.rows = state.rows()
         self._run = os.urandom(8)  # so that an orphan of an earlier run writes to other names
 
@@ -208,6 +216,11 @@ class Book:
             raise CarfilterError(
                 f"{found.target}: exists already and was not made here; give -y to replace it"
             )
+        beside = sidecar_of(found.target)
+        if self.sidecar and beside.exists() and not (is_sidecar(found.target) or self.overwrite):
+            raise CarfilterError(
+                f"{beside}: exists already and was not made here; give -y to replace it"
+            )
         return is_ours or self.overwrite
 
     def _is_free_by_now(self, found: Found, row: Row) -> bool:
@@ -240,6 +253,8 @@ def _place(part: Path, target: Path, *, overwrite: bool) -> None:
     """Give a finished file its name; the folder goes to the disk, since a name lives there."""
     if sidecar_of(part).exists():
         sidecar_of(part).replace(sidecar_of(target))
+    else:
+        drop_stale_sidecar(target)
     placed = place(part, target, overwrite=overwrite)
     descriptor = os.open(target.parent, os.O_RDONLY)
     try:

@@ -14,6 +14,7 @@ from carfilter.archive.book import Book, Settings, describe_options
 from carfilter.archive.estimate import estimate, look_at_files, probe_lengths
 from carfilter.archive.events import (
     ENDED,
+    NOTE,
     PLANNED,
     SCANNED,
     Estimate,
@@ -36,7 +37,7 @@ from carfilter.archive.plan import (
 from carfilter.archive.pool import LocalPool, Pool
 from carfilter.archive.report import write_report
 from carfilter.archive.schedule import Observer, Restoring
-from carfilter.archive.state import FAILED, STATE_NAME, State, locked_folder
+from carfilter.archive.state import DONE, FAILED, STATE_NAME, State, locked_folder
 from carfilter.archive.watch import Watch
 from carfilter.archive.worker import RESTORE, Job
 from carfilter.errors import CarfilterError
@@ -44,6 +45,7 @@ from carfilter.pages.numbers import size_text
 from carfilter.process import cores
 from carfilter.restore.weights import load_weights
 from carfilter.run.options import FilterOptions
+from carfilter.run.sidecar import sidecar_of
 
 _SPARE_BYTES = 64 << 20  # free space below which no file is begun
 
@@ -108,7 +110,8 @@ def clean_archive(
         raise CarfilterError(f"{out_dir}: cannot be made ({error.strerror})") from error
     with locked_folder(out_dir), _opened(state_path(out_dir, options)) as state:
         state.claim(in_dir, out_dir)
-        book = Book(state, out_dir, settings, overwrite=options.filter.target.overwrite)
+        replaces, describes = options.filter.target.overwrite, options.filter.sidecar
+        book = Book(state, out_dir, settings, overwrite=replaces, sidecar=describes)
         book.recover()
         watch = Watch(in_dir, out_dir, naming, options.settle_seconds) if options.watch else None
         drive = _Drive(in_dir, out_dir, options, book, watch, observe, stop)
@@ -190,6 +193,7 @@ class _Drive:
         """Plan, restore, report."""
         started = time.perf_counter()
         pending = self._pending([f for f in found.videos if self._is_complete(f)])
+        self._note_lacking_sidecars([f for f in found.videos if f not in pending])
         for path, reason in found.unreadable:
             self.totals.failed += 1
             self.totals.failures.append((path, f"cannot be read ({reason})"))
@@ -374,6 +378,23 @@ class _Drive:
                 pool.close()
 
     def _report(self, found: Scan, pool: Pool) -> None:
-        path = self.options.report
-        if path is not None and not self.stop.is_set() and not self.totals.stopped:
-            write_report(path, found, self.book, self.totals, pool, self.template, self.stop)
+        path, stop = self.options.report, self.stop
+        if self.watch is not None and stop.is_set():  # its usual end, and files came since
+            found, stop = replace(found, videos=self.watch.videos()), threading.Event()
+        if path is not None and not stop.is_set() and not self.totals.stopped:
+            write_report(path, found, self.book, self.totals, pool, self.template, stop)
+
+    def _note_lacking_sidecars(self, videos: Sequence[Found]) -> None:
+        lacking = [
+            found.target
+            for found in videos
+            if self.book.row(found).status == DONE and not sidecar_of(found.target).exists()
+        ]
+        if self.options.filter.sidecar and lacking:
+            self.observe(
+                Event(
+                    NOTE,
+                    f"{len(lacking)} results of earlier runs have no .json beside them, which is"
+                    f" written with a result: remove those to have both, {lacking[0]} first",
+                )
+            )

@@ -85,11 +85,17 @@ class Naming:
 
 
 def text_of(path: str | Path) -> str:
-    """Return a path as text that every database, terminal and page can hold."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    if text.isprintable():
+    """Return a path as text that every database, terminal and page can hold, no two alike."""
+    text = os.fsencode(path).decode("utf-8", "surrogateescape")
+    if text.isprintable() and "\\" not in text:
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(_printable(c) for c in text)
+
+
+def _printable(one: str) -> str:
+    if "\udc80" <= one <= "\udcff":  # a byte that is no UTF-8
+        return f"\\x{ord(one) - 0xDC00:02x}"
+    return one if one.isprintable() and one != "\\" else one.encode("unicode_escape").decode()
 
 
 def check_folders(in_dir: Path, out_dir: Path) -> tuple[Path, Path]:

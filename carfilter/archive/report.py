@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from carfilter import __version__
 from carfilter.archive.book import Book
@@ -119,7 +120,7 @@ def _row(row: Row, folder: Path) -> dict[str, Any]:
             size_text(row.target_size or 0) if is_done else "",
         ),
         "pictures": [
-            (when, f"{folder.name}/{image.name}")
+            (when, quote(f"{folder.name}/{image.name}"))
             for when, image in pictures
             if is_done and image.exists()
         ],

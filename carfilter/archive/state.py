@@ -6,6 +6,7 @@ systems. One driver writes, holding a lock on the folder; anybody may read at an
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -76,7 +77,7 @@ def locked_folder(out_dir: Path) -> Iterator[None]:
     """
     path = out_dir / _LOCK_NAME
     try:
-        file = path.open("a+")
+        file = path.open("a+b", buffering=0)
     except OSError as error:
         raise CarfilterError(
             f"{out_dir}: cannot be written to ({error.strerror}); choose another OUT_DIR"
@@ -87,7 +88,7 @@ def locked_folder(out_dir: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise CarfilterError(
-                f"{out_dir}: another carfilter-batch ({file.read().strip() or 'just started'}) is"
+                f"{out_dir}: another carfilter-batch ({_holder(file)}) is"
                 " at work here; wait for it, or watch it with --status"
             ) from None
         except OSError as error:
@@ -95,13 +96,17 @@ def locked_folder(out_dir: Path) -> Iterator[None]:
                 f"{path}: cannot be locked ({error.strerror}); OUT_DIR needs a file system with"
                 " locks"
             ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with contextlib.suppress(OSError):  # on a full disk the lock is held without a name
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 
-def _lock(file: IO[str]) -> None:
+def _holder(file: IO[bytes]) -> str:
+    return file.read().decode(errors="replace").strip() or "just started"
+
+
+def _lock(file: IO[bytes]) -> None:
     for left in reversed(range(_LOCK_TRIES)):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

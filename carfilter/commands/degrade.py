@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from carfilter.commands.options import even_size, guarded
+from carfilter.commands.options import CONTEXT_SETTINGS, even_size, guarded
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
 
@@ -39,7 +39,7 @@ def _codecs(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     return names
 
 
-@click.command("carfilter-degrade", context_settings={"show_default": True})
+@click.command("carfilter-degrade", context_settings=CONTEXT_SETTINGS)
 @click.argument("clean", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("out_dir", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
@@ -130,6 +130,8 @@ def main(
                 options["size"] = PAPER_SIZE
         if (out_dir / "manifest.json").exists() and not overwrite:
             raise CarfilterError(f"{out_dir}: holds results already; give -y to overwrite them")
+        if out_dir.resolve() in {path.resolve() for path in clean}:
+            raise CarfilterError(f"{out_dir}: holds the clean clips; give a folder of its own")
         sources = find_sources(clean)
         with clip_progress(len(sources)) as on_clip:
             rows = degrade(sources, out_dir, Settings(**options), jobs, on_clip)

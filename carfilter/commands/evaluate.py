@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carfilter.commands.options import even_size, files_told
+from carfilter.commands.options import CONTEXT_SETTINGS, even_size, files_told
 from carfilter.commands.stdio import outlive_stderr
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
@@ -51,6 +51,10 @@ Clips of several folders, fixed and moving cameras, and small things are also co
 
 Exit codes: 0 done, 1 a clip or everything failed, 2 usage, 130 interrupted.
 """
+_OF_CLEAN_CLIPS = (
+    *("size", "scale", "codec", "preset", "gop", "bframes", "bufsize_seconds", "scale_caps"),
+    *("max_frames", "every_variant"),
+)
 _SIDES = ("reference", "distorted", "restored")
 _TEXTS = ("json_path", "csv_path", "markdown_path")
 
@@ -80,9 +84,7 @@ class _Recorded(click.Command):
         return super().parse_args(ctx, args)
 
 
-@click.command(
-    "carfilter-eval", cls=_Recorded, context_settings={"show_default": True}, epilog=_EPILOG
-)
+@click.command("carfilter-eval", cls=_Recorded, context_settings=CONTEXT_SETTINGS, epilog=_EPILOG)
 @version_option
 @click.argument("clean", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--reference", type=_file, help="Clean video of a pair, instead of CLEAN.")
@@ -172,6 +174,8 @@ def main(clean: tuple[Path, ...], **options: Any) -> None:
         )
     if options["paper"] and options["codec"] != "h264":
         raise click.UsageError("--paper is about h264; leave it or --codec out")
+    if given:
+        _refuse_of_a_pair()
     outlive_stderr()
     try:
         with files_told():
@@ -183,6 +187,14 @@ def main(clean: tuple[Path, ...], **options: Any) -> None:
         click.echo("carfilter-eval: interrupted; what was measured is kept", err=True)
         sys.exit(130)
     sys.exit(1 if failed else 0)
+
+
+def _refuse_of_a_pair() -> None:
+    context = click.get_current_context()
+    for name in _OF_CLEAN_CLIPS:
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            option = next(p.opts[-1] for p in context.command.params if p.name == name)
+            raise click.UsageError(f"{option} is about clean clips; a pair is measured as it is")
 
 
 def _run(clean: tuple[Path, ...], options: dict[str, Any]) -> bool:

@@ -65,6 +65,8 @@ def main(model: str, target: Path, overwrite: bool, **options: Any) -> None:
     """
 
     def work() -> None:
+        if str(target) == "-":
+            raise CarfilterError("-: a model goes into a file; give a name such as model.onnx")
         if target.exists() and not overwrite:
             raise CarfilterError(f"{target}: exists already; give -y to replace it")
         try:

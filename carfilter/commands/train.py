@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from carfilter.commands.options import guarded
+from carfilter.commands.options import CONTEXT_SETTINGS, guarded
 from carfilter.commands.version import version_option
 
 
-@click.command("carfilter-train")
+@click.command("carfilter-train", context_settings=CONTEXT_SETTINGS)
 @click.argument("pairs_dir", type=click.Path(path_type=Path, file_okay=False))
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(

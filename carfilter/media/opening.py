@@ -230,7 +230,8 @@ def _why_not_opened(name: str, error: Exception, wanted: str | None) -> str:
     if isinstance(error, av.error.InvalidDataError):
         return (
             f"{name}: not a video file, or its header is damaged or cut off;"
-            " try --input-format with its format, or recover it with the recorder's own tool"
+            " give carfilter --input-format with its format, or recover it with the recorder's own"
+            " tool"
         )
     reason = getattr(error, "strerror", None) or str(error)
     return f"{name}: cannot be opened ({reason}); check the name and that the source is up"

@@ -8,6 +8,8 @@ its true length, and audio and video stay together.
 from __future__ import annotations
 
 import logging
+import os
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -49,6 +51,8 @@ def open_live(source: str | Path, options: SourceOptions, stop: threading.Event)
     """
     if Path(source).is_file():
         raise MediaError(f"{source}: is a file and no live source; leave out --live")
+    if str(source) == "-" and stat.S_ISREG(os.fstat(0).st_mode):
+        raise MediaError("stdin: is a file and no live source; leave out --live")
     if options.start_seconds is not None:
         raise MediaError(f"{source}: -ss has no place in a live source; leave it out")
     return LiveSource(_open_session(source, options), stop)

@@ -22,7 +22,7 @@ from carfilter.errors import MediaError
 from carfilter.media.selection import is_picture
 from carfilter.media.streams import COVER_ENDINGS, Copy, add_attachment, add_copy, stream_codec
 from carfilter.media.tags import WITH_CHAPTERS
-from carfilter.media.ticks import shift_packet
+from carfilter.media.ticks import BARE, shift_packet
 
 _PCM = {"pcm_mulaw", "pcm_alaw", "pcm_bluray", "pcm_dvd", "s302m"}  # samples in a packing of theirs
 # Sound that comes back whole from every container whose muxer takes it; other sound is tried.
@@ -192,8 +192,8 @@ def _usual_conversions(stream: av.stream.Stream) -> Sequence[str]:
 
 def can_hold(format_name: str, stream: av.stream.Stream) -> bool:
     """Try whether a muxer takes a stream as it is, and whether a reader will know it again."""
-    if not _is_named(format_name, stream_codec(stream)):
-        return False
+    if format_name in BARE or not _is_named(format_name, stream_codec(stream)):
+        return False  # the muxer of raw video would write sound between its pictures
     if format_name == "mov" and is_picture(stream):
         return False  # its muxer leaves the picture out without a word
     if format_name == "webm" and stream.type == "attachment":

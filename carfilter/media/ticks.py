@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import av
 
 
-_BARE = {  # FFmpeg's muxers and demuxers
+BARE = {  # FFmpeg's muxers and demuxers
     *("h264", "hevc", "vvc", "m4v", "mpeg1video", "mpeg2video", "mpegvideo", "mjpeg", "obu"),
     *("yuv4mpegpipe", "rawvideo"),
 }
@@ -24,7 +24,7 @@ def as_fraction(ratio: Any) -> Fraction:
 
 def has_times(container: av.container.Container) -> bool:
     """Say whether a container holds times; in a bare stream pictures have those of its rate."""
-    return container.format.name not in _BARE
+    return container.format.name not in BARE
 
 
 def rate_of(video: av.VideoStream) -> Fraction | None:

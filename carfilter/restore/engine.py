@@ -9,6 +9,7 @@ from carfilter.pictures import ASSUMED_QP, Luma, Picture
 from carfilter.restore.planes import Plane, Planes
 from carfilter.restore.reuse import Box
 
+_MOST_QP = 51  # of H.264
 COMPILE_AFTER_SECONDS = 60.0
 """See carfilter.restore.compiled."""
 
@@ -26,6 +27,19 @@ class RestoreOptions:
     lookahead: int = 64  # pictures that a multi-frame network may wait for
     reuse: bool = True  # keep the result of what did not change, see carfilter.restore.reuse
     compile_after: float = COMPILE_AFTER_SECONDS  # of waiting for a network on CUDA; inf for never
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: a strength beyond 0..1, a QP beyond 0..51, or less than none of something.
+        """
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength has to lie in 0..1, not {self.strength}")
+        if self.qp is not None and not 0 <= self.qp <= _MOST_QP:
+            raise ValueError(f"qp has to lie in 0..{_MOST_QP}, not {self.qp}")
+        if min(self.batch_size, self.tile, self.lookahead) < 0:
+            raise ValueError("batch_size, tile and lookahead cannot be less than 0")
 
 
 class Engine(Protocol):

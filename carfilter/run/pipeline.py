@@ -25,7 +25,7 @@ from carfilter.run.account import Run
 from carfilter.run.announce import announce, provenance, report_losses
 from carfilter.run.live import warm_up
 from carfilter.run.options import FilterOptions
-from carfilter.run.sidecar import check_sidecar, write_sidecar
+from carfilter.run.sidecar import check_sidecar, drop_stale_sidecar, write_sidecar
 from carfilter.run.stages import Stages
 from carfilter.unfinished import is_stdout
 
@@ -90,8 +90,10 @@ def filter_video(
         sink.abandon()
         raise
     report_losses(run, opened)
-    if options.sidecar and sink.destination.part is not None and not run.interrupted:
+    if options.sidecar and not run.interrupted:
         write_sidecar(run, Path(source), Path(target), model, options)
+    elif sink.destination.part is not None and not run.interrupted:
+        drop_stale_sidecar(Path(target))
     return run
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from carfilter.media.options import TargetOptions
     from carfilter.run.account import Run
     from carfilter.run.options import FilterOptions
+
+
+logger = logging.getLogger("carfilter")
 
 
 def sidecar_of(target: Path) -> Path:
@@ -41,6 +45,25 @@ def check_sidecar(target: str | Path, options: TargetOptions) -> None:
     check_name(path)
     if path.exists() and not options.overwrite:
         raise MediaError(f"{path}: exists already; give -y to replace it, or leave out --sidecar")
+
+
+def is_sidecar(target: Path) -> bool:
+    """Say whether a sidecar lies beside a target that carfilter has written for that name."""
+    try:
+        record = json.loads(sidecar_of(target).read_bytes())
+        return "carfilter" in record and record["target"]["name"] == target.name
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def drop_stale_sidecar(target: Path) -> None:
+    """Remove the sidecar of a result that was replaced: it is true of nothing any more."""
+    if is_sidecar(target):
+        sidecar_of(target).unlink()
+        logger.warning(
+            "%s: described what was replaced and is removed; --sidecar writes a new one",
+            sidecar_of(target),
+        )
 
 
 def write_sidecar(

@@ -371,3 +371,39 @@ def test_what_failed_over_a_name_is_done_once_the_name_is_free_or_given(tmp_path
     overwriting = replace(COPY, target=replace(COPY.target, overwrite=True))
     totals, _ = clean(archive, out, replace(PLAIN, filter=overwriting))
     assert (totals.done, totals.failures) == (2, [])
+
+
+def test_a_sidecar_belongs_to_the_result_beside_it(tmp_path: Path) -> None:
+    archive, out = make_archive(tmp_path / "in", 2), tmp_path / "out"
+    describing = replace(PLAIN, filter=replace(COPY, sidecar=True))
+    names = [video.relative_to(archive) for video in sorted(archive.rglob("*.mp4"))]
+    foreign = out / f"{names[0]}.json"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text('{"mine": 1}')
+    totals, _ = clean(archive, out, describing)
+    assert (totals.done, foreign.read_text()) == (1, '{"mine": 1}')
+    assert "not made here; give -y" in totals.failures[0][1]
+    described = out / f"{names[1]}.json"
+    assert json.loads(described.read_text())["target"]["name"] == names[1].name
+    foreign.unlink()
+    assert clean(archive, out, describing)[0].done == 1
+    coarser = replace(COPY.target, encoder=(("preset", "ultrafast"), ("crf", "40")))
+    assert clean(archive, out, replace(PLAIN, filter=replace(COPY, target=coarser)))[0].done == 2
+    assert not list(out.rglob("*.json"))  # what they said is true of nothing any more
+    _, seen = clean(
+        archive, out, replace(PLAIN, filter=replace(COPY, target=coarser, sidecar=True))
+    )
+    assert any("2 results of earlier runs have no .json" in event.text for event in seen)
+
+
+def test_names_that_print_alike_are_two_files(tmp_path: Path) -> None:
+    archive, out = tmp_path / "in", tmp_path / "out"
+    archive.mkdir()
+    clip = make_clip(tmp_path / "clip.mp4")
+    names = [os.fsdecode(name) for name in (b"a\xff.mp4", rb"a\xff.mp4", b"b\n.mp4", rb"b\n.mp4")]
+    for name in names:
+        (archive / name).write_bytes(clip.read_bytes())
+    for done in (4, 0):
+        totals, _ = clean(archive, out)
+        assert (totals.done, totals.exit_code) == (done, 0)
+    assert {path.name for path in out.glob("*.mp4")} == {*names}

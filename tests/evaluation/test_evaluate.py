@@ -359,6 +359,13 @@ def refusal(pair: Pair, tmp_path: Path) -> str:
     return str(caught.value)
 
 
+def test_what_is_about_clean_clips_is_refused_of_a_pair(pair: Pair) -> None:
+    sides = ("--reference", pair.clean, "--distorted", pair.coded, "--restored", pair.restored)
+    refused = run(*sides, "--max-frames", "4")
+    assert refused.exit_code == 2
+    assert "--max-frames is about clean clips" in refused.stderr
+
+
 def test_a_pair_of_another_size_is_refused(pair: Pair, tmp_path: Path) -> None:
     small = replace(pair.clip, luma=pair.clip.luma[:, :64], chroma=pair.clip.chroma[:, :, :32])
     save_clip(pair.restored, small)

@@ -244,6 +244,18 @@ def test_libx264_is_kept_from_avx512_unless_the_user_says_otherwise(
     assert frames_of(tmp_path / "out.mkv") == 12
 
 
+def test_a_result_that_replaces_another_takes_its_sidecar_away(tmp_path: Path) -> None:
+    clip, target = make_clip(tmp_path / "in.mkv"), tmp_path / "out.mkv"
+    record = tmp_path / "out.mkv.json"
+    assert call(clip, target, "--sidecar").exit_code == 0
+    replaced = call(clip, target, "-y", "-crf", "40")
+    assert f"{record}: described what was replaced and is removed" in replaced.stderr
+    assert not record.exists()
+    record.write_text('{"mine": 1}')
+    assert call(clip, target, "-y").exit_code == 0
+    assert record.read_text() == '{"mine": 1}'
+
+
 def test_a_sidecar_of_what_is_no_file_is_refused(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mkv")
     for target in ("-", "/dev/null", "udp://127.0.0.1:9"):

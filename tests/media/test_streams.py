@@ -246,6 +246,15 @@ def test_text_subtitles_become_mov_text_in_mp4_and_are_named_in_transport_stream
         through(source, tmp_path / "out.ts")
 
 
+def test_raw_video_holds_no_sound(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mp4", audio="aac")
+    with pytest.raises(MediaError, match=r"rawvideo format cannot hold stream #1 \(audio, aac\)"):
+        through(source, tmp_path / "out.yuv")
+    through(source, tmp_path / "out.yuv", drop_unsupported=True)
+    frames = read_content(source).planes
+    assert (tmp_path / "out.yuv").stat().st_size == len(frames) * 64 * 48 * 3 // 2
+
+
 def test_a_line_that_is_no_utf8_is_left_out_and_said_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
