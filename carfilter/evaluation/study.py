@@ -139,9 +139,12 @@ class _Detector:
                 f" {', '.join(self.model.class_names[:8])}, ...; name others with --classes"
             )
         digest = sha256_of(path)
-        title = "SSD" if self.model.layout == "ssd" else path.stem
+        is_ssd = self.model.layout == "ssd"
+        title = "SSD" if is_ssd else path.stem
+        # Its description is part of what an SSD finds.
+        beside = sorted(sha256_of(text) for text in path.parent.glob("*.pbtxt")) if is_ssd else []
         self.judge = Judge(title, f"{measures.BOXES} {digest[:16]}", names, settings.truth_score)
-        self.key = f"{digest}-{settings}"
+        self.key = "-".join([digest, *beside, str(settings)])
         self.about = (
             f"{path.name} (sha256 {digest}), layout {self.model.layout}, at {size}, one frame in"
             f" {options.every}; truth from score {settings.truth_score}, tests from"
