@@ -222,6 +222,8 @@ def _why_not_opened(name: str, error: Exception, wanted: str | None) -> str:
             f"{name}: no header of a video in its first {_HEADER_TIMEOUT:.0f} s;"
             " check what writes it, or name its format with --input-format"
         )
+    if isinstance(error, av.error.ExitError):  # FFmpeg's word for the end of our patience
+        return f"{name}: cannot be opened (nothing came for too long); check that the source is up"
     if name == "stdin":
         return (
             "stdin: not a video that can be read from a pipe; an MP4 needs -movflags +faststart"
