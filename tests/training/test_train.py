@@ -269,7 +269,8 @@ def test_resumed_training_ends_bit_equal_to_an_uninterrupted_one(
     packs: Path, tmp_path: Path
 ) -> None:
     common = ("--batch", 4, "--crop", 32, "--late-crop", 48, "--warmup", 3)
-    assert invoke(packs, tmp_path / "whole.pt", "--steps", 12, *common) == (0, "")
+    whole = tmp_path / "whole.pt"
+    assert invoke(packs, whole, "--steps", 12, *common) == (0, f"wrote {whole}\n")
     # A run that is cut off in step 7 of the same budget, and goes on.
     recipe = Recipe(batch=4, crop=32, late_crop=48, warmup=3)
     pairs, state = load_pairs(packs), new_state(recipe, CPU)
@@ -280,7 +281,7 @@ def test_resumed_training_ends_bit_equal_to_an_uninterrupted_one(
     out = tmp_path / "parts.pt"
     assert not train(pairs, out, recipe, Budget(steps=12), state, Hooks(stop=after_seven))
     assert load_state(tmp_path / "parts.state.pt", recipe, CPU).step == 7
-    assert invoke(packs, out, "--steps", 12, *common, "--resume") == (0, "")
+    assert invoke(packs, out, "--steps", 12, *common, "--resume") == (0, f"wrote {out}\n")
     assert_same(tmp_path / "whole.pt", out)
     whole, parts = (
         torch.load(tmp_path / f"{name}.state.pt", weights_only=True) for name in ("whole", "parts")
@@ -323,7 +324,7 @@ def test_fine_tuning_starts_from_the_given_weights(packs: Path, tmp_path: Path) 
     save_weights(tmp_path / "start.pt", build_network("fast"))
     out = tmp_path / "tuned.pt"
     options = ("--init", tmp_path / "start.pt", "--lr", 1e-9, "--batch", 2, "--crop", 32)
-    assert invoke(packs, out, "--steps", 1, *options) == (0, "")
+    assert invoke(packs, out, "--steps", 1, *options) == (0, f"wrote {out}\n")
     start, tuned = weights_of(tmp_path / "start.pt"), weights_of(out)
     assert all(torch.allclose(start[key], tuned[key], atol=1e-7) for key in start)
 
