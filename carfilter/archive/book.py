@@ -28,6 +28,9 @@ from carfilter.run.options import FilterOptions
 from carfilter.run.sidecar import drop_stale_sidecar, is_sidecar, sidecar_of
 from carfilter.unfinished import check_name, place
 
+# What is wrong with the name of a result; it may be right by the next run.
+_FOREIGN, _LINK = "exists already and was not made here", "is a link"
+
 # Our temporary names, and those that filter_video() makes of them; nothing else is swept.
 _TEMPORARY = re.compile(
     r"^\.{1,2}carfilter-[0-9a-f]{16}(\.[0-9a-f]{8})?(\.part|\.partial)?\.\w{1,16}(\.json)?"
@@ -209,23 +212,19 @@ class Book:
             raise CarfilterError(f"{found.target.parent}: a link leads out of OUT_DIR; remove it")
         check_name(found.target)
         if found.target.is_symlink():
-            raise CarfilterError(f"{found.target}: is a link; remove it, or give another OUT_DIR")
+            raise CarfilterError(f"{found.target}: {_LINK}; remove it, or give another OUT_DIR")
         size = self._size(found.target)
         is_ours = size is not None and size == row.target_size
         if size is not None and not is_ours and not self.overwrite:
-            raise CarfilterError(
-                f"{found.target}: exists already and was not made here; give -y to replace it"
-            )
+            raise CarfilterError(f"{found.target}: {_FOREIGN}; give -y to replace it")
         beside = sidecar_of(found.target)
         if self.sidecar and beside.exists() and not (is_sidecar(found.target) or self.overwrite):
-            raise CarfilterError(
-                f"{beside}: exists already and was not made here; give -y to replace it"
-            )
+            raise CarfilterError(f"{beside}: {_FOREIGN}; give -y to replace it")
         return is_ours or self.overwrite
 
     def _is_free_by_now(self, found: Found, row: Row) -> bool:
         """Say whether a file that failed over its result's name may have it now."""
-        if "exists already and was not made here" not in row.error and "is a link" not in row.error:
+        if _FOREIGN not in row.error and _LINK not in row.error:
             return False
         try:
             self._check_target(found, row)

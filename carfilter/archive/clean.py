@@ -37,7 +37,7 @@ from carfilter.archive.plan import (
 from carfilter.archive.pool import LocalPool, Pool
 from carfilter.archive.report import write_report
 from carfilter.archive.schedule import Observer, Restoring
-from carfilter.archive.state import DONE, FAILED, STATE_NAME, State, locked_folder
+from carfilter.archive.state import FAILED, STATE_NAME, State, locked_folder
 from carfilter.archive.watch import Watch
 from carfilter.archive.worker import RESTORE, Job
 from carfilter.errors import CarfilterError
@@ -193,15 +193,15 @@ class _Drive:
         """Plan, restore, report."""
         started = time.perf_counter()
         pending = self._pending([f for f in found.videos if self._is_complete(f)])
-        self._note_lacking_sidecars([f for f in found.videos if f not in pending])
         for path, reason in found.unreadable:
             self.totals.failed += 1
             self.totals.failures.append((path, f"cannot be read ({reason})"))
         pool = self._open_pool(len(pending))
         self._look.into(pending, pool, self.stop)
-        found.leave(self._look.without_video(pending))
-        pending = [f for f in pending if f in found.videos]
-        self.totals.files = sum(map(self._is_complete, found.videos))
+        left = self._look.without_video(pending)
+        found.leave(left)
+        pending = [f for f in pending if f.key not in left]
+        self.totals.files -= len(left)
         check_collisions(found.videos)
         _check_any(found, self.in_dir, self.options)
         lengths = probe_lengths(pool, pending, self.book, self.template, self.stop)
@@ -231,7 +231,7 @@ class _Drive:
 
     def _pending(self, videos: Sequence[Found]) -> list[Found]:
         """Return what is to be done, and count what is not."""
-        pending = []
+        pending, undescribed = list[Found](), list[Path]()
         for found in videos:
             if not self.book.is_finished(found, retry_failed=self.options.retry_failed):
                 pending.append(found)
@@ -241,6 +241,14 @@ class _Drive:
             if row.status == FAILED:
                 self.totals.failed += 1
                 self.totals.failures.append((found.key, f"{row.error} (as before)"))
+            elif self.options.filter.sidecar and not sidecar_of(found.target).exists():
+                undescribed.append(found.target)
+        if undescribed:
+            text = (
+                f"{len(undescribed)} results of earlier runs have no .json beside them, which is"
+                f" written with a result: remove those to have both, {undescribed[0]} first"
+            )
+            self.observe(Event(NOTE, text))
         self.totals.files = len(videos)
         return pending
 
@@ -383,18 +391,3 @@ class _Drive:
             found, stop = replace(found, videos=self.watch.videos()), threading.Event()
         if path is not None and not stop.is_set() and not self.totals.stopped:
             write_report(path, found, self.book, self.totals, pool, self.template, stop)
-
-    def _note_lacking_sidecars(self, videos: Sequence[Found]) -> None:
-        lacking = [
-            found.target
-            for found in videos
-            if self.book.row(found).status == DONE and not sidecar_of(found.target).exists()
-        ]
-        if self.options.filter.sidecar and lacking:
-            self.observe(
-                Event(
-                    NOTE,
-                    f"{len(lacking)} results of earlier runs have no .json beside them, which is"
-                    f" written with a result: remove those to have both, {lacking[0]} first",
-                )
-            )

@@ -198,10 +198,7 @@ def _restore(job: Job, setup: Setup, report: Report) -> Outcome:
     digest = _sha256(job.source, report)
     options = replace(_settled(job, setup), sidecar=job.options.sidecar)
 
-    def note(run: Run) -> None:
-        report(run.frames, run.video_seconds)
-
-    run = filter_video(job.source, job.part, _model(job), options, progress=note)
+    run = filter_video(job.source, job.part, _model(job), options, progress=_passed_to(report))
     after = job.source.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         job.part.unlink(missing_ok=True)

@@ -18,6 +18,13 @@ _MEGABYTE = 1e6
 _ENCODER_BOUND = 0.8  # share of its time that a run held up by its encoder spends there
 
 
+def wide_in_a_pipe(console: Console, width: int) -> Console:
+    """Return the console, or one so wide on the same file where that is no terminal."""
+    if console.is_terminal:
+        return console
+    return Console(file=console.file, width=width, highlight=False, emoji=False)
+
+
 def passing_bar(console: Console) -> Progress:
     """Return bars that vanish at the end; a task has a field `state`, the text behind its bar."""
     return Progress(

@@ -15,6 +15,7 @@ from rich.progress import (
 )
 from rich.table import Table as RichTable
 
+from carfilter.commands.display import wide_in_a_pipe
 from carfilter.evaluation.tables import Table
 from carfilter.evaluation.verdicts import Verdict
 
@@ -61,8 +62,7 @@ def show_tables(tables: Sequence[Table]) -> None:
 
 def _console() -> Console:
     """Return a console on stdout, wide where it is no terminal but a file or a pipe."""
-    console = Console(highlight=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+    return wide_in_a_pipe(Console(highlight=False, emoji=False), _PIPE_WIDTH)
 
 
 def rich_table(table: Table, part: slice) -> RichTable:

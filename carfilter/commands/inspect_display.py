@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from carfilter.commands.display import passing_bar
+from carfilter.commands.display import passing_bar, wide_in_a_pipe
 
 if TYPE_CHECKING:
     from carfilter.inspection.inspection import Inspection
@@ -97,8 +97,7 @@ class InspectDisplay:
 
 def print_plan(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table of files: all of it to a pipe, and what matters to a narrow terminal."""
-    if not console.is_terminal:
-        console = Console(file=console.file, width=_PIPE_WIDTH, highlight=False, emoji=False)
+    console = wide_in_a_pipe(console, _PIPE_WIDTH)
     shown = [i for i, name in enumerate(columns) if console.width >= _WIDE or name not in _DETAILS]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     right = {"size", "length", "QP", "changed by", "takes"}

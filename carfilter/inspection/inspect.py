@@ -74,9 +74,8 @@ def look_at(path: str | Path, options: InspectOptions | None = None) -> Look:
 
 
 def _checked(path: str | Path) -> Path:
-    if is_url(path) or str(path) == "-":
-        raise MediaError(f"{path}: only a file can be inspected; record it first")
-    if Path(path).exists() and not Path(path).is_file():  # a named pipe can be read only once
+    is_pipe = Path(path).exists() and not Path(path).is_file()  # it can be read only once
+    if is_url(path) or str(path) == "-" or is_pipe:
         raise MediaError(f"{path}: only a file can be inspected; record it first")
     return Path(path)
 

@@ -87,8 +87,7 @@ class Clock:
     def cut_off(self, container: av.container.InputContainer) -> str:
         """Return by how much a file has ended before its header says, "" where it has not, or where
         nobody can tell; call it at the end of the file."""
-        video = container.streams.video[0]
-        video = next((s for s in container.streams.video if s.index == self.video_index), video)
+        video = next(s for s in container.streams.video if s.index == self.video_index)
         if self.jumps or container.format.name.partition(",")[0] not in _WITH_LENGTH:
             return ""
         if video.duration and video.time_base and self.video_index in self._places:

@@ -130,14 +130,12 @@ class Cut:
             if chapter["time_base"]:
                 base = chapter["time_base"] = as_fraction(chapter["time_base"])
                 begin, end = chapter["start"] * base, chapter["end"] * base
-                if self.begin is not None:
-                    if end <= self.begin:
-                        continue
-                    begin = max(begin, self.begin)
-                if self.end is not None:
-                    if begin >= self.end:
-                        continue
-                    end = min(end, self.end)
+                if (self.begin is not None and end <= self.begin) or (
+                    self.end is not None and begin >= self.end
+                ):
+                    continue
+                begin = begin if self.begin is None else max(begin, self.begin)
+                end = end if self.end is None else min(end, self.end)
                 chapter["start"] = max(round((begin - shift) / base), 0)
                 chapter["end"] = max(round((end - shift) / base), 0)
             kept.append(chapter)
