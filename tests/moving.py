@@ -63,8 +63,8 @@ def without_compiler() -> Iterator[None]:
         yield
 
 
-def scene_of(pictures: list[Luma], depth: int = 8) -> Scene:
+def scene_of(pictures: list[Luma], depth: int = 8, qp: float | None = None) -> Scene:
     scene = Scene()
     for number, luma in enumerate(pictures):
-        scene.add(number, luma, depth)
+        scene.add(number, luma, depth, qp)
     return scene

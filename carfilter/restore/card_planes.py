@@ -18,7 +18,6 @@ from carfilter.pictures import MACROBLOCK, Blocks, Luma
 from carfilter.restore.failures import in_a_line, is_device_failure, is_out_of_memory
 from carfilter.restore.motion import card
 from carfilter.restore.motion.arrays import BLOCK, Field
-from carfilter.restore.motion.move import least_gain
 from carfilter.restore.planes import KERNEL, Linked
 from carfilter.restore.samples import as_float
 from carfilter.restore.slots import streams
@@ -51,10 +50,10 @@ class CardPlanes:
 
     def moved(self, luma: Tensor, other: Tensor, field: Field, depth: int) -> tuple[Tensor, Tensor]:
         """See move.moved_where_better(); whether any block is moved is not waited for."""
-        pinned, less = torch.from_numpy(field).pin_memory(), least_gain(depth)
+        pinned = torch.from_numpy(field).pin_memory()
 
         def start() -> tuple[Tensor, Tensor]:
-            return card.move(luma, other, self._brought(pinned), depth, less)
+            return card.move(luma, other, self._brought(pinned), depth)
 
         return self._do(start)
 

@@ -64,8 +64,10 @@ class _Window:
 
     def add(self, picture: Picture) -> None:
         """Let a picture wait."""
-        self.waiting.append(_Seen(picture, _coding(picture), self._count))
-        self._scene.add(self._count, picture.luma, picture.depth)
+        coding = _coding(picture)
+        self.waiting.append(_Seen(picture, coding, self._count))
+        qp = None if picture.qp_assumed else coding.mean_qp
+        self._scene.add(self._count, picture.luma, picture.depth, qp)
         self._count += 1
         self.last = picture
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from carfilter.pictures import MACROBLOCK, Area, Picture, cut
 from carfilter.restore.motion import card
 from carfilter.restore.motion.arrays import BLOCK
-from carfilter.restore.motion.move import least_gain
 from carfilter.restore.network import QP_UNKNOWN
 from carfilter.restore.planes import Plane
 from carfilter.restore.ring import Ring
@@ -196,8 +195,7 @@ class Slot:
         for i, j in self._moves:
             field = self._fields[i, j].to(ring.planes.device, non_blocking=True)
             luma, other = self.device_luma[i, 0], self.device_luma[i, j]
-            less = least_gain(self.bits)
-            other.copy_(card.move(luma, other, field, self.bits, less)[0])
+            other.copy_(card.move(luma, other, field, self.bits)[0])
 
     def download(self) -> None:
         """Start the copy back, of what does not stay there, as soon as the batch is computed."""

@@ -173,8 +173,8 @@ def _moved_of(
 ) -> dict[tuple[int, int], npt.NDArray[Any]]:
     """Return the references, by time and slot, that are not as they are, but moved."""
     scene, moved = Scene(), {}
-    for at, luma in enumerate(twin.luma):
-        scene.add(at, luma, 8)
+    for at, (luma, qp) in enumerate(zip(twin.luma, twin.qp, strict=True)):
+        scene.add(at, luma, 8, None if (qp == NO_QP).any() else float(qp.mean()))
     for at, times in enumerate(references.tolist()):
         for slot, time in enumerate(times):
             plane = twin.luma[at] if time == at else scene.moved(at, time)

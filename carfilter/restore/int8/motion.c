@@ -9,6 +9,8 @@
 
 enum { MOST_LEVELS = 20 };
 
+static const float LEAST = 1.0f / STEPS; // of a pixel: a smaller step is not taken
+
 typedef struct {
     Slopes slopes;
     int32_t xx, xy, yy; // of the gradients, about their means
@@ -154,7 +156,7 @@ static const Apart *search(const Level *target, const Level *reference, const Es
         float du, dv;
         if (!step(&patch, apart + best, of->stiffness, &du, &dv))
             break;
-        if (__builtin_fabsf(du) < 0.03125f && __builtin_fabsf(dv) < 0.03125f)
+        if (__builtin_fabsf(du) < LEAST && __builtin_fabsf(dv) < LEAST)
             break;
         u1 = u + du;
         v1 = v + dv;

@@ -10,7 +10,7 @@ typedef struct {
     const void *picture, *reference; // [H, W]
     const int16_t *field;            // [ceil(H/4), ceil(W/4), 2]
     const int16_t (*filters)[TAPS];
-    int32_t height, width, most, less;
+    int32_t height, width, most;
 } Move;
 
 // Fill the sums over 3x3 blocks in a row of them; `sums` has room for one of each column.

@@ -138,7 +138,7 @@ EXPORTED int NAMED(carfilter_motion_follow)(const Move *of, uint8_t *moving, SAM
         sum_around(before, row, rows, columns, sums, around_before);
         sum_around(after, row, rows, columns, sums, around_after);
         for (int column = 0; column < columns; column++) {
-            moving[column] &= 5 * around_after[column] < 4 * around_before[column] - of->less;
+            moving[column] &= 5 * around_after[column] < 4 * around_before[column];
             if (!moving[column])
                 continue;
             if (!any)

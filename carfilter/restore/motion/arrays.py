@@ -11,8 +11,8 @@ BLOCK = 4  # pixels of the picture to a side that have one vector in the end
 STEPS = 16  # of a pixel, that a vector counts
 EDGE = 16  # pixels around each level
 ITERATIONS = 4  # that a vector is searched in, at most
-STIFFNESS = 4096.0  # holds a vector to where it started, as so much squared gradient would
-NOISE = 2.0  # levels a pixel, at half the size, that coding alone may change
+STIFFNESS = 3072.0  # holds a vector to where it started, as so much squared gradient would
+NOISE = 3.0  # levels a pixel, at half the size, that coding alone may change
 _SMALLEST = 6  # pixels of the shorter side of the coarsest level, at least
 
 Vectors = npt.NDArray[np.float32]

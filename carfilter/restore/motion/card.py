@@ -15,9 +15,7 @@ _REACH = BLOCK + 3  # samples to a side that a block is made of
 _BLOCKS_AT_ONCE = 1 << 17  # that take some 150 MB of a card
 
 
-def move(
-    picture: Tensor, other: Tensor, field: Tensor, depth: int, less: int
-) -> tuple[Tensor, Tensor]:
+def move(picture: Tensor, other: Tensor, field: Tensor, depth: int) -> tuple[Tensor, Tensor]:
     """See kernels.move(); pictures are uint8, or int16 that carries uint16, [H, W].
 
     Args:
@@ -32,7 +30,7 @@ def move(
     height, width = other.shape
     moved = torch.cat(bands)[:height, :width].to(other.dtype)
     before, after = (_around(_apart(picture, one)) for one in (other, moved))
-    better = field.ne(0).any(2) & (5 * after < 4 * before - less)
+    better = field.ne(0).any(2) & (5 * after < 4 * before)
     return torch.where(spread(better, BLOCK, other.shape), moved, other), better
 
 

@@ -44,7 +44,7 @@ class _Estimate(ctypes.Structure):
 class _Move(ctypes.Structure):
     _fields_ = (
         *((n, ctypes.c_void_p) for n in ("picture", "reference", "field", "filters")),
-        *((n, ctypes.c_int32) for n in ("height", "width", "most", "less")),
+        *((n, ctypes.c_int32) for n in ("height", "width", "most")),
     )
 
 
@@ -83,19 +83,26 @@ def pyramid(pixels: npt.NDArray[np.uint8]) -> Pyramid:
     return made
 
 
-def estimate(picture: Pyramid, other: Pyramid, guess: Field | None = None) -> Field | None:
+def estimate(
+    picture: Pyramid,
+    other: Pyramid,
+    guess: Field | None = None,
+    stiffness: float = STIFFNESS,
+    iterations: int = ITERATIONS,
+) -> Field | None:
     """Return where each block of a picture lies in another one of its size.
 
     Where the two are alike as they are, nothing is searched; None where they are so everywhere.
 
     Args:
         guess: where each is looked for, besides where it is and where the coarser level says.
+        stiffness, iterations: see arrays.STIFFNESS and ITERATIONS.
     """
     code = library()
     if code is None:
-        return plain.estimate(picture, other, _MOST, guess)
+        return plain.estimate(picture, other, plain.Search(_MOST, iterations, stiffness), guess)
     field: Field = np.empty((*picture.blocks, 2), np.int16)
-    told = _Estimate(*picture.shape, len(picture.sizes), _MOST, ITERATIONS, STIFFNESS)
+    told = _Estimate(*picture.shape, len(picture.sizes), _MOST, iterations, stiffness)
     at = None if guess is None else np.ascontiguousarray(guess).ctypes.data
     pixels = picture.pixels.ctypes.data, other.pixels.ctypes.data
     found = code.carfilter_motion_field(*pixels, ctypes.byref(told), at, field.ctypes.data)
@@ -104,20 +111,20 @@ def estimate(picture: Pyramid, other: Pyramid, guess: Field | None = None) -> Fi
 
 
 def move(
-    picture: Any, other: Any, field: Field, filters: Filters, depth: int, less: int
+    picture: Any, other: Any, field: Field, filters: Filters, depth: int
 ) -> tuple[Any, Marks] | None:
     """Return another picture [H, W], its blocks moved where that makes it like the picture.
 
-    That is where the 3x3 blocks around, moved, differ by less than 4/5 of what they differed by,
-    less `less`/5. And which blocks are moved. None where none is.
+    That is where the 3x3 blocks around, moved, differ by less than 4/5 of what they differed by.
+    And which blocks are moved. None where none is.
     """
     code, most = library(), (1 << depth) - 1
     if code is None:
-        moved, moving = plain.move(picture, other, field, filters, most, less)
+        moved, moving = plain.move(picture, other, field, filters, most)
         return (moved, moving) if moving.any() else None
     picture, other, field = (np.ascontiguousarray(one) for one in (picture, other, field))
     given = (one.ctypes.data for one in (picture, other, field, filters))
-    told = _Move(*given, *other.shape, most, less)
+    told = _Move(*given, *other.shape, most)
     moved, moving = np.empty_like(other), np.empty(field.shape[:2], np.bool_)
     run = getattr(code, f"carfilter_motion_follow{8 * other.itemsize}")
     found = run(ctypes.byref(told), moving.ctypes.data, moved.ctypes.data)

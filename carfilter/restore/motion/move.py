@@ -4,11 +4,9 @@ import numpy as np
 import numpy.typing as npt
 
 from carfilter.pictures import Luma
-from carfilter.restore.motion.arrays import BLOCK, STEPS, Field, Filters, Marks
+from carfilter.restore.motion.arrays import STEPS, Field, Filters, Marks
 from carfilter.restore.motion.kernels import move
 
-_LESS = 0.3  # levels a pixel by which a moved block is to be better, besides 4/5
-_AROUND = 9 * BLOCK * BLOCK
 _SHARPNESS = -0.5  # Catmull-Rom's
 _SUM = 64
 
@@ -32,11 +30,6 @@ def _filters() -> Filters:
 FILTERS = _filters()
 
 
-def least_gain(depth: int) -> int:
-    """Return `less` of kernels.move() for samples of so many bits."""
-    return round(5 * _LESS * _AROUND * (1 << (depth - 8)))
-
-
 def moved_where_better(
     picture: Luma, other: Luma, field: Field | None, depth: int
 ) -> tuple[Luma, Marks | None]:
@@ -47,4 +40,4 @@ def moved_where_better(
     """
     if field is None:
         return other, None
-    return move(picture, other, field, FILTERS, depth, least_gain(depth)) or (other, None)
+    return move(picture, other, field, FILTERS, depth) or (other, None)

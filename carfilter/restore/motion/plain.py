@@ -4,6 +4,7 @@ Sums are of integers, so that their order does not matter; what is left of float
 computed in the same order, in float32.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,7 @@ from carfilter.restore.motion.arrays import (
     BLOCK,
     CELL,
     EDGE,
-    ITERATIONS,
     STEPS,
-    STIFFNESS,
     Errors,
     Field,
     Filters,
@@ -26,10 +25,19 @@ from carfilter.restore.motion.arrays import (
 )
 
 _PATCH = 8
-_LEAST = np.float32(0.03125)  # of a pixel: a smaller step is not taken
+_LEAST = np.float32(1 / STEPS)  # of a pixel: a smaller step is not taken
 _CELLS_AT_ONCE = 4096  # so that their patches stay in a core's cache
 
 _Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How pictures are searched: `most` that a cell may differ by in sum and not be searched."""
+
+    most: int
+    iterations: int
+    stiffness: float
 
 
 def fill(pyramid: Pyramid, pixels: npt.NDArray[np.uint8]) -> None:
@@ -47,14 +55,10 @@ def _halved(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return ((total + 2) >> 2).astype(np.uint8)
 
 
-def estimate(picture: Pyramid, other: Pyramid, most: int, guess: Field | None) -> Field | None:
-    """See kernels.estimate().
-
-    Args:
-        most: that a cell may differ by in sum and not be searched.
-    """
+def estimate(picture: Pyramid, other: Pyramid, how: Search, guess: Field | None) -> Field | None:
+    """See kernels.estimate()."""
     targets, references = picture.levels, other.levels
-    marks = _marks(_differing(targets[0], references[0], most), len(targets))
+    marks = _marks(_differing(targets[0], references[0], how.most), len(targets))
     if marks is None:
         return None
     coarse: Vectors | None = None
@@ -63,7 +67,7 @@ def estimate(picture: Pyramid, other: Pyramid, most: int, guess: Field | None) -
         guesses = [] if coarse is None else [np.ascontiguousarray(coarse[:rows, :columns])]
         if guess is not None:
             guesses.append(_at_cells(guess, 2 << at, rows, columns))
-        coarse = _blend(*_search(targets[at], references[at], marks[at], guesses))
+        coarse = _blend(*_search(targets[at], references[at], how, marks[at], guesses))
     assert coarse is not None
     rows, columns = picture.blocks
     return np.rint(coarse[:rows, :columns] * STEPS).astype(np.int16)
@@ -139,14 +143,14 @@ class _Patches:
         total = apart.sum((1, 2))
         return (apart * apart).sum((1, 2)) - (total * total >> 6), apart
 
-    def step(self, apart: _Integers) -> tuple[Vectors, npt.NDArray[np.bool_]]:
+    def step(self, apart: _Integers, stiffness: float) -> tuple[Vectors, npt.NDArray[np.bool_]]:
         """Return the step [N, 2] from where the patches differ so, and whether there is one."""
         total = apart.sum((1, 2))
         bx, by = (
             ((slope * apart).sum((1, 2)) - (of * total >> 6)).astype(np.float32)
             for slope, of in ((self.across, self.sum_x), (self.down, self.sum_y))
         )
-        hold = np.float32(STIFFNESS)
+        hold = np.float32(stiffness)
         xx, yy = self.xx.astype(np.float32) + hold, self.yy.astype(np.float32) + hold
         xy = self.xy.astype(np.float32)
         below = xx * yy - xy * xy
@@ -172,7 +176,7 @@ def _differing(target: Level, reference: Level, most: int) -> Marks:
 
 
 def _search(
-    target: Level, reference: Level, marks: Marks, guesses: list[Vectors]
+    target: Level, reference: Level, how: Search, marks: Marks, guesses: list[Vectors]
 ) -> tuple[Vectors, Errors]:
     """Return the vector of each cell, and how far its patch then differs.
 
@@ -189,13 +193,13 @@ def _search(
         tops, lefts = (index * CELL - CELL // 2 for index in divmod(at, columns))
         patches = _Patches(target, tops, lefts)
         starts = [guess.reshape(-1, 2)[at] for guess in guesses]
-        vectors[at], apart = _found(patches, reference, starts)
+        vectors[at], apart = _found(patches, reference, how, starts)
         errors[at] = np.abs(apart).reshape(-1, 4, 2, 4, 2).sum((2, 4)).astype(np.uint16)
     return vectors.reshape(rows, columns, 2), errors.reshape(rows, columns, 4, 4)
 
 
 def _found(
-    patches: _Patches, reference: Level, guesses: list[Vectors]
+    patches: _Patches, reference: Level, how: Search, guesses: list[Vectors]
 ) -> tuple[Vectors, _Integers]:
     vectors = np.zeros((len(patches.tops), 2), np.float32)
     error, apart = patches.compare(reference, vectors)
@@ -206,8 +210,8 @@ def _found(
         vectors, error = _where(better, guess, vectors), np.where(better, other, error)
         apart = _where(better, differing, apart)
     origin, going = vectors, moving
-    for _ in range(ITERATIONS):
-        steps, there = patches.step(apart)
+    for _ in range(how.iterations):
+        steps, there = patches.step(apart, how.stiffness)
         going = going & there & ~(np.abs(steps) < _LEAST).all(1)
         moved = np.where(going[:, None], vectors + steps, vectors)
         going = going & (np.abs(moved - origin) < _PATCH).all(1)
@@ -249,13 +253,11 @@ def _covering(quads: _Integers) -> tuple[tuple[_Integers, _Integers], ...]:
     return (first, 3 - odd), (first + 1, 1 - odd)
 
 
-def move(
-    picture: Any, other: Any, field: Field, filters: Filters, most: int, less: int
-) -> tuple[Any, Marks]:
+def move(picture: Any, other: Any, field: Field, filters: Filters, most: int) -> tuple[Any, Marks]:
     """See kernels.move()."""
     moved = _moved(other, field, filters, most)
     before, after = (_around(_apart(picture, one)) for one in (other, moved))
-    better: Marks = field.any(2) & (5 * after < 4 * before - less)
+    better: Marks = field.any(2) & (5 * after < 4 * before)
     height, width = other.shape
     wide = better.repeat(BLOCK, 0)[:height].repeat(BLOCK, 1)[:, :width]
     return np.where(wide, moved, other), better
