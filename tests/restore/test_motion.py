@@ -97,7 +97,19 @@ def test_nothing_is_searched_where_only_coding_differs() -> None:
     assert scene.moved(3, 0) is coded[0]
 
 
-def pictures_of(lumas: list[Luma], **known: bool) -> list[Picture]:
+def test_noise_is_followed_less_the_coarser_it_was_coded() -> None:
+    rng = np.random.default_rng(1)
+    still = pan(1, (144, 208), (0, 0))[0]
+    noisy = [(still + rng.normal(0, 9, still.shape)).clip(0, 255).astype(np.uint8) for _ in "ab"]
+    fields = [scene_of(noisy, qp=qp).field(0, 1) for qp in (20, 35, 50)]
+    fine, middle, coarse = (np.abs(field).mean() for field in fields)
+    assert np.array_equal(fields[1], scene_of(noisy).field(0, 1))  # where the QP is not known
+    assert 10 * coarse < middle < 0.9 * fine
+    panned = scene_of(pan(2, (144, 208), (5.4, 0.0)), qp=38).field(0, 1)
+    assert np.allclose(np.median(panned[8:-8, 12:-12], (0, 1)) / 16, (-5.4, 0), atol=0.15)
+
+
+def pictures_of(lumas: list[Luma], **known: Any) -> list[Picture]:
     return [
         Picture(luma, frame_type=1 if number % KEY_EVERY == 0 else 2, **known)
         for number, luma in enumerate(lumas)
@@ -146,7 +158,7 @@ def test_training_sees_the_references_of_the_filter(tmp_path: Path) -> None:
     save_clean(tmp_path, "pan", clean, {})
     save_twin(tmp_path, "pan", clean, Twin("a", clean, qp, np.array(types, np.uint8), {}))
     pairs = load_pairs(tmp_path, references=True)
-    filtered = with_references(pictures_of(lumas), 64)
+    filtered = with_references(pictures_of(lumas, qp=qp[0].astype(np.int16)), 64)
     for picture, planes in zip(filtered, pairs.planes, strict=True):
         for reference, start in zip(picture.references, planes.tolist(), strict=True):
             trained = pairs.luma[start : start + clean[0].size].view(64, 96).numpy()
