@@ -6,6 +6,7 @@ Torch and PyAV load where a command runs, not where its --help is printed.
 import contextlib
 import logging
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -221,7 +222,10 @@ def files_told() -> Iterator[None]:
 
 
 def guarded(command: str, work: Callable[[], None]) -> None:
-    """Run the work; one sentence and exit code 1 for our errors, 130 after Ctrl-C."""
+    """Run the work; one sentence and exit code 1 for our errors, 130 after Ctrl-C.
+
+    A KeyboardInterrupt may bring the number of another signal, which that code tells then.
+    """
     outlive_stderr()
     try:
         with files_told():
@@ -229,9 +233,9 @@ def guarded(command: str, work: Callable[[], None]) -> None:
     except CarfilterError as error:
         click.echo(f"{command}: error: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         click.echo(f"{command}: interrupted", err=True)
-        sys.exit(130)
+        sys.exit(128 + (error.args[0] if error.args else signal.SIGINT))
 
 
 def check_ends(given: dict[str, Any]) -> None:

@@ -107,7 +107,8 @@ def main(pairs_dir: Path, out: Path, **options: Any) -> None:
 
     PAIRS_DIR is a folder of carfilter-degrade, or of clean clips: then their mixed twins are made
     first, in OUT.pairs. OUT.pt can be used at any time; beside it lie OUT.state.pt (to resume),
-    OUT.csv and OUT.scores.csv (the course) and OUT.png (its curve). Ctrl-C saves and stops.
+    OUT.csv and OUT.scores.csv (the course) and OUT.png (its curve). Ctrl-C and SIGTERM save
+    and stop.
 
     Example: carfilter-train my-clean-clips/ mine.pt --init fast --lr 1e-4 --minutes 20
     """

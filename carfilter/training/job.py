@@ -102,18 +102,22 @@ def joined_group(device: torch.device) -> Iterator[tuple[Group, torch.device]]:
 
 @contextmanager
 def interrupts() -> Iterator[list[int]]:
-    """Collect SIGINT instead of raising; a second one acts as usual."""
+    """Collect SIGINT and SIGTERM instead of ending by them; a second one acts as usual."""
     seen: list[int] = []
 
     def note(number: int, _frame: object) -> None:
         seen.append(number)
-        signal.signal(signal.SIGINT, previous)
+        restore()
 
-    previous = signal.signal(signal.SIGINT, note)
+    def restore() -> None:
+        for which, handler in previous.items():
+            signal.signal(which, handler)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield seen
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore()
 
 
 def run_training(
@@ -126,7 +130,7 @@ def run_training(
 
     Raises:
         CarfilterError: an option does not fit, or a file is missing, damaged or in the way.
-        KeyboardInterrupt: after SIGINT, when everything is saved.
+        KeyboardInterrupt: with its number, after SIGINT or SIGTERM, when everything is saved.
     """
     if options["threads"]:
         torch.set_num_threads(options["threads"])
@@ -172,7 +176,7 @@ def run_training(
             )
             calibrate_weights(out, pairs, sampling)
     if seen:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(seen[0])
 
 
 def calibrate_weights(out: Path, pairs: Pairs, sampling: Sampling) -> None:

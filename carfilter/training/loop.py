@@ -330,9 +330,7 @@ def train(
         if log is None:
             continue
         if state.step % LOG_STEPS == 0:
-            row = meter.read(out, state, progress, lr)
-            log.write(row)
-            hooks.on_log(row)
+            _log(meter.read(out, state, progress, lr), hooks, log)
         if state.seconds - saved > hooks.save_seconds:
             saved = state.seconds
             save(out, state, recipe)
@@ -340,6 +338,9 @@ def train(
             scored = state.seconds
             _score(state, hooks, log)
     if log is not None:
+        if state.step > meter.step:  # a short run shall have a course, too
+            lr = learning_rate(recipe, state.step, progress)
+            _log(meter.read(out, state, progress, lr), hooks, log)
         save(out, state, recipe)  # before scoring, which takes a while
         if hooks.score and progress >= 1:
             save(out, state, recipe, _score(state, hooks, log))
@@ -362,6 +363,11 @@ def crops_at(
     rng = np.random.default_rng((recipe.seed, step, group.rank))
     crops = draw_crops(pairs, max(1, batch // group.size), sampling, rng)
     return crops if teacher is None or is_seen(recipe, step) else taught(crops, teacher)
+
+
+def _log(row: dict[str, Any], hooks: Hooks, log: TrainingLog) -> None:
+    log.write(row)
+    hooks.on_log(row)
 
 
 def _score(state: State, hooks: Hooks, log: TrainingLog) -> dict[str, float]:
