@@ -29,10 +29,10 @@ _options = grouped(
 
 
 @click.command(context_settings=CONTEXT_SETTINGS)
-@click.argument("inputs", metavar="INPUT...", type=_FILE, nargs=-1, required=True)
+@click.argument("inputs", metavar="INPUT...", type=click.Path(), nargs=-1, required=True)
 @_options
 @version_option
-def carfilter_inspect(inputs: tuple[Path, ...], **given: Any) -> None:
+def carfilter_inspect(inputs: tuple[str, ...], **given: Any) -> None:
     """Look at files before they are restored: what the camera did, what the filter would do.
 
     It takes seconds a file and writes nothing but what you ask for. Of several files, or a folder,
@@ -40,11 +40,13 @@ def carfilter_inspect(inputs: tuple[Path, ...], **given: Any) -> None:
 
     Example: carfilter-inspect camera.mp4 --html camera.html
     """
-    if given["html"] and (len(inputs) > 1 or inputs[0].is_dir()):
+    if url := next((name for name in inputs if "://" in name), None):
+        raise click.UsageError(f"{url}: only a file can be inspected; record it first")
+    if given["html"] and (len(inputs) > 1 or Path(inputs[0]).is_dir()):
         raise click.UsageError("--html is the page of one file; give one INPUT")
     if given["json_file"] == given["csv_file"] == "-":
         raise click.UsageError("--json and --csv cannot both go to stdout")
-    sys.exit(_run(inputs, given))
+    sys.exit(_run([Path(name) for name in inputs], given))
 
 
 def main() -> None:

@@ -72,7 +72,10 @@ def _middle(picture: Picture) -> Picture:
     shrink = min((_TRIED_PIXELS / (height * width)) ** 0.5, 1.0)
     if shrink == 1.0:
         return picture
-    rows, columns = (int(side * shrink) // MACROBLOCK * MACROBLOCK for side in (height, width))
+    rows, columns = (
+        max(int(side * shrink) // MACROBLOCK * MACROBLOCK, min(side, MACROBLOCK))
+        for side in (height, width)
+    )
     top = (height - rows) // 2 // MACROBLOCK * MACROBLOCK
     left = (width - columns) // 2 // MACROBLOCK * MACROBLOCK
     return cropped(picture, (top, left, top + rows, left + columns))

@@ -93,7 +93,7 @@ def check_pix_fmt(pix_fmt: av.VideoFormat, source: str) -> None:
     if not has_luma_plane(pix_fmt):
         raise MediaError(
             f"{source}: pixel format {pix_fmt.name} has no luma plane of its own;"
-            " give -pix_fmt yuv444p (or yuv422p, yuv420p) to convert it first"
+            " carfilter -pix_fmt yuv444p (or yuv422p, yuv420p) converts it first"
         )
 
 

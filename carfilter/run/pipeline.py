@@ -130,9 +130,13 @@ def restored_frames(
     opened = _open(source, options, model, stop)
     restorer = _make_restorer(model, opened, options)
     with Stages(opened, restorer, options, stop, Run(opened.name, "")) as events:
+        any_frame = False
         for event in events:
             if isinstance(event, Decoded):
+                any_frame = True
                 yield event.frame
+    if not any_frame:
+        raise _nothing(opened)
 
 
 def _source_options(options: FilterOptions, model: Model | None) -> SourceOptions:
@@ -240,12 +244,16 @@ def _end(run: Run, source: Source, target: Target, stop: threading.Event) -> Non
         run.interrupted = True
         run.partial = str(target.keep_partial() or "")
     elif not run.frames:
-        raise MediaError(
-            f"{source.name}: not one frame could be decoded; the file is damaged, or -ss lies"
-            " behind its end"
-        )
+        raise _nothing(source)
     else:
         target.finish(run.frames)
+
+
+def _nothing(source: Source) -> MediaError:
+    return MediaError(
+        f"{source.name}: not one frame could be decoded; the file is damaged, or -ss lies"
+        " behind its end"
+    )
 
 
 def _target_size(source: Source, options: FilterOptions) -> tuple[int, int] | None:

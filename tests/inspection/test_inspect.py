@@ -173,6 +173,21 @@ def test_the_command_writes_nothing_unasked_and_all_that_is_asked(tmp_path: Path
     assert told["streams"][0]["codec"] == "h264"
 
 
+def test_an_address_is_refused_as_it_was_given() -> None:
+    result = CliRunner().invoke(carfilter_inspect, ["http://127.0.0.1:1/x"])
+    assert result.exit_code == 2
+    assert "http://127.0.0.1:1/x: only a file can be inspected" in result.stderr
+
+
+@pytest.mark.parametrize("size", [(64, 1), (1, 48), (1, 1)])
+def test_a_picture_of_one_row_or_column_is_looked_at(tmp_path: Path, size: tuple[int, int]) -> None:
+    clip = make_clip(tmp_path / "a.mkv", size=size, codec="rawvideo", pix_fmt="gray")
+    weights = str(tiny_weights(tmp_path / "tiny.pt"))
+    result = CliRunner().invoke(carfilter_inspect, [str(clip), "--weights", weights])
+    assert result.exit_code == 0, result.output
+    assert "whole file" in result.stdout
+
+
 def test_a_folder_gives_a_table_sorted_by_what_would_change(tmp_path: Path) -> None:
     folder, weights = tmp_path / "clips", str(tiny_weights(tmp_path / "tiny.pt"))
     folder.mkdir()

@@ -409,6 +409,13 @@ def test_restored_frames_feed_a_detector_lazily(tmp_path: Path) -> None:
     assert len(every) == 60
 
 
+def test_restored_frames_of_which_there_is_none_are_an_error(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mp4")
+    behind = replace(EXACT, source=SourceOptions(start_seconds=99))
+    with pytest.raises(MediaError, match="not one frame could be decoded"):
+        list(restored_frames(source, options=behind))
+
+
 def test_damaged_packets_are_concealed_counted_and_the_rest_is_kept(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "in.ts", frames=50, size=(128, 96))
     data = bytearray(source.read_bytes())

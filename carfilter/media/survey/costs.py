@@ -38,9 +38,9 @@ def encoding_cost(pictures: Sequence[Luma]) -> float:
 
     Args:
         pictures: uint8 luma [H, W] of one even size. Chroma is flat, which takes a few per cent
-            less time than a real one.
+            less time than a real one. Of a picture of one row or column nothing is left.
     """
-    if "libx264" not in av.codecs_available or not pictures:
+    if "libx264" not in av.codecs_available or not pictures or not pictures[0].size:
         return 0.0
     encoder: Any = av.CodecContext.create("libx264", "w")
     encoder.height, encoder.width = pictures[0].shape
