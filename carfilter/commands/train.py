@@ -114,9 +114,8 @@ def main(pairs_dir: Path, out: Path, **options: Any) -> None:
     """
 
     def work() -> None:
-        from carfilter.commands.train_display import print_scores, save_curve, training_progress
-
         if options["score_only"]:
+            from carfilter.commands.train_display import print_scores
             from carfilter.training.job import score_weights
             from carfilter.training.validation import MODES, by_crf
 
@@ -125,18 +124,31 @@ def main(pairs_dir: Path, out: Path, **options: Any) -> None:
                 if rows := list(by_crf([s for s in scores if s.mode == mode])):
                     print_scores(rows, title)
             return
-        from carfilter.training.job import run_training
-
-        with training_progress(out.stem) as on_log:
-            try:
-                run_training(pairs_dir, out, options, on_log)
-            finally:
-                drawn = out.with_suffix(".csv").exists() and save_curve(out)
-        click.echo(f"wrote {out}", err=True)
-        if not drawn and out.with_suffix(".csv").exists():
-            click.echo("no curve was drawn: pip install carfilter[train] for matplotlib", err=True)
+        _train(pairs_dir, out, options)
 
     guarded("carfilter-train", work)
+
+
+def _train(pairs_dir: Path, out: Path, options: dict[str, Any]) -> None:
+    """Train, and draw the course even of a run that was stopped or failed; not of a refused one."""
+    from carfilter.commands.train_display import save_curve, training_progress
+    from carfilter.training.job import run_training
+
+    course: list[dict[str, Any]] = []
+    drawn = False
+    with training_progress(out.stem) as show:
+
+        def on_log(row: dict[str, Any]) -> None:
+            course.append(row)
+            show(row)
+
+        try:
+            run_training(pairs_dir, out, options, on_log)
+        finally:
+            drawn = bool(course) and save_curve(out)
+    click.echo(f"wrote {out}", err=True)
+    if course and not drawn:
+        click.echo("no curve was drawn: pip install carfilter[train] for matplotlib", err=True)
 
 
 if (

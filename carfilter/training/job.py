@@ -34,6 +34,7 @@ _FEATURE_DEFAULTS = {
     "late_crop": None,
     "batch": 4,
 }
+_BESIDE = ".state.pt", ".csv", ".scores.csv", ".png"  # OUT.pt, which training writes to as well
 _NARROWING_DRAWS = 6
 _CALIBRATION_DRAWS, _CALIBRATION_BATCH, _CALIBRATION_CROP = 16, 16, 96  # 256 crops at most 96^2
 
@@ -120,6 +121,24 @@ def interrupts() -> Iterator[list[int]]:
         restore()
 
 
+def check_free(out: Path) -> None:
+    """Refuse what a new training would replace: OUT.pt, or what lies under its names beside it.
+
+    Where OUT.pt is not there, these are of no run that could be told, and may be anything.
+
+    Raises:
+        CarfilterError: there is such a file.
+    """
+    if out.exists():
+        raise CarfilterError(f"{out}: exists; give --resume to go on with it, or -y to start over")
+    for ending in _BESIDE:
+        if (file := out.with_suffix(ending)).exists():
+            raise CarfilterError(
+                f"{file}: exists, and training {out.name} would replace it; give OUT another name,"
+                " or -y to replace it"
+            )
+
+
 def run_training(
     pairs_dir: Path,
     out: Path,
@@ -132,6 +151,8 @@ def run_training(
         CarfilterError: an option does not fit, or a file is missing, damaged or in the way.
         KeyboardInterrupt: with its number, after SIGINT or SIGTERM, when everything is saved.
     """
+    if not (options["resume"] or options["overwrite"]):
+        check_free(out)
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     recipe = recipe_from(options)
@@ -141,8 +162,6 @@ def run_training(
     teacher = _teacher(options["teacher"], recipe) if options["teacher"] else None
     if teacher is not None:
         recipe = replace(recipe, teacher=teacher.sha256)
-    if out.exists() and not (options["resume"] or options["overwrite"]):
-        raise CarfilterError(f"{out}: exists; give --resume to go on with it, or -y to start over")
     with joined_group(choose_device(options["device"])) as (group, device):
         state = (
             load_state(out.with_suffix(".state.pt"), recipe, device) if options["resume"] else None

@@ -319,6 +319,43 @@ def test_existing_models_are_not_overwritten_without_being_asked(
     assert "give --resume" in message
 
 
+@pytest.mark.parametrize("ending", ["csv", "scores.csv", "state.pt", "png"])
+def test_a_file_that_is_no_earlier_runs_is_not_replaced_without_being_asked(
+    packs: Path, tmp_path: Path, ending: str
+) -> None:
+    foreign, out = tmp_path / f"a.{ending}", tmp_path / "a.pt"
+    foreign.write_text("step,my\n1,precious\n")
+    small = ("--steps", 1, "--batch", 2, "--crop", 16, "--late-crop", 0)
+    code, message = invoke(packs, out, *small)
+    assert code == 1
+    assert message == (
+        f"carfilter-train: error: {foreign}: exists, and training a.pt would replace it; give OUT"
+        " another name, or -y to replace it\n"
+    )
+    assert foreign.read_text() == "step,my\n1,precious\n"
+    assert [path.name for path in tmp_path.iterdir()] == [foreign.name]
+    assert invoke(packs, out, *small, "-y") == (0, f"wrote {out}\n")
+
+
+@pytest.mark.parametrize("content", ["camera,place\n1,gate\n", "step,my\n1,precious\n"])
+def test_a_foreign_course_is_neither_continued_nor_lost(
+    packs: Path, tmp_path: Path, content: str
+) -> None:
+    foreign, out = tmp_path / "a.csv", tmp_path / "a.pt"
+    small = ("--batch", 2, "--crop", 16, "--late-crop", 0)
+    assert invoke(packs, out, "--steps", 1, *small)[0] == 0
+    curve = (tmp_path / "a.png").read_bytes()
+    foreign.write_text(content)
+    code, message = invoke(packs, out, "--steps", 2, *small, "--resume")
+    assert code == 1
+    assert message.endswith("a.csv: is not the course of this training; move it away to go on\n")
+    assert message.count("\n") == 1
+    assert foreign.read_text() == content
+    assert (tmp_path / "a.png").read_bytes() == curve
+    foreign.rename(tmp_path / "cams.csv")
+    assert invoke(packs, out, "--steps", 2, *small, "--resume") == (0, f"wrote {out}\n")
+
+
 def test_fine_tuning_starts_from_the_given_weights(packs: Path, tmp_path: Path) -> None:
     torch.manual_seed(9)
     save_weights(tmp_path / "start.pt", build_network("fast"))
