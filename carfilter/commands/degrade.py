@@ -103,7 +103,12 @@ def _codecs(_context: click.Context, _parameter: click.Parameter, text: str) -> 
 )
 @click.option("--max-frames", type=click.IntRange(1), help="Use only the first ones of a video.")
 @click.option("--jobs", default=1, type=click.IntRange(1), help="Clips at a time.")
-@click.option("-y", "overwrite", is_flag=True, help="Overwrite the results in OUT_DIR.")
+@click.option(
+    "-y",
+    "overwrite",
+    is_flag=True,
+    help="Overwrite the results in OUT_DIR; packs that are not made again are removed.",
+)
 @version_option
 def main(
     clean: tuple[Path, ...], out_dir: Path, jobs: int, overwrite: bool, **options: Any
@@ -120,7 +125,7 @@ def main(
 
     def work() -> None:
         from carfilter.commands.train_display import clip_progress
-        from carfilter.pairs.degrade import degrade, find_sources
+        from carfilter.pairs.degrade import degrade, find_sources, has_results
         from carfilter.pairs.variants import PAPER_SIZE, Settings
 
         context = click.get_current_context()
@@ -128,7 +133,7 @@ def main(
             given = context.get_parameter_source("size")
             if given is click.core.ParameterSource.DEFAULT:
                 options["size"] = PAPER_SIZE
-        if (out_dir / "manifest.json").exists() and not overwrite:
+        if has_results(out_dir) and not overwrite:
             raise CarfilterError(f"{out_dir}: holds results already; give -y to overwrite them")
         if out_dir.resolve() in {path.resolve() for path in clean}:
             raise CarfilterError(f"{out_dir}: holds the clean clips; give a folder of its own")

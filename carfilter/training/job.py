@@ -217,16 +217,29 @@ def packs_of(folder: Path, out: Path, seed: int) -> Path:
     Raises:
         MediaError: it holds neither packs nor videos nor pictures, or a clip cannot be used.
     """
-    if any(folder.rglob("*.npz")) or "WORLD_SIZE" in os.environ:
+    pairs = out.with_suffix(".pairs")
+    if _has_packs(folder, pairs) or "WORLD_SIZE" in os.environ:
         return folder  # torchrun's processes would all make the same files at once
     from carfilter.pairs.degrade import degrade, find_sources, holds
     from carfilter.pairs.variants import Settings
 
-    pairs, settings = out.with_suffix(".pairs"), Settings(variants="mixed", seed=seed)
-    sources = find_sources([folder])
+    settings = Settings(variants="mixed", seed=seed)
+    curve = out.with_suffix(".png").resolve()  # no photograph, where OUT lies among the clips
+    sources = {
+        name: path for name, path in find_sources([folder]).items() if path.resolve() != curve
+    }
     if not holds(pairs, sources, settings):
         degrade(sources, pairs, settings, jobs=os.cpu_count() or 1)
     return pairs
+
+
+def _has_packs(folder: Path, pairs: Path) -> bool:
+    """Say whether there are packs below a folder; those that were made of its own clips do not
+    count, which lie there where OUT does."""
+    inside = pairs.resolve()
+    if folder.resolve().is_relative_to(inside):
+        return any(folder.rglob("*.npz"))
+    return any(not path.resolve().is_relative_to(inside) for path in folder.rglob("*.npz"))
 
 
 def _start(recipe: Recipe, init: str) -> Network:

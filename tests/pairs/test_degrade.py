@@ -281,6 +281,39 @@ def test_results_are_not_overwritten_without_being_asked(
     assert CliRunner().invoke(degrade_main, [*arguments, "-y"]).exit_code == 0
 
 
+def test_packs_that_are_not_made_again_are_removed_and_other_files_stay(
+    clean_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = [str(clean_folder), str(out), "--variants", "plain", "-crf"]
+    assert CliRunner().invoke(degrade_main, [*arguments, "30"]).exit_code == 0
+    np.savez(out / "packs/mine.npz", luma=np.zeros(3))
+    (out / "manifest.json").unlink()  # as where a run was cut off
+    refused = CliRunner().invoke(degrade_main, [*arguments, "40"])
+    assert "holds results already; give -y to overwrite them" in refused.stderr
+    assert (out / "packs/street.crf30.npz").exists()
+    assert CliRunner().invoke(degrade_main, [*arguments, "40", "-y"]).exit_code == 0
+    names = {path.name for path in (out / "packs").iterdir()}
+    assert names == {"street.clean.npz", "street.crf40.npz", "mine.npz"}
+
+
+@pytest.mark.parametrize(("clips", "words"), [(1, "the only clip"), (3, "all 3 clips")])
+def test_a_run_in_which_all_clips_fail_says_so_and_leaves_no_manifest(
+    tmp_path: Path, clips: int, words: str
+) -> None:
+    folder, out = tmp_path / "clean", tmp_path / "out"
+    folder.mkdir()
+    for name in "abc"[:clips]:
+        (folder / f"{name}.mkv").write_bytes(b"no video at all")
+    result = CliRunner().invoke(degrade_main, [str(folder), str(out), "--variants", "plain"])
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"carfilter-degrade: error: {words} failed, so nothing was made")
+    assert f"{folder / 'a.mkv'}: " in last
+    assert "manifest" not in result.stderr
+    assert not (out / "manifest.json").exists()
+
+
 def test_packs_are_lossless_whichever_coding_is_smaller(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     clean = rng.integers(0, 256, (5, 32, 48)).astype(np.uint8)

@@ -387,6 +387,28 @@ def test_clean_footage_becomes_pairs_and_fine_tunes_in_one_command(
     assert len(list(made.glob("*.npz"))) == 18
 
 
+def test_pairs_are_made_again_of_clips_that_were_replaced_or_removed(
+    packs: Path, tmp_path: Path
+) -> None:
+    footage = tmp_path / "footage"
+    out = footage / "mine.pt"  # so that the pairs lie in the folder of the clips
+    made = footage / "mine.pairs" / "packs"
+    footage.mkdir()
+    texture = packs.parent.parent / "texture.mkv"
+    shutil.copy(texture, footage / "a.mkv")
+    shutil.copy(texture, footage / "b.mkv")
+    options = ("--steps", 1, "--batch", 2, "--crop", 16, "--late-crop", 0)
+    assert invoke(footage, out, *options)[0] == 0
+    assert {path.name[0] for path in made.iterdir()} == {"a", "b"}
+    luma = np.full((3, 48, 48), 90, np.uint8)
+    gray = np.full((3, 2, 24, 24), 128, np.uint8)
+    write_clip(footage / "a.mkv", Clip(luma, gray, Fraction(25)), {"qp": "0"})
+    (footage / "b.mkv").unlink()
+    assert invoke(footage, out, *options, "-y")[0] == 0
+    assert {path.name[0] for path in made.iterdir()} == {"a"}
+    assert np.array_equal(load_clean(made / "a.clean.npz")[0], luma)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
