@@ -139,6 +139,26 @@ def check_free(out: Path) -> None:
             )
 
 
+def check_crops(recipe: Recipe, pairs: Pairs) -> None:
+    """Refuse crops that fit into no clip: the late ones are first drawn in the last third.
+
+    Raises:
+        CarfilterError: by the option that is too large.
+    """
+    sizes = {"--crop": recipe.crop}
+    if recipe.late_crop and not recipe.detector:
+        sizes["--late-crop"] = recipe.late_crop
+    largest = int(np.minimum(pairs.shots["height"], pairs.shots["width"]).max())
+    grid = GRID if recipe.detector else CROP_GRID
+    fitting = largest // grid * grid
+    for option, size in sizes.items():
+        if size > largest:
+            cure = f"give {option} {fitting} or less" if fitting else "train with larger clips"
+            raise CarfilterError(
+                f"{option} {size}: no clip is as large as a crop of {size}x{size}; {cure}"
+            )
+
+
 def run_training(
     pairs_dir: Path,
     out: Path,
@@ -169,10 +189,11 @@ def run_training(
         start = _start(recipe, options["init"]) if options["init"] and state is None else None
         references = recipe.model == "best"
         pairs = load_pairs(packs_of(pairs_dir, out, recipe.seed), references=references)
+        budget = budget_from(options, recipe, pairs.frames)
+        check_crops(recipe, pairs)
         if features is not None:
             pairs = replace(pairs, things=find_things(pairs, features.detector))
             features.to(device)
-        budget = budget_from(options, recipe, pairs.frames)
         if state is None:
             state = new_state(recipe, device, _narrowed(start, recipe, pairs))
         valid = None

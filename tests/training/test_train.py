@@ -360,7 +360,8 @@ def test_fine_tuning_starts_from_the_given_weights(packs: Path, tmp_path: Path) 
     torch.manual_seed(9)
     save_weights(tmp_path / "start.pt", build_network("fast"))
     out = tmp_path / "tuned.pt"
-    options = ("--init", tmp_path / "start.pt", "--lr", 1e-9, "--batch", 2, "--crop", 32)
+    small = ("--batch", 2, "--crop", 32, "--late-crop", 0)
+    options = ("--init", tmp_path / "start.pt", "--lr", 1e-9, *small)
     assert invoke(packs, out, "--steps", 1, *options) == (0, f"wrote {out}\n")
     start, tuned = weights_of(tmp_path / "start.pt"), weights_of(out)
     assert all(torch.allclose(start[key], tuned[key], atol=1e-7) for key in start)
@@ -415,6 +416,14 @@ def test_pairs_are_made_again_of_clips_that_were_replaced_or_removed(
         ((), "no budget"),
         (("--steps", 1, "--minutes", 1), "two budgets"),
         (("--steps", 1, "--crop", 40), "not a multiple of 16"),
+        (
+            ("--steps", 9),
+            "--late-crop 96: no clip is as large as a crop of 96x96; give --late-crop 64 or less",
+        ),
+        (
+            ("--steps", 9, "--crop", 80),
+            "--crop 80: no clip is as large as a crop of 80x80; give --crop 64 or less",
+        ),
         (("--steps", 1, "--device", "gpu"), "--device gpu: unknown; give auto"),
     ],
 )
@@ -464,7 +473,8 @@ def test_interrupted_training_saves_and_says_by_what(
 ) -> None:
     out = tmp_path / "a.pt"
     code = "from carfilter.commands.train import main; main()"
-    options = ("--steps", "1000000", "--batch", "2", "--crop", "16", "--threads", "1")
+    small = ("--batch", "2", "--crop", "16", "--late-crop", "0")
+    options = ("--steps", "1000000", *small, "--threads", "1")
     command = [sys.executable, "-c", code, str(packs), str(out), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
