@@ -270,6 +270,36 @@ def test_pieces_of_small_photographs_are_small() -> None:
         assert bool((clip[0] != clip[-1]).any()) == (side > 3)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("-crf 99", "'-crf' / '--crf': 99 is not in 0..51, which h264 has"),
+        ("-crf 40,51 --codec hevc,mjpeg", "40 is not in 1..31, which mjpeg has"),
+        ("-crf 29,29", "'29,29' has one of them twice"),
+        ("--codec av1,av1", "'--codec': one is named twice"),
+        ("--noise nan", "'--noise': 'nan' is not of 0 to 255 grey levels"),
+        ("--noise 0,inf", "'--noise': '0,inf' is not of 0 to 255"),
+        ("--noise 1e300", "'--noise': '1e300' is not of 0 to 255"),
+        ("--bufsize-seconds 0", "'--bufsize-seconds': 0.0 is not in the range"),
+        ("--bufsize-seconds -1", "'--bufsize-seconds': -1.0 is not in the range"),
+        ("--bufsize-seconds nan", "'--bufsize-seconds': 'nan' is no finite number"),
+        ("--size 0x0", "'--size': '0x0' is neither 'source' nor an even size"),
+        ("--size 6\u00b2x64", "is neither 'source' nor an even size"),
+        ("--size 99998x99998", "'--size': '99998x99998' is larger than 8192x4352"),
+        ("--size 16386x16", "'--size': '16386x16' is larger than 8192x4352, or longer than 16384"),
+        ("--seed -1", "'--seed': -1 is not in the range x>=0"),
+    ],
+)
+def test_what_no_encode_has_is_refused_by_the_name_of_the_option(
+    clean_folder: Path, tmp_path: Path, options: str, said: str
+) -> None:
+    arguments = [str(clean_folder), str(tmp_path / "out"), "--variants", "plain"]
+    result = CliRunner().invoke(degrade_main, [*arguments, *options.split()])
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_results_are_not_overwritten_without_being_asked(
     clean_folder: Path, tmp_path: Path
 ) -> None:

@@ -436,6 +436,25 @@ def test_impossible_options_are_refused_in_one_sentence(
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--score-only", "--every", 0), "'--every': 0 is not in the range x>=1"),
+        (("--score-only", "--every", -2), "'--every': -2 is not in the range x>=1"),
+        (("--steps", 1, "--lr", "nan"), "'--lr': 'nan' is no finite number"),
+        (("--minutes", "nan"), "'--minutes': 'nan' is no finite number"),
+        (("--minutes", "inf"), "'--minutes': 'inf' is no finite number"),
+        (("--steps", 1, "--save-minutes", -1), "'--save-minutes': -1.0 is not in the range x>=0"),
+    ],
+)
+def test_numbers_that_no_training_has_are_refused_by_the_name_of_the_option(
+    packs: Path, tmp_path: Path, options: tuple[object, ...], said: str
+) -> None:
+    code, message = invoke(packs, tmp_path / "a.pt", *options)
+    assert code == 2
+    assert said in message
+
+
 def test_a_time_budget_ends_and_leaves_model_log_and_curve(packs: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.pt"
     options = ("--minutes", 0.1, "--batch", 2, "--crop", 16, "--late-crop", 0, "--threads", 1)
