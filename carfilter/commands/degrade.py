@@ -5,7 +5,13 @@ from typing import Any
 
 import click
 
-from carfilter.commands.options import CONTEXT_SETTINGS, Number, even_size, guarded
+from carfilter.commands.options import (
+    CONTEXT_SETTINGS,
+    Number,
+    even_size,
+    guarded,
+    terminated_as_interrupted,
+)
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
 
@@ -150,10 +156,10 @@ def main(
 
     Example: carfilter-degrade footage/ photos/ pairs/ --variants mixed --jobs 4
     """
-
     if options["variants"] == "plain":
         _check_plain(options["codecs"], options["crfs"])
 
+    @terminated_as_interrupted()
     def work() -> None:
         from carfilter.commands.train_display import clip_progress
         from carfilter.pairs.degrade import degrade, find_sources, has_results

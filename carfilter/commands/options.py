@@ -261,6 +261,23 @@ def guarded(command: str, work: Callable[[], None]) -> None:
         sys.exit(128 + (error.args[0] if error.args else signal.SIGINT))
 
 
+@contextlib.contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt with its number, so that worker processes are ended.
+
+    By itself it ends this process alone, at once, and they would wait for work for good.
+    """
+
+    def interrupt(number: int, _frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def check_ends(given: dict[str, Any]) -> None:
     """Refuse -t beside -to, and ends that leave nothing."""
     if given["duration"] is not None and given["end"] is not None:

@@ -5,7 +5,12 @@ from typing import Any
 
 import click
 
-from carfilter.commands.options import CONTEXT_SETTINGS, Number, guarded
+from carfilter.commands.options import (
+    CONTEXT_SETTINGS,
+    Number,
+    guarded,
+    terminated_as_interrupted,
+)
 from carfilter.commands.version import version_option
 
 
@@ -123,6 +128,7 @@ def main(pairs_dir: Path, out: Path, **options: Any) -> None:
     Example: carfilter-train my-clean-clips/ mine.pt --init fast --lr 1e-4 --minutes 20
     """
 
+    @terminated_as_interrupted()  # while pairs are made; training itself saves first
     def work() -> None:
         if options["score_only"]:
             from carfilter.commands.train_display import print_scores

@@ -4,13 +4,16 @@ Nothing here imports torch, so that worker processes start quickly.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from fractions import Fraction
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from signal import SIG_IGN, SIGINT, signal
+from signal import SIG_IGN, SIGINT, SIGTERM, signal
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -287,7 +290,7 @@ def _results(
                 yield name, str(error)
         return
     # Spawned, because forking a process whose codec threads are running may deadlock.
-    with ProcessPoolExecutor(jobs, get_context("spawn"), signal, (SIGINT, SIG_IGN)) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker) as pool:
         try:
             tasks = {
                 pool.submit(degrade_clip, name, path, out, settings, noise): name
@@ -298,5 +301,25 @@ def _results(
                     yield tasks[task], task.result()
                 except CarfilterError as error:
                     yield tasks[task], str(error)
+        except BrokenProcessPool as error:
+            raise MediaError(
+                f"{out}: a worker process was killed, most likely for want of memory; run"
+                " carfilter-degrade with fewer --jobs"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """Leave signals, which may reach all, to the parent: it has clips in work be finished."""
+    for number in (SIGINT, SIGTERM):
+        signal(number, SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker where its parent was killed; it would wait for another clip for good."""
+    parent = parent_process()
+    assert parent is not None, "runs in a worker"
+    parent.join()
+    os._exit(1)

@@ -1,6 +1,14 @@
 """Compressed twins: real encodes of small clips, their packs and the manifest."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +17,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from archives import processes_of_group
 from carfilter.commands.degrade import main as degrade_main
 from carfilter.errors import MediaError
 from carfilter.media.clips import Clip, read_clip, read_photo, scale_clip, write_clip
@@ -242,6 +251,62 @@ def test_several_processes_make_the_same_files_as_one(clean_folder: Path, tmp_pa
         for path in twins:
             other = load_twin(tmp_path / "out2/packs" / path.name, clean)
             assert np.array_equal(load_twin(path, clean).luma, other.luma)
+
+
+@pytest.mark.parametrize(
+    ("number", "group"),
+    [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGKILL, False)],
+)
+def test_no_worker_outlives_a_run_that_is_ended(
+    clean_folder: Path, tmp_path: Path, number: signal.Signals, group: bool
+) -> None:
+    out = tmp_path / "out"
+    with two_workers(clean_folder, out) as process:
+        (os.killpg if group else os.kill)(process.pid, number)
+        _, message = process.communicate(timeout=60)
+    if number == signal.SIGTERM:
+        assert process.returncode == 143
+        assert message == "carfilter-degrade: interrupted\n"
+        assert not list(out.rglob(".*"))
+    wait_until(lambda: not processes_of_group(process.pid))
+    assert not (out / "manifest.json").exists()
+
+
+def test_a_worker_that_is_killed_is_one_sentence(clean_folder: Path, tmp_path: Path) -> None:
+    with two_workers(clean_folder, tmp_path / "out") as process:
+        worker = next(
+            pid
+            for pid in processes_of_group(process.pid)
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+        os.kill(worker, signal.SIGKILL)
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert message.count("\n") == 1
+    assert message.endswith("run carfilter-degrade with fewer --jobs\n")
+    wait_until(lambda: not processes_of_group(process.pid))
+
+
+@contextmanager
+def two_workers(clean_folder: Path, out: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Start a run in a process group of its own; it takes seconds when both are at work."""
+    for name in "abc":
+        shutil.copy(clean_folder / "street.mkv", clean_folder / f"{name}.mkv")
+    code = "from carfilter.commands.degrade import main; main()"
+    options = ("--variants", "mixed", "--per-clip", "40", "--jobs", "2")
+    command = [sys.executable, "-c", code, str(clean_folder), str(out), *options]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        wait_until(lambda: len(list((out / "clean").glob("[!.]*.mkv"))) == 2)
+        yield process
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_bad_clip_does_not_stop_the_others(clean_folder: Path, tmp_path: Path) -> None:
