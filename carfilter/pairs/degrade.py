@@ -251,6 +251,16 @@ def holds(out: Path, sources: dict[str, Path], settings: Settings) -> bool:
         return False
 
 
+def is_made_otherwise(out: Path, settings: Settings) -> bool:
+    """Say whether a folder holds what other settings made, whatever their seed, by its manifest."""
+    try:
+        made = json.loads((out / _MANIFEST).read_text())["settings"]
+        wanted = _plain(settings) | {"seed": made["seed"]}
+        return bool(made != {name: wanted.get(name) for name in made})  # older ones name fewer
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _stamps(sources: dict[str, Path]) -> dict[str, Any]:
     """Return size and time of change of each clip, which differ where another has its name."""
     stamps: dict[str, Any] = {}

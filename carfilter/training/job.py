@@ -150,13 +150,14 @@ def check_crops(recipe: Recipe, pairs: Pairs) -> None:
         sizes["--late-crop"] = recipe.late_crop
     largest = int(np.minimum(pairs.shots["height"], pairs.shots["width"]).max())
     grid = GRID if recipe.detector else CROP_GRID
-    fitting = largest // grid * grid
-    for option, size in sizes.items():
-        if size > largest:
-            cure = f"give {option} {fitting} or less" if fitting else "train with larger clips"
-            raise CarfilterError(
-                f"{option} {size}: no clip is as large as a crop of {size}x{size}; {cure}"
-            )
+    wrong = [option for option, size in sizes.items() if size > largest]
+    if wrong:
+        size = sizes[wrong[0]]
+        fitting = largest // grid * grid
+        cure = f"give {' and '.join(wrong)} {fitting} or less" if fitting else "give larger clips"
+        raise CarfilterError(
+            f"{wrong[0]} {size}: no clip is as large as a crop of {size}x{size}; {cure}"
+        )
 
 
 def run_training(
@@ -237,11 +238,12 @@ def packs_of(folder: Path, out: Path, seed: int) -> Path:
 
     Raises:
         MediaError: it holds neither packs nor videos nor pictures, or a clip cannot be used.
+        CarfilterError: OUT.pairs is of carfilter-degrade, and would be replaced.
     """
     pairs = out.with_suffix(".pairs")
     if _has_packs(folder, pairs) or "WORLD_SIZE" in os.environ:
         return folder  # torchrun's processes would all make the same files at once
-    from carfilter.pairs.degrade import degrade, find_sources, holds
+    from carfilter.pairs.degrade import degrade, find_sources, holds, is_made_otherwise
     from carfilter.pairs.variants import Settings
 
     settings = Settings(variants="mixed", seed=seed)
@@ -249,6 +251,11 @@ def packs_of(folder: Path, out: Path, seed: int) -> Path:
     sources = {
         name: path for name, path in find_sources([folder]).items() if path.resolve() != curve
     }
+    if is_made_otherwise(pairs, settings):
+        raise CarfilterError(
+            f"{pairs}: holds pairs that were made otherwise; give OUT another name, or this as"
+            " PAIRS_DIR to train with them"
+        )
     if not holds(pairs, sources, settings):
         degrade(sources, pairs, settings, jobs=os.cpu_count() or 1)
     return pairs

@@ -50,11 +50,11 @@ def _cut_after(path: Path, step: int, column: str) -> None:
 def _rows_until(path: Path, step: int, column: str) -> list[dict[str, Any]]:
     try:
         with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        for row in rows:
-            float(row[column])
-        return [row for row in rows if int(row["step"]) <= step]
-    except (KeyError, TypeError, ValueError) as error:
+            course = csv.DictReader(file)
+            if course.fieldnames and column not in course.fieldnames:
+                raise KeyError(column)
+            return [row for row in course if int(row["step"]) <= step]
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise CarfilterError(
             f"{path}: is not the course of this training; move it away to go on"
         ) from error

@@ -337,7 +337,9 @@ def test_a_file_that_is_no_earlier_runs_is_not_replaced_without_being_asked(
     assert invoke(packs, out, *small, "-y") == (0, f"wrote {out}\n")
 
 
-@pytest.mark.parametrize("content", ["camera,place\n1,gate\n", "step,my\n1,precious\n"])
+@pytest.mark.parametrize(
+    "content", ["camera,place\n1,gate\n", "step,my\n1,precious\n", "camera,place\n", "\0"]
+)
 def test_a_foreign_course_is_neither_continued_nor_lost(
     packs: Path, tmp_path: Path, content: str
 ) -> None:
@@ -388,6 +390,20 @@ def test_clean_footage_becomes_pairs_and_fine_tunes_in_one_command(
     assert len(list(made.glob("*.npz"))) == 18
 
 
+def test_pairs_of_the_users_own_are_not_replaced(packs: Path, tmp_path: Path) -> None:
+    footage, own, out = tmp_path / "footage", tmp_path / "mine.pairs", tmp_path / "mine.pt"
+    footage.mkdir()
+    shutil.copy(packs.parent.parent / "texture.mkv", footage)
+    arguments = [str(footage), str(own), "--variants", "plain", "-crf", "35"]
+    assert CliRunner().invoke(degrade_main, arguments).exit_code == 0
+    options = ("--steps", 1, "--batch", 2, "--crop", 16, "--late-crop", 0)
+    code, message = invoke(footage, out, *options)
+    assert code == 1
+    assert "mine.pairs: holds pairs that were made otherwise; give OUT another name" in message
+    assert (own / "packs/texture.crf35.npz").exists()
+    assert invoke(own, out, *options)[0] == 0
+
+
 def test_pairs_are_made_again_of_clips_that_were_replaced_or_removed(
     packs: Path, tmp_path: Path
 ) -> None:
@@ -422,7 +438,8 @@ def test_pairs_are_made_again_of_clips_that_were_replaced_or_removed(
         ),
         (
             ("--steps", 9, "--crop", 80),
-            "--crop 80: no clip is as large as a crop of 80x80; give --crop 64 or less",
+            "--crop 80: no clip is as large as a crop of 80x80; give --crop and --late-crop 64 or"
+            " less",
         ),
         (("--steps", 1, "--device", "gpu"), "--device gpu: unknown; give auto"),
     ],
