@@ -5,16 +5,27 @@ from typing import Any
 
 import click
 
-from carfilter.commands.options import CONTEXT_SETTINGS, even_size, guarded
+from carfilter.commands.options import (
+    CONTEXT_SETTINGS,
+    Number,
+    even_size,
+    guarded,
+    terminated_as_interrupted,
+)
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
+
+_MOST_NOISE = 255  # grey levels; more would leave black and white
 
 
 def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in text.split(","))
+        numbers = tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is not a list such as 29,35,41,47") from error
+    if len(set(numbers)) < len(numbers):
+        raise click.BadParameter(f"{text!r} has one of them twice; give each once")
+    return numbers
 
 
 def _strengths(
@@ -24,8 +35,8 @@ def _strengths(
         values = tuple(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is neither a number nor a list of them") from error
-    if min(values) < 0:
-        raise click.BadParameter("noise has no negative strength")
+    if not all(0 <= value <= _MOST_NOISE for value in values):
+        raise click.BadParameter(f"{text!r} is not of 0 to {_MOST_NOISE} grey levels")
     return values
 
 
@@ -37,6 +48,24 @@ def _codecs(_context: click.Context, _parameter: click.Parameter, text: str) -> 
         if name not in CODECS:
             raise click.BadParameter(f"{name!r} is none of {', '.join(CODECS)}")
     return names
+
+
+def _check_plain(codecs: tuple[str, ...], crfs: tuple[int, ...]) -> None:
+    """Refuse qualities that a codec does not have; of the other variants --crf is none."""
+    from carfilter.pairs.variants import CODECS
+
+    if len(set(codecs)) < len(codecs):
+        raise click.BadParameter(
+            "one is named twice; name each once for plain variants", param_hint="'--codec'"
+        )
+    for name in codecs:
+        finest, coarsest = CODECS[name].ends
+        for crf in crfs:
+            if not finest <= crf <= coarsest:
+                raise click.BadParameter(
+                    f"{crf} is not in {finest}..{coarsest}, which {name} has",
+                    param_hint="'-crf' / '--crf'",
+                )
 
 
 @click.command("carfilter-degrade", context_settings=CONTEXT_SETTINGS)
@@ -83,7 +112,10 @@ def _codecs(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     help="Scale to --size before the encoder, or what it has coded (then there is no QP map).",
 )
 @click.option(
-    "--bufsize-seconds", default=1.0, help="VBV buffer, in seconds of the cap it belongs to."
+    "--bufsize-seconds",
+    default=1.0,
+    type=Number(0.01, 60),
+    help="VBV buffer, in seconds of the cap it belongs to.",
 )
 @click.option("--scale-caps", is_flag=True, help="Scale the paper's caps with the pixel rate.")
 @click.option(
@@ -93,7 +125,9 @@ def _codecs(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     help="Sensor noise added before encoding, in grey levels; with a list such as 0,2,4 each clip"
     " is made once for each.",
 )
-@click.option("--seed", default=0, help="Of everything that is drawn at random.")
+@click.option(
+    "--seed", default=0, type=click.IntRange(0), help="Of everything that is drawn at random."
+)
 @click.option("--photo-frames", default=8, type=click.IntRange(1), help="Clip length of a photo.")
 @click.option(
     "--photo-camera",
@@ -103,7 +137,12 @@ def _codecs(_context: click.Context, _parameter: click.Parameter, text: str) -> 
 )
 @click.option("--max-frames", type=click.IntRange(1), help="Use only the first ones of a video.")
 @click.option("--jobs", default=1, type=click.IntRange(1), help="Clips at a time.")
-@click.option("-y", "overwrite", is_flag=True, help="Overwrite the results in OUT_DIR.")
+@click.option(
+    "-y",
+    "overwrite",
+    is_flag=True,
+    help="Overwrite the results in OUT_DIR; packs that are not made again are removed.",
+)
 @version_option
 def main(
     clean: tuple[Path, ...], out_dir: Path, jobs: int, overwrite: bool, **options: Any
@@ -117,10 +156,13 @@ def main(
 
     Example: carfilter-degrade footage/ photos/ pairs/ --variants mixed --jobs 4
     """
+    if options["variants"] == "plain":
+        _check_plain(options["codecs"], options["crfs"])
 
+    @terminated_as_interrupted()
     def work() -> None:
         from carfilter.commands.train_display import clip_progress
-        from carfilter.pairs.degrade import degrade, find_sources
+        from carfilter.pairs.degrade import degrade, find_sources, has_results
         from carfilter.pairs.variants import PAPER_SIZE, Settings
 
         context = click.get_current_context()
@@ -128,7 +170,7 @@ def main(
             given = context.get_parameter_source("size")
             if given is click.core.ParameterSource.DEFAULT:
                 options["size"] = PAPER_SIZE
-        if (out_dir / "manifest.json").exists() and not overwrite:
+        if has_results(out_dir) and not overwrite:
             raise CarfilterError(f"{out_dir}: holds results already; give -y to overwrite them")
         if out_dir.resolve() in {path.resolve() for path in clean}:
             raise CarfilterError(f"{out_dir}: holds the clean clips; give a folder of its own")

@@ -1,5 +1,6 @@
 """The command carfilter-export: options in, one file out."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from carfilter.commands.options import CONTEXT_SETTINGS, guarded, models
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
 
+_DIGITS = re.compile("[0-9]{1,3}")  # str.isdigit() takes "²" for one, which int() does not
 _EPILOG = """
 The file takes luma as "luma", float32 [N, 1, H, W] of any size, and gives "restored" of that shape,
 the correction added. With --qp input it takes "qp" as well: 0 to 51, below zero for unknown, of
@@ -27,7 +29,7 @@ int8 is for CPUs (ONNX Runtime, OpenVINO), fp16 for GPUs.
 def _qp(_context: click.Context, _parameter: click.Parameter, text: str) -> int | None:
     if text == "input":
         return None
-    if not text.isdigit() or int(text) > 51:
+    if not _DIGITS.fullmatch(text) or int(text) > 51:
         raise click.BadParameter(f"{text!r} is neither 'input' nor a number of 0 to 51")
     return int(text)
 

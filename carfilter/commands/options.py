@@ -5,6 +5,7 @@ Torch and PyAV load where a command runs, not where its --help is printed.
 
 import contextlib
 import logging
+import math
 import re
 import signal
 import sys
@@ -36,6 +37,8 @@ CONTEXT_SETTINGS = {
 SEGMENTING = ("segment_time", "strftime", "reset_timestamps")
 _MUXING = ("movflags", *SEGMENTING)
 _CLOCK = re.compile(r"^(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)(ms|us|s)?$")
+_SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
+_LONGEST_SIDE = 16384  # that libx264 encodes
 _UNITS = {None: 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
@@ -69,6 +72,18 @@ class Seconds(click.ParamType[float]):
         return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds) * _UNITS[unit]
 
 
+class Number(click.FloatRange):
+    """A number in a range; click has "nan" lie in every one, and "inf" in those without an end."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
+
+
 class Pair(click.ParamType[tuple[str, str]]):
     """KEY=VALUE."""
 
@@ -91,10 +106,18 @@ def even_size(
     """Return width and height of 910x512; None for "source", or where nothing is given."""
     if text is None or text == "source":
         return None
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit()) or int(width) % 2 or int(height) % 2:
+    from carfilter.media.options import MAX_PIXELS
+
+    match = _SIZE.fullmatch(text)
+    width, height = map(int, match.groups()) if match else (0, 0)
+    if not width or not height or width % 2 or height % 2:
         raise click.BadParameter(f"{text!r} is neither 'source' nor an even size such as 910x512")
-    return int(width), int(height)
+    if max(width, height) > _LONGEST_SIDE or width * height > MAX_PIXELS:
+        raise click.BadParameter(
+            f"{text!r} is larger than 8192x4352, or longer than {_LONGEST_SIDE}; give a smaller"
+            " size"
+        )
+    return width, height
 
 
 def grouped(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -236,6 +259,23 @@ def guarded(command: str, work: Callable[[], None]) -> None:
     except KeyboardInterrupt as error:
         click.echo(f"{command}: interrupted", err=True)
         sys.exit(128 + (error.args[0] if error.args else signal.SIGINT))
+
+
+@contextlib.contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt with its number, so that worker processes are ended.
+
+    By itself it ends this process alone, at once, and they would wait for work for good.
+    """
+
+    def interrupt(number: int, _frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def check_ends(given: dict[str, Any]) -> None:

@@ -5,7 +5,12 @@ from typing import Any
 
 import click
 
-from carfilter.commands.options import CONTEXT_SETTINGS, guarded
+from carfilter.commands.options import (
+    CONTEXT_SETTINGS,
+    Number,
+    guarded,
+    terminated_as_interrupted,
+)
 from carfilter.commands.version import version_option
 
 
@@ -46,17 +51,15 @@ from carfilter.commands.version import version_option
     type=click.Choice(["mse", "ssim", "both", "charbonnier"]),
     help="both is 0.79 SSIM + 0.21 MSE. [default: mse; with --recipe paper: both]",
 )
-@click.option(
-    "--alpha", type=click.FloatRange(0, 1), help="Weight of SSIM in both. [default: 0.79]"
-)
+@click.option("--alpha", type=Number(0, 1), help="Weight of SSIM in both. [default: 0.79]")
 @click.option(
     "--balance",
-    type=click.FloatRange(0, 2),
+    type=Number(0, 2),
     help="Weigh a sample by its frame's error to this power, inverted. [default: 0.5; paper: 0]",
 )
 @click.option(
     "--flicker",
-    type=click.FloatRange(0),
+    type=Number(0),
     help="Weight of how much still areas flicker, in grey levels; crops are drawn as pairs of"
     " neighbouring frames then. [default: 0]",
 )
@@ -68,21 +71,21 @@ from carfilter.commands.version import version_option
 )
 @click.option(
     "--feature-weight",
-    type=click.FloatRange(0),
+    type=Number(0),
     help="Weight of its features. [default with --feature-loss: 10]",
 )
 @click.option(
     "--teacher",
     help="Half of what is learned is what these weights make: a path or a shipped model.",
 )
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Budget of time.")
+@click.option("--minutes", type=Number(0, min_open=True), help="Budget of time.")
 @click.option("--steps", type=click.IntRange(1), help="Budget of steps, instead.")
 @click.option("--epochs", type=click.IntRange(1), help="Budget in frames of the set, instead.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Largest learning rate.")
+@click.option("--lr", type=Number(0, min_open=True), help="Largest learning rate.")
 @click.option("--batch", type=click.IntRange(1), help="Crops in a step, of all processes together.")
 @click.option("--crop", type=click.IntRange(16), help="Side of a crop, a multiple of 16.")
 @click.option("--late-crop", type=click.IntRange(0), help="Side in the last third; 0 is the same.")
-@click.option("--qp-dropout", type=click.FloatRange(0, 1), help="Share trained without QP map.")
+@click.option("--qp-dropout", type=Number(0, 1), help="Share trained without QP map.")
 @click.option("--warmup", type=click.IntRange(0), help="Steps until the largest rate.")
 @click.option("--seed", type=click.IntRange(0), help="Of weights and crops.")
 @click.option("--init", help="Fine-tune these weights: a path or a shipped model.")
@@ -91,13 +94,25 @@ from carfilter.commands.version import version_option
 @click.option(
     "--valid", type=click.Path(path_type=Path, file_okay=False), help="Packs to score with."
 )
-@click.option("--score-minutes", default=10.0, show_default=True, help="Time between scores.")
-@click.option("--save-minutes", default=5.0, show_default=True, help="Time between checkpoints.")
+@click.option(
+    "--score-minutes", default=10.0, type=Number(0), show_default=True, help="Time between scores."
+)
+@click.option(
+    "--save-minutes",
+    default=5.0,
+    type=Number(0),
+    show_default=True,
+    help="Time between checkpoints.",
+)
 @click.option(
     "--score-only", is_flag=True, help="Score OUT on the packs in PAIRS_DIR, no training."
 )
 @click.option(
-    "--every", default=1, show_default=True, help="Score each so many-th frame of a clip."
+    "--every",
+    default=1,
+    type=click.IntRange(1),
+    show_default=True,
+    help="Score each so many-th frame of a clip.",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 or auto.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: torch's]")
@@ -113,10 +128,10 @@ def main(pairs_dir: Path, out: Path, **options: Any) -> None:
     Example: carfilter-train my-clean-clips/ mine.pt --init fast --lr 1e-4 --minutes 20
     """
 
+    @terminated_as_interrupted()  # while pairs are made; training itself saves first
     def work() -> None:
-        from carfilter.commands.train_display import print_scores, save_curve, training_progress
-
         if options["score_only"]:
+            from carfilter.commands.train_display import print_scores
             from carfilter.training.job import score_weights
             from carfilter.training.validation import MODES, by_crf
 
@@ -125,18 +140,31 @@ def main(pairs_dir: Path, out: Path, **options: Any) -> None:
                 if rows := list(by_crf([s for s in scores if s.mode == mode])):
                     print_scores(rows, title)
             return
-        from carfilter.training.job import run_training
-
-        with training_progress(out.stem) as on_log:
-            try:
-                run_training(pairs_dir, out, options, on_log)
-            finally:
-                drawn = out.with_suffix(".csv").exists() and save_curve(out)
-        click.echo(f"wrote {out}", err=True)
-        if not drawn and out.with_suffix(".csv").exists():
-            click.echo("no curve was drawn: pip install carfilter[train] for matplotlib", err=True)
+        _train(pairs_dir, out, options)
 
     guarded("carfilter-train", work)
+
+
+def _train(pairs_dir: Path, out: Path, options: dict[str, Any]) -> None:
+    """Train, and draw the course even of a run that was stopped or failed; not of a refused one."""
+    from carfilter.commands.train_display import save_curve, training_progress
+    from carfilter.training.job import run_training
+
+    course: list[dict[str, Any]] = []
+    drawn = False
+    with training_progress(out.stem) as show:
+
+        def on_log(row: dict[str, Any]) -> None:
+            course.append(row)
+            show(row)
+
+        try:
+            run_training(pairs_dir, out, options, on_log)
+        finally:
+            drawn = bool(course) and save_curve(out)
+    click.echo(f"wrote {out}", err=True)
+    if course and not drawn:
+        click.echo("no curve was drawn: pip install carfilter[train] for matplotlib", err=True)
 
 
 if (

@@ -4,13 +4,16 @@ Nothing here imports torch, so that worker processes start quickly.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from fractions import Fraction
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from signal import SIG_IGN, SIGINT, signal
+from signal import SIG_IGN, SIGINT, SIGTERM, signal
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -18,11 +21,12 @@ import numpy.typing as npt
 
 from carfilter.errors import CarfilterError, MediaError
 from carfilter.media.clips import Clip, read_clip, read_photo, scale_clip, write_clip
-from carfilter.pairs.packs import NO_QP, Twin, save_clean, save_twin
+from carfilter.pairs.packs import NO_QP, Twin, keep_packs, save_clean, save_twin
 from carfilter.pairs.photos import pan_and_zoom, still_scene
 from carfilter.pairs.variants import Settings, Variant, generator_for, plan_variants
 
 _PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
+_MANIFEST = "manifest.json"
 _MOST_PIECES = 3  # that cross a still view
 _VIDEO_SUFFIXES = {".mkv", ".mp4", ".mov", ".avi", ".ts", ".webm", ".nut", ".y4m", ".m4v", ".mpg"}
 
@@ -174,7 +178,8 @@ def degrade(
     """Make the variants of all clips, `jobs` at a time, and write OUT/manifest.json.
 
     With several strengths of noise each clip is made once for each, named CLIP-nSTRENGTH.
-    A clip that fails does not stop the others.
+    A clip that fails does not stop the others. Packs of an earlier run that the manifest does not
+    name any more are removed, or one would train with them.
 
     Args:
         on_clip: told each finished clip's name, and the sentence if it failed.
@@ -184,37 +189,88 @@ def degrade(
     """
     for folder in ("clean", "videos", "packs", *(("scaled",) if settings.scale == "after" else ())):
         (out / folder).mkdir(parents=True, exist_ok=True)
+    (out / _MANIFEST).unlink(missing_ok=True)  # from here on an earlier one may not be true
+    stamps = _stamps(sources)  # first, so that a clip is made again that changes meanwhile
     rows: list[dict[str, Any]] = []
-    failed: list[str] = []
+    failed: dict[str, str] = {}
     tasks = _tasks(sources, settings)
     for clip, result in _results(tasks, out, settings, jobs):
         if isinstance(result, str):
-            failed.append(clip)
+            failed[clip] = result
             on_clip(clip, result)
         else:
             rows += result
             on_clip(clip, None)
-    rows.sort(key=lambda row: (row["clip"], row["variant"]))
-    manifest = {"settings": asdict(settings), "variants": rows}
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    if rows:
+        rows.sort(key=lambda row: (row["clip"], row["variant"]))
+        _write_manifest(out, settings, stamps, rows)
     if failed:
-        raise MediaError(
-            f"{len(failed)} of {len(tasks)} clips failed, {failed[0]} first;"
-            " the others are in the manifest"
-        )
+        raise MediaError(_failure(failed, len(tasks)))
     return rows
+
+
+def _write_manifest(
+    out: Path, settings: Settings, stamps: dict[str, Any], rows: list[dict[str, Any]]
+) -> None:
+    manifest = {"settings": asdict(settings), "sources": stamps, "variants": rows}
+    named = {Path(row["pack"]).name for row in rows}
+    keep_packs(out / "packs", named | {f"{row['clip']}.clean.npz" for row in rows})
+    (out / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _failure(failed: dict[str, str], total: int) -> str:
+    """Return the sentence for a run in which these clips failed, by their sentences."""
+    first, reason = next(iter(failed.items()))
+    if total == 1:
+        return f"the only clip failed, so nothing was made: {reason}"
+    if len(failed) == total:
+        return f"all {total} clips failed, so nothing was made; the first: {reason}"
+    return (
+        f"{len(failed)} of {total} clips failed, {first} first ({reason}); the others are in the"
+        " manifest"
+    )
+
+
+def has_results(out: Path) -> bool:
+    """Say whether a folder holds what degrade() would replace or remove."""
+    packs = (out / "packs").glob("*.npz")
+    return (out / _MANIFEST).exists() or any(not p.name.endswith(".clean.npz") for p in packs)
 
 
 def holds(out: Path, sources: dict[str, Path], settings: Settings) -> bool:
     """Say whether a folder holds what degrade() would make of these clips, by its manifest."""
     try:
-        manifest = json.loads((out / "manifest.json").read_text())
+        manifest = json.loads((out / _MANIFEST).read_text())
         made = {row["clip"] for row in manifest["variants"]}
         return bool(
-            manifest["settings"] == _plain(settings) and made == {*_tasks(sources, settings)}
+            manifest["settings"] == _plain(settings)
+            and manifest["sources"] == _stamps(sources)
+            and made == {*_tasks(sources, settings)}
         )
     except (OSError, ValueError, KeyError, TypeError):  # none there, or cut short
         return False
+
+
+def is_made_otherwise(out: Path, settings: Settings) -> bool:
+    """Say whether a folder holds what other settings made, whatever their seed, by its manifest."""
+    try:
+        made = json.loads((out / _MANIFEST).read_text())["settings"]
+        wanted = _plain(settings) | {"seed": made["seed"]}
+        return bool(made != {name: wanted.get(name) for name in made})  # older ones name fewer
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _stamps(sources: dict[str, Path]) -> dict[str, Any]:
+    """Return size and time of change of each clip, which differ where another has its name."""
+    stamps: dict[str, Any] = {}
+    for name, path in sources.items():
+        try:
+            about = path.stat()
+            stamps[name] = {"bytes": about.st_size, "mtime_ns": about.st_mtime_ns}
+        except OSError:
+            stamps[name] = None  # it fails when it is read, too
+    return stamps
 
 
 def _plain(settings: Settings) -> Any:
@@ -244,7 +300,7 @@ def _results(
                 yield name, str(error)
         return
     # Spawned, because forking a process whose codec threads are running may deadlock.
-    with ProcessPoolExecutor(jobs, get_context("spawn"), signal, (SIGINT, SIG_IGN)) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker) as pool:
         try:
             tasks = {
                 pool.submit(degrade_clip, name, path, out, settings, noise): name
@@ -255,5 +311,25 @@ def _results(
                     yield tasks[task], task.result()
                 except CarfilterError as error:
                     yield tasks[task], str(error)
+        except BrokenProcessPool as error:
+            raise MediaError(
+                f"{out}: a worker process was killed, most likely for want of memory; run"
+                " carfilter-degrade with fewer --jobs"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """Leave signals, which may reach all, to the parent: it has clips in work be finished."""
+    for number in (SIGINT, SIGTERM):
+        signal(number, SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker where its parent was killed; it would wait for another clip for good."""
+    parent = parent_process()
+    assert parent is not None, "runs in a worker"
+    parent.join()
+    os._exit(1)

@@ -23,6 +23,7 @@ Planes = npt.NDArray[np.uint8]
 
 _CLEAN, _DEGRADED = "carfilter-clean-1", "carfilter-degraded-1"
 _TRIAL_FRAMES = 6  # enough to see which coding is smaller
+_DAMAGED = zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, TypeError
 NO_QP = -1  # of a macroblock whose QP is unknown
 
 
@@ -88,6 +89,13 @@ def list_packs(folder: Path) -> dict[Path, list[Path]]:
     return pairs
 
 
+def keep_packs(folder: Path, names: set[str]) -> None:
+    """Remove the packs in a folder, not below it, that are not named; other files stay."""
+    for path in folder.glob("*.npz"):
+        if path.name not in names and _is_pack(path):
+            path.unlink()
+
+
 def load_clean(path: Path) -> tuple[Planes, dict[str, Any]]:
     """Return the clean luma, uint8 [T, H, W], and what is said about it.
 
@@ -122,6 +130,14 @@ def _is_clean(path: Path) -> bool:
     return path.name.endswith(".clean.npz")
 
 
+def _is_pack(path: Path) -> bool:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as opened:
+            return json.loads(opened["about"].tobytes())["format"] in (_CLEAN, _DEGRADED)
+    except (OSError, *_DAMAGED):
+        return False
+
+
 def _save(path: Path, about: Mapping[str, Any], **arrays: npt.NDArray[Any]) -> Path:
     text = np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)
     with written_whole(path) as part, part.open("wb") as file:
@@ -139,7 +155,7 @@ def _load(
             arrays = {name: opened[name] for name in names}
     except OSError as error:
         raise MediaError(f"{path}: cannot be read ({error}); check the path") from error
-    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, TypeError) as error:
+    except _DAMAGED as error:
         raise MediaError(
             f"{path}: damaged or not a training pack; make it again with carfilter-degrade"
         ) from error

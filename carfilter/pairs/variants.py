@@ -46,6 +46,13 @@ class Codec:
         return self.encoder in ("libx264", "libx265")
 
     @property
+    def ends(self) -> tuple[int, int]:
+        """The finest and the coarsest quality that there are; encoders take worse ones for them."""
+        if self.by_quantiser:
+            return 1, 31
+        return (0, 51) if self.has_presets else (0, 63)
+
+    @property
     def scale(self) -> str:
         """What its quality is called: CRF, or q as in `-q:v`."""
         return "q" if self.by_quantiser else "CRF"

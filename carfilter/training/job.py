@@ -34,6 +34,7 @@ _FEATURE_DEFAULTS = {
     "late_crop": None,
     "batch": 4,
 }
+_BESIDE = ".state.pt", ".csv", ".scores.csv", ".png"  # OUT.pt, which training writes to as well
 _NARROWING_DRAWS = 6
 _CALIBRATION_DRAWS, _CALIBRATION_BATCH, _CALIBRATION_CROP = 16, 16, 96  # 256 crops at most 96^2
 
@@ -120,6 +121,45 @@ def interrupts() -> Iterator[list[int]]:
         restore()
 
 
+def check_free(out: Path) -> None:
+    """Refuse what a new training would replace: OUT.pt, or what lies under its names beside it.
+
+    Where OUT.pt is not there, these are of no run that could be told, and may be anything.
+
+    Raises:
+        CarfilterError: there is such a file.
+    """
+    if out.exists():
+        raise CarfilterError(f"{out}: exists; give --resume to go on with it, or -y to start over")
+    for ending in _BESIDE:
+        if (file := out.with_suffix(ending)).exists():
+            raise CarfilterError(
+                f"{file}: exists, and training {out.name} would replace it; give OUT another name,"
+                " or -y to replace it"
+            )
+
+
+def check_crops(recipe: Recipe, pairs: Pairs) -> None:
+    """Refuse crops that fit into no clip: the late ones are first drawn in the last third.
+
+    Raises:
+        CarfilterError: by the option that is too large.
+    """
+    sizes = {"--crop": recipe.crop}
+    if recipe.late_crop and not recipe.detector:
+        sizes["--late-crop"] = recipe.late_crop
+    largest = int(np.minimum(pairs.shots["height"], pairs.shots["width"]).max())
+    grid = GRID if recipe.detector else CROP_GRID
+    wrong = [option for option, size in sizes.items() if size > largest]
+    if wrong:
+        size = sizes[wrong[0]]
+        fitting = largest // grid * grid
+        cure = f"give {' and '.join(wrong)} {fitting} or less" if fitting else "give larger clips"
+        raise CarfilterError(
+            f"{wrong[0]} {size}: no clip is as large as a crop of {size}x{size}; {cure}"
+        )
+
+
 def run_training(
     pairs_dir: Path,
     out: Path,
@@ -132,6 +172,8 @@ def run_training(
         CarfilterError: an option does not fit, or a file is missing, damaged or in the way.
         KeyboardInterrupt: with its number, after SIGINT or SIGTERM, when everything is saved.
     """
+    if not (options["resume"] or options["overwrite"]):
+        check_free(out)
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     recipe = recipe_from(options)
@@ -141,8 +183,6 @@ def run_training(
     teacher = _teacher(options["teacher"], recipe) if options["teacher"] else None
     if teacher is not None:
         recipe = replace(recipe, teacher=teacher.sha256)
-    if out.exists() and not (options["resume"] or options["overwrite"]):
-        raise CarfilterError(f"{out}: exists; give --resume to go on with it, or -y to start over")
     with joined_group(choose_device(options["device"])) as (group, device):
         state = (
             load_state(out.with_suffix(".state.pt"), recipe, device) if options["resume"] else None
@@ -150,10 +190,11 @@ def run_training(
         start = _start(recipe, options["init"]) if options["init"] and state is None else None
         references = recipe.model == "best"
         pairs = load_pairs(packs_of(pairs_dir, out, recipe.seed), references=references)
+        budget = budget_from(options, recipe, pairs.frames)
+        check_crops(recipe, pairs)
         if features is not None:
             pairs = replace(pairs, things=find_things(pairs, features.detector))
             features.to(device)
-        budget = budget_from(options, recipe, pairs.frames)
         if state is None:
             state = new_state(recipe, device, _narrowed(start, recipe, pairs))
         valid = None
@@ -197,17 +238,36 @@ def packs_of(folder: Path, out: Path, seed: int) -> Path:
 
     Raises:
         MediaError: it holds neither packs nor videos nor pictures, or a clip cannot be used.
+        CarfilterError: OUT.pairs is of carfilter-degrade, and would be replaced.
     """
-    if any(folder.rglob("*.npz")) or "WORLD_SIZE" in os.environ:
+    pairs = out.with_suffix(".pairs")
+    if _has_packs(folder, pairs) or "WORLD_SIZE" in os.environ:
         return folder  # torchrun's processes would all make the same files at once
-    from carfilter.pairs.degrade import degrade, find_sources, holds
+    from carfilter.pairs.degrade import degrade, find_sources, holds, is_made_otherwise
     from carfilter.pairs.variants import Settings
 
-    pairs, settings = out.with_suffix(".pairs"), Settings(variants="mixed", seed=seed)
-    sources = find_sources([folder])
+    settings = Settings(variants="mixed", seed=seed)
+    curve = out.with_suffix(".png").resolve()  # no photograph, where OUT lies among the clips
+    sources = {
+        name: path for name, path in find_sources([folder]).items() if path.resolve() != curve
+    }
+    if is_made_otherwise(pairs, settings):
+        raise CarfilterError(
+            f"{pairs}: holds pairs that were made otherwise; give OUT another name, or this as"
+            " PAIRS_DIR to train with them"
+        )
     if not holds(pairs, sources, settings):
         degrade(sources, pairs, settings, jobs=os.cpu_count() or 1)
     return pairs
+
+
+def _has_packs(folder: Path, pairs: Path) -> bool:
+    """Say whether there are packs below a folder; those that were made of its own clips do not
+    count, which lie there where OUT does."""
+    inside = pairs.resolve()
+    if folder.resolve().is_relative_to(inside):
+        return any(folder.rglob("*.npz"))
+    return any(not path.resolve().is_relative_to(inside) for path in folder.rglob("*.npz"))
 
 
 def _start(recipe: Recipe, init: str) -> Network:

@@ -4,14 +4,16 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from carfilter.errors import CarfilterError
+
 
 class TrainingLog:
     """OUT.csv with the course of training and OUT.scores.csv beside it; continued on resume."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path, self.scores = path, path.with_suffix(".scores.csv")
-        for file in (self.path, self.scores):
-            _cut_after(file, step)
+        _cut_after(self.path, step, "loss")
+        _cut_after(self.scores, step, "step")
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row of OUT.csv."""
@@ -31,12 +33,28 @@ def _append(path: Path, row: dict[str, Any]) -> None:
         writer.writerow(row)
 
 
-def _cut_after(path: Path, step: int) -> None:
-    """Drop what a killed run had logged after its last save; all of it if a new run starts."""
+def _cut_after(path: Path, step: int, column: str) -> None:
+    """Drop what a killed run had logged after its last save; all of it if a new run starts.
+
+    Args:
+        column: that a file of ours has.
+    """
     if not path.exists():
         return
-    with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+    rows = _rows_until(path, step, column) if step else []
     path.unlink()
-    for row in rows if step else []:
+    for row in rows:
         _append(path, row)
+
+
+def _rows_until(path: Path, step: int, column: str) -> list[dict[str, Any]]:
+    try:
+        with path.open(newline="") as file:
+            course = csv.DictReader(file)
+            if course.fieldnames and column not in course.fieldnames:
+                raise KeyError(column)
+            return [row for row in course if int(row["step"]) <= step]
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        raise CarfilterError(
+            f"{path}: is not the course of this training; move it away to go on"
+        ) from error

@@ -146,7 +146,8 @@ def test_the_command_says_what_cannot_be(tmp_path: Path) -> None:
     assert "without --references" in said("fast", target, "--references")
     assert "without --qp" in said("car-mse", target, "--qp", "38")
     assert "--precision fp16" in said("car-mse", target, "--precision", "int8")
-    assert "neither 'input' nor" in said("fast", target, "--qp", "60")
+    for qp in ("60", "²"):
+        assert f"{qp!r} is neither 'input' nor" in said("fast", target, "--qp", qp)
     assert CliRunner().invoke(main, ["fast", target]).exit_code == 0
     assert "-y" in said("fast", target)
     assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]

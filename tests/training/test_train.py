@@ -319,11 +319,51 @@ def test_existing_models_are_not_overwritten_without_being_asked(
     assert "give --resume" in message
 
 
+@pytest.mark.parametrize("ending", ["csv", "scores.csv", "state.pt", "png"])
+def test_a_file_that_is_no_earlier_runs_is_not_replaced_without_being_asked(
+    packs: Path, tmp_path: Path, ending: str
+) -> None:
+    foreign, out = tmp_path / f"a.{ending}", tmp_path / "a.pt"
+    foreign.write_text("step,my\n1,precious\n")
+    small = ("--steps", 1, "--batch", 2, "--crop", 16, "--late-crop", 0)
+    code, message = invoke(packs, out, *small)
+    assert code == 1
+    assert message == (
+        f"carfilter-train: error: {foreign}: exists, and training a.pt would replace it; give OUT"
+        " another name, or -y to replace it\n"
+    )
+    assert foreign.read_text() == "step,my\n1,precious\n"
+    assert [path.name for path in tmp_path.iterdir()] == [foreign.name]
+    assert invoke(packs, out, *small, "-y") == (0, f"wrote {out}\n")
+
+
+@pytest.mark.parametrize(
+    "content", ["camera,place\n1,gate\n", "step,my\n1,precious\n", "camera,place\n", "\0"]
+)
+def test_a_foreign_course_is_neither_continued_nor_lost(
+    packs: Path, tmp_path: Path, content: str
+) -> None:
+    foreign, out = tmp_path / "a.csv", tmp_path / "a.pt"
+    small = ("--batch", 2, "--crop", 16, "--late-crop", 0)
+    assert invoke(packs, out, "--steps", 1, *small)[0] == 0
+    curve = (tmp_path / "a.png").read_bytes()
+    foreign.write_text(content)
+    code, message = invoke(packs, out, "--steps", 2, *small, "--resume")
+    assert code == 1
+    assert message.endswith("a.csv: is not the course of this training; move it away to go on\n")
+    assert message.count("\n") == 1
+    assert foreign.read_text() == content
+    assert (tmp_path / "a.png").read_bytes() == curve
+    foreign.rename(tmp_path / "cams.csv")
+    assert invoke(packs, out, "--steps", 2, *small, "--resume") == (0, f"wrote {out}\n")
+
+
 def test_fine_tuning_starts_from_the_given_weights(packs: Path, tmp_path: Path) -> None:
     torch.manual_seed(9)
     save_weights(tmp_path / "start.pt", build_network("fast"))
     out = tmp_path / "tuned.pt"
-    options = ("--init", tmp_path / "start.pt", "--lr", 1e-9, "--batch", 2, "--crop", 32)
+    small = ("--batch", 2, "--crop", 32, "--late-crop", 0)
+    options = ("--init", tmp_path / "start.pt", "--lr", 1e-9, *small)
     assert invoke(packs, out, "--steps", 1, *options) == (0, f"wrote {out}\n")
     start, tuned = weights_of(tmp_path / "start.pt"), weights_of(out)
     assert all(torch.allclose(start[key], tuned[key], atol=1e-7) for key in start)
@@ -350,12 +390,57 @@ def test_clean_footage_becomes_pairs_and_fine_tunes_in_one_command(
     assert len(list(made.glob("*.npz"))) == 18
 
 
+def test_pairs_of_the_users_own_are_not_replaced(packs: Path, tmp_path: Path) -> None:
+    footage, own, out = tmp_path / "footage", tmp_path / "mine.pairs", tmp_path / "mine.pt"
+    footage.mkdir()
+    shutil.copy(packs.parent.parent / "texture.mkv", footage)
+    arguments = [str(footage), str(own), "--variants", "plain", "-crf", "35"]
+    assert CliRunner().invoke(degrade_main, arguments).exit_code == 0
+    options = ("--steps", 1, "--batch", 2, "--crop", 16, "--late-crop", 0)
+    code, message = invoke(footage, out, *options)
+    assert code == 1
+    assert "mine.pairs: holds pairs that were made otherwise; give OUT another name" in message
+    assert (own / "packs/texture.crf35.npz").exists()
+    assert invoke(own, out, *options)[0] == 0
+
+
+def test_pairs_are_made_again_of_clips_that_were_replaced_or_removed(
+    packs: Path, tmp_path: Path
+) -> None:
+    footage = tmp_path / "footage"
+    out = footage / "mine.pt"  # so that the pairs lie in the folder of the clips
+    made = footage / "mine.pairs" / "packs"
+    footage.mkdir()
+    texture = packs.parent.parent / "texture.mkv"
+    shutil.copy(texture, footage / "a.mkv")
+    shutil.copy(texture, footage / "b.mkv")
+    options = ("--steps", 1, "--batch", 2, "--crop", 16, "--late-crop", 0)
+    assert invoke(footage, out, *options)[0] == 0
+    assert {path.name[0] for path in made.iterdir()} == {"a", "b"}
+    luma = np.full((3, 48, 48), 90, np.uint8)
+    gray = np.full((3, 2, 24, 24), 128, np.uint8)
+    write_clip(footage / "a.mkv", Clip(luma, gray, Fraction(25)), {"qp": "0"})
+    (footage / "b.mkv").unlink()
+    assert invoke(footage, out, *options, "-y")[0] == 0
+    assert {path.name[0] for path in made.iterdir()} == {"a"}
+    assert np.array_equal(load_clean(made / "a.clean.npz")[0], luma)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ((), "no budget"),
         (("--steps", 1, "--minutes", 1), "two budgets"),
         (("--steps", 1, "--crop", 40), "not a multiple of 16"),
+        (
+            ("--steps", 9),
+            "--late-crop 96: no clip is as large as a crop of 96x96; give --late-crop 64 or less",
+        ),
+        (
+            ("--steps", 9, "--crop", 80),
+            "--crop 80: no clip is as large as a crop of 80x80; give --crop and --late-crop 64 or"
+            " less",
+        ),
         (("--steps", 1, "--device", "gpu"), "--device gpu: unknown; give auto"),
     ],
 )
@@ -366,6 +451,25 @@ def test_impossible_options_are_refused_in_one_sentence(
     assert code == 1
     assert message in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--score-only", "--every", 0), "'--every': 0 is not in the range x>=1"),
+        (("--score-only", "--every", -2), "'--every': -2 is not in the range x>=1"),
+        (("--steps", 1, "--lr", "nan"), "'--lr': 'nan' is no finite number"),
+        (("--minutes", "nan"), "'--minutes': 'nan' is no finite number"),
+        (("--minutes", "inf"), "'--minutes': 'inf' is no finite number"),
+        (("--steps", 1, "--save-minutes", -1), "'--save-minutes': -1.0 is not in the range x>=0"),
+    ],
+)
+def test_numbers_that_no_training_has_are_refused_by_the_name_of_the_option(
+    packs: Path, tmp_path: Path, options: tuple[object, ...], said: str
+) -> None:
+    code, message = invoke(packs, tmp_path / "a.pt", *options)
+    assert code == 2
+    assert said in message
 
 
 def test_a_time_budget_ends_and_leaves_model_log_and_curve(packs: Path, tmp_path: Path) -> None:
@@ -405,7 +509,8 @@ def test_interrupted_training_saves_and_says_by_what(
 ) -> None:
     out = tmp_path / "a.pt"
     code = "from carfilter.commands.train import main; main()"
-    options = ("--steps", "1000000", "--batch", "2", "--crop", "16", "--threads", "1")
+    small = ("--batch", "2", "--crop", "16", "--late-crop", "0")
+    options = ("--steps", "1000000", *small, "--threads", "1")
     command = [sys.executable, "-c", code, str(packs), str(out), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
