@@ -24,6 +24,7 @@ from carfilter.training.recipe import Budget, Recipe, paper_recipe
 from carfilter.training.smaller import narrow
 from carfilter.training.things import find_things
 from carfilter.training.validation import Score, by_crf, score_network
+from carfilter.unfinished import is_written_through
 
 # Crops have to show whole things, and a few of them are as much work as many small ones.
 _FEATURE_DEFAULTS = {
@@ -141,6 +142,8 @@ def run_training(
     teacher = _teacher(options["teacher"], recipe) if options["teacher"] else None
     if teacher is not None:
         recipe = replace(recipe, teacher=teacher.sha256)
+    if is_written_through(out):
+        raise CarfilterError(f"{out}: is no file, and a training reads OUT again; name a file")
     if out.exists() and not (options["resume"] or options["overwrite"]):
         raise CarfilterError(f"{out}: exists; give --resume to go on with it, or -y to start over")
     with joined_group(choose_device(options["device"])) as (group, device):

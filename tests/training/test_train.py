@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -317,6 +318,14 @@ def test_existing_models_are_not_overwritten_without_being_asked(
     code, message = invoke(packs, out, "--steps", 1)
     assert code == 1
     assert "give --resume" in message
+
+
+def test_a_pipe_holds_no_model_and_stays_a_pipe(packs: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.pt")
+    code, message = invoke(packs, tmp_path / "a.pt", "--steps", 1, "-y")
+    assert code == 1
+    assert "a.pt: is no file, and a training reads OUT again; name a file" in message
+    assert stat.S_ISFIFO((tmp_path / "a.pt").stat().st_mode)
 
 
 def test_fine_tuning_starts_from_the_given_weights(packs: Path, tmp_path: Path) -> None:
