@@ -12,7 +12,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -106,8 +106,12 @@ def partial_of(path: Path) -> Path:
 def written_whole(path: Path, *, ends_alike: bool = False) -> Iterator[Path]:
     """Yield a hidden file to write to, called as begin() says; `path` has it at the end.
 
-    Nothing of it stays where that fails.
+    Nothing of it stays where that fails. A device or a pipe gets what it holds at the end.
     """
+    if is_written_through(path):
+        with _sent_at_the_end(path, ends_alike=ends_alike) as part:
+            yield part
+        return
     path = followed(path)
     part = begin(path, ends_alike=ends_alike)
     try:
@@ -116,6 +120,38 @@ def written_whole(path: Path, *, ends_alike: bool = False) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: Path) -> None:
+    """Refuse, before the work for it, an output that could not be written after it.
+
+    Raises:
+        MediaError: it is a folder, or could not be made.
+    """
+    if path.is_dir():
+        raise MediaError(f"{path}: is a folder; name a file in it")
+    if not is_written_through(path):
+        check_folder_of(followed(path))
+
+
+def check_outputs(outputs: Sequence[Path], sources: Iterable[Path]) -> None:
+    """Refuse outputs that would be lost to one another, or would cost what is read.
+
+    Files are compared and not names: links lead to them, and file systems ignore case.
+
+    Raises:
+        MediaError: it names the first such output.
+    """
+    files = [path for path in outputs if not is_written_through(path)]
+    places = [os.path.realpath(path) for path in files]
+    for number, path in enumerate(files):
+        if places[number] in places[:number]:
+            raise MediaError(f"{path}: would be written twice; give each output its own name")
+    existing = {_identity(path): path for path in outputs}
+    existing.pop(None, None)
+    for source in sources if existing else ():
+        if output := existing.get(_identity(source)):
+            raise MediaError(f"{output}: is the source itself; write to another file")
 
 
 def check_folder_of(path: Path) -> None:
@@ -142,6 +178,29 @@ def check_name(path: Path) -> None:
         raise MediaError(
             f"{path}: its name has {length} bytes and {most} are allowed there; give a shorter one"
         )
+
+
+@contextmanager
+def _sent_at_the_end(path: Path, *, ends_alike: bool) -> Iterator[Path]:
+    """Yield a file elsewhere, since formats go back in theirs, which a pipe does not let them."""
+    import shutil  # both of which --help has no time for
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        part = begin(Path(folder) / path.name, ends_alike=ends_alike)
+        yield part
+        with part.open("rb") as made, path.open("wb") as target:
+            shutil.copyfileobj(made, target)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file that holds something from all others, by whichever name."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None  # there is none
+    holds = stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)
+    return (status.st_dev, status.st_ino) if holds else None
 
 
 def _renamed(part: Path, path: Path) -> bool:

@@ -21,6 +21,7 @@ from carfilter.archive.events import (
     Event,
     Plan,
     Totals,
+    logged,
 )
 from carfilter.archive.look import Look
 from carfilter.archive.machine import choose_workers, wants_gpu
@@ -46,6 +47,7 @@ from carfilter.process import cores
 from carfilter.restore.weights import load_weights
 from carfilter.run.options import FilterOptions
 from carfilter.run.sidecar import sidecar_of
+from carfilter.unfinished import check_outputs
 
 _SPARE_BYTES = 64 << 20  # free space below which no file is begun
 
@@ -68,6 +70,7 @@ class ArchiveOptions:
     plan_only: bool = False
     ignore_space: bool = False
     report: Path | None = None
+    log_json: str | None = None  # a file that gets each event, "-" for stdout
     watch: bool = False
     settle_seconds: float = 30.0  # without change after which a watched file is complete
     ray: str | None = None  # a cluster's address, "" for the one at hand; None: local processes
@@ -102,6 +105,8 @@ def clean_archive(
     found = scan(in_dir, out_dir, naming)
     check_collisions([f for f in found.videos if f.claims])
     _check_any(found, in_dir, options)
+    _check_outputs(found, state_path(out_dir, options), options)
+    observe = logged(observe, options.log_json)  # not before, since opening makes the file
     observe(Event(SCANNED, _scan_text(found), values={"files": len(found.videos)}))
     settings = Settings(_weights_sha256(options), describe_options(options.filter))
     try:
@@ -143,6 +148,13 @@ def _check_any(found: Scan, in_dir: Path, options: ArchiveOptions) -> None:
         left += ["..."] if len(found.left) > len(left) else []
         what = f" ({'; '.join(left)})" if left else ""
         raise CarfilterError(f"{in_dir}: holds no video{what}; check the folder")
+
+
+def _check_outputs(found: Scan, state: Path, options: ArchiveOptions) -> None:
+    """Refuse to write over a video of the archive, or one output over another."""
+    log = None if options.log_json in (None, "-") else Path(str(options.log_json))
+    outputs = [path for path in (options.report, log, state) if path is not None]
+    check_outputs(outputs, (video.source for video in found.videos))
 
 
 def _scan_text(found: Scan) -> str:
@@ -389,5 +401,6 @@ class _Drive:
         path, stop = self.options.report, self.stop
         if self.watch is not None and stop.is_set():  # its usual end, and files came since
             found, stop = replace(found, videos=self.watch.videos()), threading.Event()
+            _check_outputs(found, self.book.state.path, self.options)
         if path is not None and not stop.is_set() and not self.totals.stopped:
             write_report(path, found, self.book, self.totals, pool, self.template, stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,19 @@ class JsonLog:
                 self._file.close()
         except OSError:
             return  # its disk or its reader has gone; the footage matters more
+
+
+def logged(observe: Callable[[Event], object], where: str | None) -> Callable[[Event], object]:
+    """Return an observer that also writes the events to a JsonLog, if one is wanted."""
+    if where is None:
+        return observe
+    log = JsonLog(where)
+
+    def both(event: Event) -> None:
+        observe(event)
+        log(event)
+
+    return both
 
 
 def _as_json(value: Any) -> Any:

@@ -129,7 +129,6 @@ def main() -> None:
 
 
 def _run(in_dir: Path, out_dir: Path, given: dict[str, Any]) -> int:
-    from carfilter.archive.events import Event, JsonLog
     from carfilter.commands.batch_display import BatchDisplay
 
     display = BatchDisplay(level=LEVELS[given["loglevel"]], period_seconds=given["stats_period"])
@@ -138,15 +137,8 @@ def _run(in_dir: Path, out_dir: Path, given: dict[str, Any]) -> int:
         check_folders(in_dir, out_dir)  # before torch takes its seconds to load
         from carfilter.archive.clean import clean_archive
 
-        log = JsonLog(given["log_json"]) if given["log_json"] else None
-
-        def observe(event: Event) -> None:
-            display(event)
-            if log is not None:
-                log(event)
-
         with display:
-            totals = clean_archive(in_dir, out_dir, _options_of(given), observe, stop)
+            totals = clean_archive(in_dir, out_dir, _options_of(given), display, stop)
     except CarfilterError as error:
         if LEVELS[given["loglevel"]] <= logging.ERROR:
             display.console.print(f"carfilter: error: {error}", markup=False, soft_wrap=True)
@@ -172,6 +164,7 @@ def _options_of(given: dict[str, Any]) -> "ArchiveOptions":
         plan_only=given["dry_run"],
         ignore_space=given["ignore_space"],
         report=given["report"],
+        log_json=given["log_json"],
         watch=given["watch"],
         settle_seconds=given["settle"],
         ray=given["ray"],

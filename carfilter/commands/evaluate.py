@@ -12,6 +12,7 @@ from carfilter.commands.options import CONTEXT_SETTINGS, even_size, files_told
 from carfilter.commands.stdio import outlive_stderr
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
+from carfilter.unfinished import check_outputs
 
 if TYPE_CHECKING:
     from carfilter.evaluation.study import Options, Outcome
@@ -202,6 +203,7 @@ def _run(clean: tuple[Path, ...], options: dict[str, Any]) -> bool:
     from carfilter.commands import evaluate_display as display
     from carfilter.evaluation import study
 
+    _check_outputs(clean, options)
     with display.eval_progress() as step:
         outcome = study.run(_study_options(clean, options), step)
     if not any(str(options[key]) == "-" for key in _TEXTS):
@@ -210,6 +212,15 @@ def _run(clean: tuple[Path, ...], options: dict[str, Any]) -> bool:
     display.show_failures(outcome.evaluation.failures)
     _write(outcome, options)
     return bool(outcome.evaluation.failures)
+
+
+def _check_outputs(clean: tuple[Path, ...], options: dict[str, Any]) -> None:
+    """Refuse, before hours of work, to write a table over a clip or over another table."""
+    from carfilter.pairs.degrade import find_sources
+
+    outputs = [options[key] for key in (*_TEXTS, "report") if options[key] is not None]
+    read = find_sources(clean).values() if clean else [options[side] for side in _SIDES]
+    check_outputs([path for path in outputs if str(path) != "-"], read)
 
 
 def _study_options(clean: tuple[Path, ...], given: dict[str, Any]) -> "Options":

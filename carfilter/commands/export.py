@@ -9,6 +9,7 @@ import click
 from carfilter.commands.options import CONTEXT_SETTINGS, guarded, models
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
+from carfilter.unfinished import check_writable, is_written_through
 
 _DIGITS = re.compile("[0-9]{1,3}")  # str.isdigit() takes "²" for one, which int() does not
 _EPILOG = """
@@ -69,17 +70,16 @@ def main(model: str, target: Path, overwrite: bool, **options: Any) -> None:
     def work() -> None:
         if str(target) == "-":
             raise CarfilterError("-: a model goes into a file; give a name such as model.onnx")
-        if target.exists() and not overwrite:
+        if target.exists() and not overwrite and not is_written_through(target):
             raise CarfilterError(f"{target}: exists already; give -y to replace it")
         try:
             from carfilter.hosts.export import ExportOptions, export
         except ImportError as error:
             raise CarfilterError('this needs onnx; pip install "carfilter[export]"') from error
         from carfilter.restore.weights import load_weights
-        from carfilter.unfinished import check_folder_of
 
-        check_folder_of(target)
-        export(load_weights(model), target, ExportOptions(**options))
-        click.echo(f"carfilter-export: {target} ({target.stat().st_size / 1e6:.2f} MB)", err=True)
+        check_writable(target)
+        size = export(load_weights(model), target, ExportOptions(**options))
+        click.echo(f"carfilter-export: {target} ({size / 1e6:.2f} MB)", err=True)
 
     guarded("carfilter-export", work)

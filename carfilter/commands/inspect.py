@@ -14,15 +14,30 @@ from carfilter.commands.stdio import outlive_stderr
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
 from carfilter.process import prepare_process
+from carfilter.unfinished import check_outputs, check_writable, is_stdout, written_whole
 
 if TYPE_CHECKING:
     from carfilter.inspection.inspect import InspectOptions
 
 _FILE = click.Path(path_type=Path)
+
+
+def _dash(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    return "-" if name is not None and is_stdout(name) else name  # else the table goes there, too
+
+
 _options = grouped(
     click.option("--html", type=_FILE, metavar="PAGE.html", help="Write a page to look at."),
-    click.option("--json", "json_file", metavar="FILE", help='Write all of it; "-" is stdout.'),
-    click.option("--csv", "csv_file", metavar="FILE", help='Write the table; "-" is stdout.'),
+    click.option(
+        "--json",
+        "json_file",
+        metavar="FILE",
+        callback=_dash,
+        help='Write all of it; "-" is stdout.',
+    ),
+    click.option(
+        "--csv", "csv_file", metavar="FILE", callback=_dash, help='Write the table; "-" is stdout.'
+    ),
     click.option("--full", is_flag=True, help="Decode every picture, and not a sample."),
     model_options,
 )
@@ -61,9 +76,11 @@ def _run(inputs: Sequence[Path], given: dict[str, Any]) -> int:
     display = InspectDisplay(quiet="-" in (given["json_file"], given["csv_file"]))
     prepare_process()
     try:
-        for path in _written(given):
-            _check_target(path, inputs)
+        outputs = _written(given)
+        for path in outputs:
+            check_writable(path)
         files, unreadable = _files_of(inputs)
+        check_outputs(outputs, files)
         if len(files) == 1 and not inputs[0].is_dir():
             return _show_one(files[0], given, display)
         return _show_many(files, unreadable, given, display)
@@ -77,11 +94,6 @@ def _run(inputs: Sequence[Path], given: dict[str, Any]) -> int:
 def _written(given: dict[str, Any]) -> list[Path]:
     names = (given["html"], given["json_file"], given["csv_file"])
     return [Path(name) for name in names if name and str(name) != "-"]
-
-
-def _check_target(path: Path, inputs: Sequence[Path]) -> None:
-    if any(path.exists() and one.exists() and path.samefile(one) for one in inputs):
-        raise CarfilterError(f"{path}: is the input; give another name to write to")
 
 
 def _files_of(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -169,8 +181,6 @@ def _write(name: str, text: str) -> None:
     if name == "-":
         click.echo(text, nl=False)
         return
-    from carfilter.unfinished import written_whole
-
     try:
         with written_whole(Path(name)) as part:
             part.write_text(text, "utf-8", "backslashreplace")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from carfilter.commands.stdio import drop_stdout
 from carfilter.errors import CarfilterError
+from carfilter.unfinished import check_outputs, is_stdout
 
 if TYPE_CHECKING:
     from carfilter.run.account import Run
@@ -23,17 +24,14 @@ class ProgressWriter:
 
     Args:
         where: a file, "-" or "pipe:1" for stdout, "pipe:N" for an inherited descriptor.
-        media_on_stdout: refuse stdout, since the video goes there.
+        source, target: what is read and written beside it, as the command has them.
 
     Raises:
-        CarfilterError: it cannot be opened, or stdout is taken.
+        CarfilterError: it cannot be opened, stdout is taken, or it is the source or the target.
     """
 
-    def __init__(self, where: str, period_seconds: float, *, media_on_stdout: bool) -> None:
-        if media_on_stdout and where in ("-", "pipe:1", "pipe:"):
-            raise CarfilterError(
-                f"-progress {where}: stdout carries the video; use pipe:2 or a file"
-            )
+    def __init__(self, where: str, period_seconds: float, source: str, target: str) -> None:
+        _check(where, source, target)
         self._where = where
         self._file: TextIO | None = _open(where)
         self._period = period_seconds
@@ -108,6 +106,23 @@ def eta_seconds(run: "Run") -> float | None:
     return left * run.elapsed_seconds / run.video_seconds
 
 
+def _check(where: str, source: str, target: str) -> None:
+    """Refuse what the video needs, before opening it would empty it."""
+    if where in ("-", "pipe:1", "pipe:"):
+        if is_stdout(target):
+            raise CarfilterError(
+                f"-progress {where}: stdout carries the video; use pipe:2 or a file"
+            )
+    elif not where.startswith("pipe:"):
+        read = "/dev/stdin" if source in ("-", "pipe:0", "pipe:") else source
+        outputs = [_path(where)] if is_stdout(target) else [_path(where), _path(target)]
+        check_outputs(outputs, [_path(read)])
+
+
+def _path(name: str) -> Path:
+    return Path(name.removeprefix("file:"))
+
+
 def _open(where: str) -> TextIO:
     try:
         if where in ("-", "pipe:1", "pipe:"):
@@ -116,7 +131,7 @@ def _open(where: str) -> TextIO:
             return _as_opened(sys.stderr)
         if where.startswith("pipe:"):
             return os.fdopen(int(where[5:]), "w")
-        return Path(where.removeprefix("file:")).open("w")
+        return _path(where).open("w")
     except (OSError, ValueError) as error:
         raise CarfilterError(f"-progress {where}: cannot be written ({error})") from error
 

@@ -27,7 +27,6 @@ from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError, DownstreamClosedError
 from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
 from carfilter.process import prepare_process, stop_on_signals
-from carfilter.unfinished import is_stdout
 
 if TYPE_CHECKING:
     from carfilter.run.account import Run
@@ -102,9 +101,8 @@ def _run(source: str, target: str, given: dict[str, Any]) -> int:
     try:
         writer = None
         if given["progress"]:
-            writer = ProgressWriter(
-                given["progress"], given["stats_period"] or 0.5, media_on_stdout=is_stdout(target)
-            )
+            period = given["stats_period"] or 0.5
+            writer = ProgressWriter(given["progress"], period, source, target)
 
         def report(run: "Run") -> None:
             display(run)

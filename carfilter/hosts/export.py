@@ -41,7 +41,7 @@ class ExportOptions:
     references: bool = False
 
 
-def export(model: Model, target: Path, options: ExportOptions) -> None:
+def export(model: Model, target: Path, options: ExportOptions) -> int:
     """Write a model to a file.
 
     Its input "luma" is float32 [N, 1, H, W]; with references [N, 1 + R, H, W]: the frame, and what
@@ -49,6 +49,9 @@ def export(model: Model, target: Path, options: ExportOptions) -> None:
     frame itself. The input "qp", where there is one, is float32 of that shape, or of one that
     broadcasts to it, as [1, 1, 1, 1] does: 0 to 51, or below zero for unknown. The output
     "restored" is float32 [N, 1, H, W], within the codes of 8 bits, not rounded.
+
+    Returns:
+        How many bytes it has.
 
     Raises:
         WeightsError: the model has not what the options ask for.
@@ -72,7 +75,7 @@ def export(model: Model, target: Path, options: ExportOptions) -> None:
     restored = graph.clip(total, -black / span, (_WHITE - black) / span)
     made = graph.model(inputs, (restored, "restored"), _about(model, options))
     with written_whole(target) as part:
-        part.write_bytes(made.SerializeToString())
+        return part.write_bytes(made.SerializeToString())
 
 
 def _check(model: Model, options: ExportOptions) -> None:

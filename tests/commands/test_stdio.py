@@ -108,3 +108,41 @@ def test_a_terminal_that_closes_ends_a_run_as_sigterm_does_unless_it_was_to_outl
     assert code == (0 if ignored else 128 + signal.SIGHUP)
     kept = out if ignored else tmp_path / "out.partial.mkv"
     assert (0 < len(read_content(kept).planes) < 900) != ignored
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("in.mkv", "./in.mkv"),
+        ("in.mkv", "link.mkv"),
+        ("link.mkv", "file:in.mkv"),
+        ("in.mkv", "hard.mkv"),
+        ("-", "in.mkv"),
+    ],
+)
+def test_a_report_of_progress_never_empties_the_recording(
+    tmp_path: Path, source: str, name: str
+) -> None:
+    clip = make_clip(tmp_path / "in.mkv")
+    before = clip.read_bytes()
+    (tmp_path / "link.mkv").symlink_to("in.mkv")
+    os.link(clip, tmp_path / "hard.mkv")
+    command = [*COMMAND, source, "out.mkv", *THROUGH, "-progress", name, "-loglevel", "error"]
+    with clip.open("rb") as stdin:
+        run = subprocess.run(
+            command, cwd=tmp_path, stdin=stdin, capture_output=True, text=True, timeout=60
+        )
+    assert run.returncode == 1
+    assert run.stderr.endswith("mkv: is the source itself; write to another file\n")
+    assert run.stderr.count("\n") == 1
+    assert clip.read_bytes() == before
+
+
+def test_a_report_of_progress_never_empties_an_earlier_result(tmp_path: Path) -> None:
+    clip, out = make_clip(tmp_path / "in.mkv"), tmp_path / "out.mkv"
+    out.write_bytes(b"an earlier result")
+    command = [*COMMAND, clip, out, *THROUGH, "-progress", out, "-loglevel", "error"]
+    run = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert run.returncode == 1
+    assert "out.mkv: would be written twice; give each output its own name" in run.stderr
+    assert out.read_bytes() == b"an earlier result"

@@ -359,6 +359,19 @@ def refusal(pair: Pair, tmp_path: Path) -> str:
     return str(caught.value)
 
 
+def test_no_table_is_written_over_a_clip_or_another_table(pair: Pair, tmp_path: Path) -> None:
+    sides = ("--reference", pair.clean, "--distorted", pair.coded, "--restored", pair.restored)
+    before, table = pair.clean.read_bytes(), tmp_path / "table"
+    for read in (sides, (pair.clean,)):
+        refused = run(*read, "--report", pair.clean)
+        assert refused.exit_code == 1
+        assert "clean.mkv: is the source itself; write to another file" in refused.stderr
+    assert pair.clean.read_bytes() == before
+    refused = run(*sides, "--csv", table, "--json", table)
+    assert "table: would be written twice; give each output its own name" in refused.stderr
+    assert not table.exists()
+
+
 def test_what_is_about_clean_clips_is_refused_of_a_pair(pair: Pair) -> None:
     sides = ("--reference", pair.clean, "--distorted", pair.coded, "--restored", pair.restored)
     refused = run(*sides, "--max-frames", "4")

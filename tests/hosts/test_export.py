@@ -1,5 +1,8 @@
 """Exported models, run by ONNX Runtime: they restore as carfilter does."""
 
+import os
+import stat
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +154,15 @@ def test_the_command_says_what_cannot_be(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["fast", target]).exit_code == 0
     assert "-y" in said("fast", target)
     assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
+
+
+def test_a_pipe_takes_the_model_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe, got, plain = (tmp_path / name for name in ("pipe.onnx", "got.onnx", "plain.onnx"))
+    os.mkfifo(pipe)
+    with got.open("wb") as file, subprocess.Popen(["timeout", "60", "cat", pipe], stdout=file):
+        result = CliRunner().invoke(main, ["fast", str(pipe)])
+    assert result.exit_code == 0, result.output
+    assert "(0.00 MB)" not in result.output
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert CliRunner().invoke(main, ["fast", str(plain)]).exit_code == 0
+    assert got.read_bytes() == plain.read_bytes()

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -356,6 +357,14 @@ def test_a_foreign_course_is_neither_continued_nor_lost(
     assert (tmp_path / "a.png").read_bytes() == curve
     foreign.rename(tmp_path / "cams.csv")
     assert invoke(packs, out, "--steps", 2, *small, "--resume") == (0, f"wrote {out}\n")
+
+
+def test_a_pipe_holds_no_model_and_stays_a_pipe(packs: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.pt")
+    code, message = invoke(packs, tmp_path / "a.pt", "--steps", 1, "-y")
+    assert code == 1
+    assert "a.pt: is no file, and a training reads OUT again; name a file" in message
+    assert stat.S_ISFIFO((tmp_path / "a.pt").stat().st_mode)
 
 
 def test_fine_tuning_starts_from_the_given_weights(packs: Path, tmp_path: Path) -> None:
