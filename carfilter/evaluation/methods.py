@@ -109,7 +109,7 @@ def network(
     if blind:
         how += f"-measured1-qp{options.qp}"
     if model.network.references:
-        how += f"-ahead{options.lookahead}-steady4-moved2"
+        how += f"-ahead{options.lookahead}-steady4-moved3"
     if model.int8_ranges:
         how += "-int8-2"
     key = f"network-6-{_weights_digest(model)}-{how}"

@@ -16,10 +16,10 @@ from carfilter.restore.motion.arrays import Field
 from carfilter.restore.planes import CpuPlanes, Linked, Plane, Planes
 from carfilter.restore.steady import Restored
 
-_SHARE = 0.8  # of a neighbour that is equal, to the picture itself
+_SHARE = 1.0  # of a neighbour that is equal, to the picture itself
 # Levels, as in links(), by which a neighbour differs that goes in with 1/e of that share: none up
 # to a mean QP, and so much more with each step from there.
-_GOOD_QP, _LEVEL = 26, 0.7
+_GOOD_QP, _LEVEL = 29, 0.7
 
 
 def followed(
