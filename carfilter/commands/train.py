@@ -86,6 +86,12 @@ from carfilter.commands.version import version_option
 @click.option("--crop", type=click.IntRange(16), help="Side of a crop, a multiple of 16.")
 @click.option("--late-crop", type=click.IntRange(0), help="Side in the last third; 0 is the same.")
 @click.option("--qp-dropout", type=Number(0, 1), help="Share trained without QP map.")
+@click.option(
+    "--window",
+    type=click.Choice(["mixed", "past", "whole"]),
+    help="For best: train for whatever other pictures there are, for past ones alone, or for past"
+    " and later ones. [default: mixed]",
+)
 @click.option("--warmup", type=click.IntRange(0), help="Steps until the largest rate.")
 @click.option("--seed", type=click.IntRange(0), help="Of weights and crops.")
 @click.option("--init", help="Fine-tune these weights: a path or a shipped model.")

@@ -100,7 +100,7 @@ def network(
 
     def restore(coded: Clip, _clean: Clip) -> Clip:
         height, width = coded.luma.shape[1:]
-        restorer = Restorer(model, options, (height, width))
+        restorer = Restorer(model, options, (height, width), codec=coded.codec)
         restored = restorer.restore(_pictures(coded, blind=blind))
         return replace(coded, luma=np.stack(list(restored)).astype(np.uint8, copy=False))
 
@@ -128,11 +128,13 @@ def network(
 
 def _weights_digest(model: Model) -> str:
     """Return a checksum of what computes: a file keeps its scores when only its notes change."""
-    about = (model.network.name, config_of(model.network), model.int8_ranges)
-    digest = hashlib.sha256(repr(about).encode())
-    for name, tensor in sorted(model.network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    digest = hashlib.sha256()
+    for one in (model, *model.others.values()):
+        about = (one.network.name, config_of(one.network), one.int8_ranges)
+        digest.update(f"{one.suits}{about!r}".encode())
+        for name, tensor in sorted(one.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -65,7 +65,8 @@ def restore(
         options = replace(options, qp=qp)
     model = weights if isinstance(weights, Model) else load_weights(weights)
     feed = _Feed(clip, None if source is None else Path(source), qp, model.uses_qp)
-    order = _Order(feed, Restorer(model, options, (clip.height, clip.width)))
+    size = clip.height, clip.width
+    order = _Order(feed, Restorer(model, options, size, codec=feed.codec()))
 
     def restored(n: int, f: vapoursynth.VideoFrame) -> vapoursynth.VideoFrame:
         frame = f.copy()
@@ -98,6 +99,13 @@ class _Feed:
             audio=False, subtitles=False, data=False,
             qp_maps=True, measures_qp=uses_qp and qp is None,
         )  # fmt: skip
+
+    def codec(self) -> str:
+        """Return FFmpeg's name of what the file was coded with; "" without one."""
+        if self._source is None:
+            return ""
+        with closing(open_source(self._source, self._reading)) as source:
+            return str(source.video.codec_context.codec.canonical_name)
 
     def pictures(self, start: int) -> Iterator[Picture]:
         """Yield what the filter is given of each frame."""

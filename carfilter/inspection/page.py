@@ -93,6 +93,7 @@ def _shown(look: Look, options: InspectOptions) -> list[Shown]:
         model,
         RestoreOptions(device=options.device, precision=options.precision),
         (video.height, video.width),
+        codec=video.codec,
     )
     return list(shown_pictures(look.inspection.path, look.packets, look.seen, restorer))
 

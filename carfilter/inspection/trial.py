@@ -41,7 +41,7 @@ def try_filter(
     context = survey.source.video.codec_context
     size = (context.height, context.width)
     options = RestoreOptions(device=device, precision=precision)
-    restorer = Restorer(model, options, size)
+    restorer = Restorer(model, options, size, codec=context.codec.canonical_name)
     on_cpu = restorer.on_cpu
     pieces = [_middle(picture) if on_cpu else picture for picture in kept]
     share = pieces[0].luma.size / kept[0].luma.size if pieces else 1.0

@@ -45,6 +45,7 @@ class Clip:
     qp: npt.NDArray[np.int8] | None = None  # [T, ceil(H/16), ceil(W/16)] in 0..51
     packet_bytes: tuple[int, ...] = ()  # of each coded picture in decoding order
     measured_qp: npt.NDArray[np.int8] | None = None  # as `qp`, see read_clip()
+    codec: str = ""  # FFmpeg's name of what it was coded with, where it was
 
     @property
     def seconds(self) -> float:
@@ -72,11 +73,11 @@ def read_clip(
     types: list[int] = []
     sizes: list[int] = []
     measured: list[Any] = []
-    fps, full_range = Fraction(25), False
-    for frame, rate, packets, known, coarse in _decode(path, measure_qp):
-        fps, sizes = rate, packets
-        qp.append(known)
-        measured.append(coarse)
+    fps, codec, full_range = Fraction(25), "", False
+    for one in _decode(path, measure_qp):
+        frame, fps, codec, sizes = one.frame, one.fps, one.codec, one.packet_bytes
+        qp.append(one.qp)
+        measured.append(one.measured_qp)
         full_range = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
         types.append(int(frame.pict_type))
         frames.append(_planes(frame, path))
@@ -97,6 +98,7 @@ def read_clip(
         qp=_stacked(qp),
         packet_bytes=tuple(sizes),
         measured_qp=_stacked(measured),
+        codec=codec,
     )
 
 
@@ -104,11 +106,19 @@ def _stacked(maps: list[Any]) -> npt.NDArray[np.int8] | None:
     return None if any(qp is None for qp in maps) else np.stack(maps).astype(np.int8)
 
 
-def _decode(
-    path: Path, measure_qp: MeasureQp
-) -> Iterator[tuple[av.VideoFrame, Fraction, list[int], QpMap | None, QpMap | None]]:
-    """Yield each frame, the rate, the sizes so far of the packets in decoding order, and the
-    frame's QP as the stream tells it and as measured."""
+@dataclass(frozen=True)
+class _Decoded:
+    """A frame, and what is known of it and its stream so far; see Clip."""
+
+    frame: av.VideoFrame
+    fps: Fraction
+    codec: str
+    packet_bytes: list[int]
+    qp: QpMap | None  # as the stream tells it
+    measured_qp: QpMap | None
+
+
+def _decode(path: Path, measure_qp: MeasureQp) -> Iterator[_Decoded]:
     sizes: list[int] = []
     try:
         with open_container(path) as container:
@@ -118,6 +128,7 @@ def _decode(
             stream.codec_context.options = {"export_side_data": "venc_params"}
             rate = stream.average_rate
             fps = as_fraction(rate) if rate else Fraction(25)
+            codec = stream.codec_context.codec.canonical_name
             told = told_qp_of(stream.codec_context)
             gauge = None if measure_qp == "never" else gauge_of(stream.codec_context)
             # An empty packet would end the decoder; only the end of the file does.
@@ -133,7 +144,7 @@ def _decode(
                         measured = known
                     elif gauge is not None and has_luma_plane(frame.format):
                         measured = gauge.read(frame)
-                    yield frame, fps, sizes, known, measured
+                    yield _Decoded(frame, fps, codec, sizes, known, measured)
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path}: cannot be decoded ({error.strerror}); check the file") from error
 

@@ -1,14 +1,16 @@
 """Look into a checkpoint before torch does: what it weighs, what it names, whether it is whole.
 
 torch's own weights_only loader runs no code, but it lets a file ask for any amount of memory and
-does not compare checksums. Nothing of a checkpoint is loaded here.
+does not compare checksums. Of a .pt nothing is loaded here; safetensors hold no code at all.
 """
 
+import json
 import pickle
 import pickletools
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from carfilter.errors import WeightsError
 
@@ -86,6 +88,46 @@ def _description(path: Path, archive: zipfile.ZipFile) -> bytes:
     if len(described) != 1 or described[0].file_size > _MAX_PICKLE:
         raise WeightsError(damaged(path))
     return archive.read(described[0])
+
+
+def read_safetensors(path: Path) -> Any:
+    """Return what save_safetensors() was given; whether it is a checkpoint, the caller finds out.
+
+    Raises:
+        WeightsError: damaged, or the package that reads it is not there.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise WeightsError(
+            f"{path}: reading it needs the safetensors package; pip install carfilter[safetensors]"
+        ) from error
+    try:
+        with safe_open(path, "pt") as opened:
+            metadata = opened.metadata() or {}
+            weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        about = json.loads(metadata.get("carfilter", "{}"))
+        for name, other in (about.get("others") or {}).items():
+            its = [key for key in weights if key.startswith(f"{name}/")]
+            other["weights"] = {key.partition("/")[2]: weights.pop(key) for key in its}
+    except (SafetensorError, *DAMAGED) as error:
+        raise WeightsError(
+            f"{path}: damaged or not a safetensors file; fetch or train it again"
+        ) from error
+    return {**about, "weights": weights}
+
+
+def save_safetensors(path: Path, about: dict[str, Any]) -> None:
+    """Write a checkpoint; the weights of its others are called "NAME/..."."""
+    from safetensors.torch import save_file
+
+    weights = dict(about["weights"])
+    notes = {key: value for key, value in about.items() if key != "weights"}
+    notes["others"] = {}
+    for name, other in about["others"].items():
+        weights |= {f"{name}/{key}": value for key, value in other["weights"].items()}
+        notes["others"][name] = {key: v for key, v in other.items() if key != "weights"}
+    save_file(weights, path, metadata={"carfilter": json.dumps(notes)})
 
 
 def damaged(path: Path) -> str:

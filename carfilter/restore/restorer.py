@@ -17,7 +17,7 @@ from carfilter.restore.planes import CpuPlanes, Plane, Planes
 from carfilter.restore.references import with_references
 from carfilter.restore.reuse import Reuse, settle
 from carfilter.restore.steady import Noted, keep_unchanged, noting, steadied
-from carfilter.restore.weights import Model
+from carfilter.restore.weights import SUITS, Model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +31,9 @@ _AHEAD, _AHEAD_BYTES = 8, 8 << 20  # restored pictures that wait to be averaged
 class Restorer:
     """Restore a stream of pictures.
 
+    Attributes:
+        suits: what the network is for, where the model holds several.
+
     Results come at most `lookahead` pictures late, half as many and one more where they are
     averaged over time, plus batching.
 
@@ -39,6 +42,8 @@ class Restorer:
             added, see carfilter.restore.network.
         size: height and width that the default batch and tile are chosen for.
         int8_ranges: of such a network's activations; None keeps to fp32 on a CPU.
+        codec: FFmpeg's name of what the pictures were coded with; "" where that is not known. A
+            model may hold a network that suits it better, as one for past frames alone.
 
     Raises:
         DeviceError: the device or the precision is not to be had here.
@@ -50,13 +55,15 @@ class Restorer:
         options: RestoreOptions | None = None,
         size: tuple[int, int] = (1080, 1920),
         int8_ranges: list[float] | None = None,
+        codec: str = "",
     ) -> None:
         options = options or RestoreOptions()
         if isinstance(network, Model):
-            model = network
+            model = network.suited(codec, past=not options.lookahead)
         else:
             model = Model(network, "", "", int8_ranges=int8_ranges)
         self.engine = engine = open_engine(model, options, size)
+        self.suits = SUITS.get(model.suits, "")
         self.strength = options.strength
         self.references = model.references
         self.lookahead = options.lookahead if self.references else 0

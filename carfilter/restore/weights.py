@@ -5,9 +5,9 @@ no code at all. Everything that is not a carfilter checkpoint is refused with a 
 """
 
 import hashlib
-import json
 import math
 import pickle
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carfilter.errors import WeightsError
-from carfilter.restore.checkpoint import DAMAGED, check_file, check_pt, damaged, pickled
+from carfilter.restore.checkpoint import (
+    DAMAGED,
+    check_file,
+    check_pt,
+    damaged,
+    pickled,
+    read_safetensors,
+    save_safetensors,
+)
 from carfilter.restore.int8.quantised import Quantised, add_quantised, read_quantised
 from carfilter.unfinished import written_whole
 
@@ -27,6 +35,9 @@ if TYPE_CHECKING:
 _FORMAT = "carfilter-1"
 _PREFERENCE = ("best", "fast", "car")  # in which the default is looked for
 
+SUITS = {"past": "past frames alone", "hevc": "H.265", "mjpeg": "MJPEG"}
+"""Names of the other networks that a checkpoint may hold, and what each is for."""
+
 
 class Model:
     """A checkpoint: its network in evaluation mode, and where it came from.
@@ -36,6 +47,8 @@ class Model:
     Attributes:
         name: file name without its ending.
         sha256: of the file.
+        suits: the name in SUITS under which it is another network of its checkpoint; else "".
+        others: of its checkpoint, by that name.
     """
 
     def __init__(
@@ -47,8 +60,10 @@ class Model:
         scores: dict[str, Any] | None = None,
         int8_ranges: list[float] | None = None,
         int8: Quantised | None = None,
+        suits: str = "",
     ) -> None:
-        self.name, self.sha256 = name, sha256
+        self.name, self.sha256, self.suits = name, sha256, suits
+        self.others: dict[str, Model] = {}
         self._stored = int8
         if isinstance(network, Path):
             self._path = network
@@ -57,7 +72,17 @@ class Model:
 
     @cached_property
     def _content(self) -> "_Content":
-        return _read(self._path)
+        return _read(self._path)[self.suits]
+
+    def suited(self, codec: str = "", *, past: bool = False) -> "Model":
+        """Return the network of the checkpoint that suits a video best; most have but one.
+
+        Args:
+            codec: FFmpeg's name of what the video was coded with; "" where that is not known.
+            past: it sees no later frames.
+        """
+        names = (codec, "past") if codec == "mjpeg" else ("past" if past else codec,)
+        return next((self.others[name] for name in names if name in self.others), self)
 
     @property
     def network(self) -> Any:
@@ -159,40 +184,57 @@ def save_weights(
     training: dict[str, Any] | None = None,
     scores: dict[str, Any] | None = None,
     int8_ranges: list[float] | None = None,
+    others: Mapping[str, Model] | None = None,
 ) -> None:
     """Write a checkpoint (.pt or .safetensors by the ending), under a temporary name first.
 
     The weights are stored in half precision, and their int8 form is made of what then is stored.
     `training` and `scores` hold plain numbers, strings, lists and dictionaries.
+
+    Args:
+        others: what else it holds, by the names of SUITS.
     """
+    import torch
+
+    own = Model(network, "", "", training, scores, int8_ranges)
+    models = {"": own, **(others or {})}
+    contents = {name: _content_of(model) for name, model in models.items()}
+    with written_whole(path) as part:
+        if path.suffix == ".safetensors":
+            save_safetensors(part, {"format": _FORMAT, **contents.pop(""), "others": contents})
+            return
+        about = {"format": _FORMAT, **contents.pop("")}
+        torch.save({**about, "others": contents} if contents else about, part)
+        forms = {name: _stored(model).int8 for name, model in models.items()}
+        made = {name: form for name, form in forms.items() if form is not None}
+        if len(made) == len(forms):
+            add_quantised(part, made)
+
+
+def _content_of(model: Model) -> dict[str, Any]:
+    """Return what a checkpoint says of a network, its weights in half precision."""
     import torch
 
     from carfilter.restore.network import config_of
 
-    about = {
-        "format": _FORMAT,
-        "network": network.name,
-        "config": config_of(network),
-        "training": training or {},
-        "scores": scores or {},
-        "int8_ranges": int8_ranges,
+    return {
+        "network": model.network.name,
+        "config": config_of(model.network),
+        "training": model.training,
+        "scores": model.scores,
+        "int8_ranges": model.int8_ranges,
+        "weights": {
+            key: value.detach().cpu().to(torch.float16).contiguous()
+            for key, value in model.network.state_dict().items()
+        },
     }
-    weights = {
-        key: value.detach().cpu().to(torch.float16).contiguous()
-        for key, value in network.state_dict().items()
-    }
-    with written_whole(path) as part:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import save_file
 
-            save_file(weights, part, metadata={"carfilter": json.dumps(about)})
-        else:
-            torch.save({**about, "weights": weights}, part)
-            stored = deepcopy(network).cpu()
-            stored.load_state_dict(weights)
-            int8 = Model(stored, "", "", int8_ranges=int8_ranges).int8
-            if int8 is not None:
-                add_quantised(part, int8)
+
+def _stored(model: Model) -> Model:
+    """Return a model as it will be read again."""
+    network = deepcopy(model.network).cpu()
+    network.load_state_dict(_content_of(model)["weights"])
+    return Model(network, "", "", int8_ranges=model.int8_ranges)
 
 
 def load_weights(name: str | Path | None = None) -> Model:
@@ -208,19 +250,43 @@ def load_weights(name: str | Path | None = None) -> Model:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    stored = read_quantised(path) if path.suffix == ".pt" else None
-    if stored is not None:
-        return Model(path, path.stem, sha256, int8=stored)
-    content = _read(path)
-    return Model(
-        content.network, path.stem, sha256, content.training, content.scores, content.int8_ranges
-    )
+    stored = read_quantised(path) if path.suffix == ".pt" else {}
+    if stored:
+        opened = {
+            suits: Model(path, path.stem, sha256, int8=form, suits=suits)
+            for suits, form in stored.items()
+        }
+    else:
+        opened = {
+            suits: Model(
+                c.network, path.stem, sha256, c.training, c.scores, c.int8_ranges, suits=suits
+            )
+            for suits, c in _read(path).items()
+        }
+    model = opened.pop("")
+    model.others = opened
+    return model
 
 
-def _read(path: Path) -> _Content:
-    about = (
-        _read_safetensors(path) if path.suffix == ".safetensors" else _checked(path, read_pt(path))
-    )
+def _read(path: Path) -> dict[str, _Content]:
+    """Return the networks of a checkpoint by their names in SUITS; "" is the first."""
+    is_pt = path.suffix != ".safetensors"
+    about = _checked(path, read_pt(path) if is_pt else read_safetensors(path))
+    others = _notes(path, about, "others")
+    if not all(name in SUITS and isinstance(other, dict) for name, other in others.items()):
+        raise WeightsError(f"{path}: holds networks this version does not know; update carfilter")
+    contents = {name: _content(path, part) for name, part in {"": about, **others}.items()}
+    first = contents[""].network
+    if any(
+        (other.network.name, getattr(other.network, "references", 0))
+        != (first.name, getattr(first, "references", 0))
+        for other in contents.values()
+    ):
+        raise WeightsError(damaged(path))
+    return contents
+
+
+def _content(path: Path, about: dict[str, Any]) -> _Content:
     network = _network_from(path, about)
     return _Content(
         network=network.eval().requires_grad_(False),
@@ -256,25 +322,6 @@ def _checked(path: Path, about: Any) -> dict[str, Any]:
             " use one made by carfilter-train or a shipped model"
         )
     return about
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise WeightsError(
-            f"{path}: reading it needs the safetensors package; pip install carfilter[safetensors]"
-        ) from error
-    try:
-        with safe_open(path, "pt") as opened:
-            metadata = opened.metadata() or {}
-            weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-        about = json.loads(metadata.get("carfilter", "{}"))
-    except (SafetensorError, *DAMAGED) as error:
-        raise WeightsError(
-            f"{path}: damaged or not a safetensors file; fetch or train it again"
-        ) from error
-    return {**_checked(path, about), "weights": weights}
 
 
 def _notes(path: Path, about: dict[str, Any], key: str) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def announce(
     if model is None or restorer is None:
         logger.info("strength 0: no network, the picture passes through unchanged")
         return
-    run.model = f"{model.name} (sha256 {model.sha256[:12]})"
+    suits = f", for {restorer.suits}" if restorer.suits else ""
+    run.model = f"{model.name}{suits} (sha256 {model.sha256[:12]})"
     run.engine = restorer.describe()
     logger.info("model %s on %s", run.model, run.engine)
     if model.uses_qp and not (source.is_h264 and source.options.qp_maps):

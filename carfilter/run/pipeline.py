@@ -187,7 +187,7 @@ def _make_restorer(model: Model | None, source: Source, options: FilterOptions) 
     decoder = source.video.codec_context
     size = (decoder.height, decoder.width)
     try:
-        restorer = Restorer(model, options.restore, size)
+        restorer = Restorer(model, options.restore, size, codec=decoder.codec.canonical_name)
         if options.live and decoder.format is not None:
             # On CUDA in the very thread that will compute, see carfilter.restore.hand.
             warm_up(restorer, size, bit_depth(decoder.format))

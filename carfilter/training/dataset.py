@@ -107,6 +107,15 @@ class Sampling:
     aimed: float = 0.0  # share of crops with one of Pairs.things in them
 
 
+# Shares of Sampling by what a network is for: whatever there is, past frames alone, or later ones
+# too. One that is trained for one case holds more of it than one for all.
+WINDOWS: dict[str, dict[str, float]] = {
+    "mixed": {},
+    "past": {"whole": 0.0, "past": 0.92, "alone": 0.08},
+    "whole": {"whole": 0.82, "past": 0.08, "alone": 0.05},
+}
+
+
 def load_pairs(folder: Path, threads: int = 4, *, references: bool = False) -> Pairs:
     """Load every pack below a folder.
 

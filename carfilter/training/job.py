@@ -18,7 +18,14 @@ from carfilter.restore.devices import choose_device
 from carfilter.restore.int8.calibration import calibrate
 from carfilter.restore.network import Car, Fast, Network, deepen, grow
 from carfilter.restore.weights import Model, load_weights, save_weights
-from carfilter.training.dataset import CROP_GRID, Pairs, Sampling, draw_crops, load_pairs
+from carfilter.training.dataset import (
+    CROP_GRID,
+    WINDOWS,
+    Pairs,
+    Sampling,
+    draw_crops,
+    load_pairs,
+)
 from carfilter.training.loop import Group, Hooks, load_state, new_state, train
 from carfilter.training.recipe import Budget, Recipe, paper_recipe
 from carfilter.training.smaller import narrow
@@ -60,6 +67,8 @@ def recipe_from(options: dict[str, Any]) -> Recipe:
         raise CarfilterError(f"--blocks is for car, not for {recipe.model}; leave it out")
     if recipe.layers and recipe.model == "car":
         raise CarfilterError("--layers is for fast and best, not for car; give --blocks")
+    if recipe.window != "mixed" and recipe.model != "best":
+        raise CarfilterError(f"--window is for best, {recipe.model} sees no other pictures")
     grid = GRID if options["feature_loss"] else CROP_GRID
     for size in (recipe.crop, recipe.late_crop or grid):
         if size % grid:
@@ -216,7 +225,9 @@ def run_training(
             train(pairs.to(device), out, recipe, budget, state, hooks, group, features, network)
         if group.rank == 0:
             sampling = Sampling(
-                min(recipe.crop, _CALIBRATION_CROP), references=recipe.model == "best"
+                min(recipe.crop, _CALIBRATION_CROP),
+                references=recipe.model == "best",
+                **WINDOWS[recipe.window],
             )
             calibrate_weights(out, pairs, sampling)
     if seen:

@@ -24,7 +24,7 @@ from carfilter.restore.checkpoint import DAMAGED
 from carfilter.restore.devices import training_precision
 from carfilter.restore.network import Fast, Network, build_network, config_of
 from carfilter.restore.weights import read_pt, save_weights
-from carfilter.training.dataset import Crops, Pairs, Sampling, draw_crops
+from carfilter.training.dataset import WINDOWS, Crops, Pairs, Sampling, draw_crops
 from carfilter.training.log import TrainingLog
 from carfilter.training.recipe import Budget, Recipe, harm_of, learning_rate, loss_of
 from carfilter.training.smaller import taught
@@ -204,6 +204,7 @@ def sampling_at(recipe: Recipe, step: int, progress: float) -> tuple[int, Sampli
         references=references,
         neighbours=recipe.flicker > 0,
         aimed=recipe.aimed if seen else 0.0,
+        **WINDOWS[recipe.window],
     )
     return batch, sampling
 

@@ -57,6 +57,7 @@ class Recipe:
     average: float = 0.999  # decay of the averaged weights; 0 keeps the last ones
     hard: float = 0.5
     qp_dropout: float = 0.2
+    window: str = "mixed"  # which other pictures crops of `best` see; see dataset.WINDOWS
     transpose: bool = True
     seed: int = 0
 

@@ -99,7 +99,7 @@ def foreign(content: bytes) -> bytes:
 def test_a_form_that_does_not_fit_is_made_anew_by_torch(tmp_path: Path, damage: object) -> None:
     source = find_weights("fast")
     path = repacked(tmp_path / "mine.pt", source, damage(entry_of(source)))  # type: ignore[operator]
-    assert read_quantised(path) is None
+    assert not read_quantised(path)
     assert torch.equal(
         load_weights(path).network.head.weight, load_weights("fast").network.head.weight
     )

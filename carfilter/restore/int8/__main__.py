@@ -12,7 +12,9 @@ def main() -> None:
     for path in map(Path, sys.argv[1:]):
         try:
             model = load_weights(path)
-            save_weights(path, model.network, model.training, model.scores, model.int8_ranges)
+            save_weights(
+                path, model.network, model.training, model.scores, model.int8_ranges, model.others
+            )
             made = load_weights(path)
         except CarfilterError as error:
             sys.exit(str(error))

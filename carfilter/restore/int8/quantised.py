@@ -1,13 +1,15 @@
 """`fast` and `best` in whole numbers: all that an int8 engine needs, read and written by numpy.
 
-A checkpoint carries it as an entry of its own in its zip file, in the format of safetensors
-(https://github.com/huggingface/safetensors#format), with the SHA-256 of all other entries: so it
-is taken only where it was made from those very weights. carfilter.restore.int8.quantise makes it.
+A checkpoint carries one of each of its networks as an entry of its own in its zip file, in the
+format of safetensors (https://github.com/huggingface/safetensors#format), with the SHA-256 of all
+that is no such entry: so it is taken only where it was made from those very weights.
+carfilter.restore.int8.quantise makes it.
 """
 
 import hashlib
 import json
 import math
+import re
 import struct
 import zipfile
 from dataclasses import dataclass
@@ -21,10 +23,13 @@ from carfilter.pictures import MACROBLOCK, Luma, Picture
 from carfilter.restore.checkpoint import DAMAGED
 
 ENTRY = "int8.safetensors"
+"""Of the network itself; "int8-past.safetensors" is that of the other one named "past"."""
+
 INPUT_ZERO = 128
 """The code of zero in the first layer: (code - 128) / 128 is the value it was trained on."""
 
 QP_CODE_UNKNOWN = 0
+_OURS = re.compile(r"[^/]*/int8(?:-(\w+))?\.safetensors")
 _FORMAT = "carfilter-int8-1"
 _MAX_QP = 51
 _MOST_BYTES = 16 << 20  # of the entry; a shipped one has 140 kB
@@ -130,34 +135,47 @@ def fingerprint(luma: Luma) -> str:
     return hashlib.sha256(np.ascontiguousarray(luma).tobytes()).hexdigest()
 
 
-def read_quantised(path: Path) -> Quantised | None:
-    """Return what a checkpoint carries; None where that is nothing, or not of its weights.
+def read_quantised(path: Path) -> dict[str, Quantised]:
+    """Return what a checkpoint carries, by the name of the network, "" for itself.
 
-    Nothing is unpickled.
+    Nothing where it carries none, or not of its weights. Nothing is unpickled.
     """
+    found = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            name = next((n for n in archive.namelist() if _is_ours(n)), None)
-            if name is None or archive.getinfo(name).file_size > _MOST_BYTES:
-                return None
-            content, of = archive.read(name), _sha256_of_others(archive)
-        about, arrays = _unpacked(content)
-        return _checked(about, arrays) if about["format"] == _FORMAT and about["of"] == of else None
+            of = ""
+            for entry in filter(_is_ours, archive.namelist()):
+                if archive.getinfo(entry).file_size > _MOST_BYTES:
+                    return {}
+                of = of or _sha256_of_others(archive)
+                about, arrays = _unpacked(archive.read(entry))
+                if about["format"] != _FORMAT or about["of"] != of:
+                    return {}
+                found[_network_of(entry)] = _checked(about, arrays)
     except DAMAGED:
-        return None  # load_weights() then looks at the file with care, and says what it is
+        return {}  # load_weights() then looks at the file with care, and says what it is
+    return found if "" in found else {}
 
 
-def add_quantised(path: Path, network: Quantised) -> None:
-    """Put it into a checkpoint that torch has written and that has none."""
+def add_quantised(path: Path, networks: dict[str, Quantised]) -> None:
+    """Put them, by name as of read_quantised(), into a checkpoint that torch has just written."""
     with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
         folder = archive.namelist()[0].partition("/")[0]
-        about, arrays = _apart(network)
-        about = {**about, "format": _FORMAT, "of": _sha256_of_others(archive)}
-        archive.writestr(zipfile.ZipInfo(f"{folder}/{ENTRY}"), _packed(about, arrays))
+        of = _sha256_of_others(archive)
+        for name, network in networks.items():
+            about, arrays = _apart(network)
+            entry = ENTRY.replace(".", f"-{name}.") if name else ENTRY
+            packed = _packed({**about, "format": _FORMAT, "of": of}, arrays)
+            archive.writestr(zipfile.ZipInfo(f"{folder}/{entry}"), packed)
 
 
-def _is_ours(name: str) -> bool:
-    return name.partition("/")[2] == ENTRY
+def _is_ours(entry: str) -> bool:
+    return _OURS.fullmatch(entry) is not None
+
+
+def _network_of(entry: str) -> str:
+    found = _OURS.fullmatch(entry)
+    return (found and found[1]) or ""
 
 
 def _sha256_of_others(archive: zipfile.ZipFile) -> str:
