@@ -13,20 +13,59 @@ typedef struct {
     int32_t height, width, most;
 } Move;
 
-// Fill the sums over 3x3 blocks in a row of them; `sums` has room for one of each column.
-static void sum_around(const int32_t *blocks, int row, int rows, int columns, int32_t *sums,
+// Columns of a row of blocks; none where it ends where it begins.
+typedef struct {
+    int32_t from, to;
+} Range;
+
+// Fill which blocks of a row have a vector, and return where the first and the last of them lie.
+static Range mark_moving(const int16_t *vectors, int columns, uint8_t *moving)
+{
+    for (int x = 0; x < columns; x++) {
+        uint32_t both;
+        memcpy(&both, vectors + 2 * x, sizeof both);
+        moving[x] = both != 0;
+    }
+    const uint8_t *first = memchr(moving, 1, (size_t)columns);
+    if (!first)
+        return (Range){0, 0};
+    int to = columns;
+    while (!moving[to - 1])
+        to--;
+    return (Range){(int32_t)(first - moving), to};
+}
+
+// Return what has to be known of a row of blocks: of those that have a vector, here or in the rows
+// beside it, and of their neighbours.
+static Range needed(const Range *moving, int row, int rows, int columns)
+{
+    Range all = {columns, 0};
+    for (int i = row ? row - 1 : 0; i <= row + 1 && i < rows; i++) {
+        if (moving[i].from == moving[i].to)
+            continue;
+        const int from = moving[i].from ? moving[i].from - 1 : 0;
+        const int to = moving[i].to < columns ? moving[i].to + 1 : columns;
+        all.from = from < all.from ? from : all.from;
+        all.to = to > all.to ? to : all.to;
+    }
+    return all.to ? all : (Range){0, 0};
+}
+
+// Fill the sums over 3x3 blocks in a part of a row of them, from that row and those beside it;
+// `sums` has room for one of each column.
+static void sum_around(const int32_t *const lines[3], Range part, int columns, int32_t *sums,
                        int32_t *around)
 {
-    const int32_t *here = blocks + (intptr_t)row * columns;
-    const int32_t *above = row ? here - columns : here;
-    const int32_t *below = row + 1 < rows ? here + columns : here;
-    for (int x = 0; x < columns; x++)
-        sums[x] = above[x] + here[x] + below[x];
-    const int last = columns - 1;
-    around[0] = 2 * sums[0] + sums[last ? 1 : 0];
-    for (int x = 1; x < last; x++)
+    const int last = columns - 1, from = part.from ? part.from : 1;
+    const int to = part.to < last ? part.to : last;
+    for (int x = from - 1; x < (to < last ? to + 1 : columns); x++)
+        sums[x] = lines[0][x] + lines[1][x] + lines[2][x];
+    if (part.from == 0)
+        around[0] = 2 * sums[0] + sums[last ? 1 : 0];
+    for (int x = from; x < to; x++)
         around[x] = sums[x - 1] + sums[x] + sums[x + 1];
-    around[last] = last ? sums[last - 1] + 2 * sums[last] : around[0];
+    if (part.to == columns)
+        around[last] = last ? sums[last - 1] + 2 * sums[last] : around[0];
 }
 
 #ifdef __AVX2__

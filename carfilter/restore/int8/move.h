@@ -58,21 +58,23 @@ static int32_t NAMED(moved_apart)(const SAMPLE *one, int row, const SAMPLE *move
 #endif
 }
 
-// Fill how far each block in a row of them differs from that of the reference.
-static void NAMED(row_apart)(const Move *of, int y, int columns, int32_t *apart)
+// Fill how far each block in a part of a row of them differs from that of the reference.
+static void NAMED(row_apart)(const Move *of, int y, Range part, int32_t *apart)
 {
-    const SAMPLE *one = (const SAMPLE *)of->picture + (intptr_t)y * of->width;
-    const SAMPLE *other = (const SAMPLE *)of->reference + (intptr_t)y * of->width;
     const int row = of->width, high = of->height - y < BLOCK ? of->height - y : BLOCK;
-    const int whole = high == BLOCK ? row / BLOCK : 0;
-    for (int x = 0; x < whole; x++, one += BLOCK, other += BLOCK) {
+    const intptr_t at = (intptr_t)y * row + (intptr_t)part.from * BLOCK;
+    const SAMPLE *one = (const SAMPLE *)of->picture + at;
+    const SAMPLE *other = (const SAMPLE *)of->reference + at;
+    int whole = high == BLOCK ? row / BLOCK : 0;
+    whole = whole < part.from ? part.from : whole < part.to ? whole : part.to;
+    for (int x = part.from; x < whole; x++, one += BLOCK, other += BLOCK) {
         int32_t sum = 0;
         for (int i = 0; i < BLOCK; i++)
             for (int j = 0; j < BLOCK; j++)
                 sum += __builtin_abs(one[i * (intptr_t)row + j] - other[i * (intptr_t)row + j]);
         apart[x] = sum;
     }
-    for (int x = whole; x < columns; x++, one += BLOCK, other += BLOCK)
+    for (int x = whole; x < part.to; x++, one += BLOCK, other += BLOCK)
         apart[x] = NAMED(apart)(one, row, other, row, high,
                                 row - x * BLOCK < BLOCK ? row - x * BLOCK : BLOCK);
 }
@@ -89,26 +91,60 @@ static void NAMED(put)(const SAMPLE *block, SAMPLE *at, int row, int high, int w
         memcpy(at, block, (size_t)wide * sizeof *at);
 }
 
-// Fill a row of blocks, [columns, 4, 4], with what the field leads to, and sums with how far each
-// block of the picture differs from the reference: as it is, and moved.
-static void NAMED(move_row)(const Move *of, int row, int columns, const uint8_t *moving,
-                           SAMPLE *found, int32_t *before, int32_t *after)
+// What is known of a row of blocks: how far each differs from the reference as it is, and moved; and
+// what its vector leads to, [columns, 4, 4].
+typedef struct {
+    int32_t *before, *after;
+    SAMPLE *found;
+} NAMED(Line);
+
+static void NAMED(move_line)(const Move *of, int row, int columns, Range part,
+                            const uint8_t *moving, const NAMED(Line) *line)
 {
     const SAMPLE *picture = of->picture, *reference = of->reference;
     const int width = of->width, y = row * BLOCK;
     const int high = of->height - y < BLOCK ? of->height - y : BLOCK;
-    const int16_t *vector = of->field + 2 * (intptr_t)row * columns;
-    NAMED(row_apart)(of, y, columns, before);
-    memcpy(after, before, (size_t)columns * sizeof *after);
-    for (int column = 0; column < columns; column++, vector += 2, found += BLOCK * BLOCK) {
+    const int16_t *vectors = of->field + 2 * (intptr_t)row * columns;
+    NAMED(row_apart)(of, y, part, line->before);
+    memcpy(line->after + part.from, line->before + part.from,
+           (size_t)(part.to - part.from) * sizeof *line->after);
+    for (int column = part.from; column < part.to; column++) {
         if (!moving[column])
             continue;
         const int x = column * BLOCK, wide = width - x < BLOCK ? width - x : BLOCK;
+        const int16_t *vector = vectors + 2 * column;
+        SAMPLE *found = line->found + column * BLOCK * BLOCK;
         NAMED(move_block)(reference, of->height, width, y * STEPS + vector[1],
                          x * STEPS + vector[0], of->filters, of->most, found);
         const SAMPLE *at = picture + (intptr_t)y * width + x;
-        after[column] = NAMED(moved_apart)(at, width, found, high, wide);
+        line->after[column] = NAMED(moved_apart)(at, width, found, high, wide);
     }
+}
+
+// Put the blocks of a row in their places that are like the picture there, and leave marks at these
+// alone; copy the whole reference before the first. `sums` has room for three of each column.
+static int NAMED(take_row)(const Move *of, int row, int columns, Range part,
+                          const NAMED(Line) *const lines[3], int32_t *sums, int any,
+                          uint8_t *moving, SAMPLE *moved)
+{
+    const int y = row * BLOCK, high = of->height - y < BLOCK ? of->height - y : BLOCK;
+    int32_t *before = sums + columns, *after = before + columns;
+    const int32_t *as_is[3] = {lines[0]->before, lines[1]->before, lines[2]->before};
+    const int32_t *with[3] = {lines[0]->after, lines[1]->after, lines[2]->after};
+    sum_around(as_is, part, columns, sums, before);
+    sum_around(with, part, columns, sums, after);
+    for (int column = part.from; column < part.to; column++) {
+        moving[column] &= 5 * after[column] < 4 * before[column];
+        if (!moving[column])
+            continue;
+        if (!any)
+            memcpy(moved, of->reference, (size_t)of->height * of->width * sizeof *moved);
+        any = 1;
+        const int x = column * BLOCK, wide = of->width - x < BLOCK ? of->width - x : BLOCK;
+        NAMED(put)(lines[1]->found + column * BLOCK * BLOCK,
+                  moved + (intptr_t)y * of->width + x, of->width, high, wide);
+    }
+    return any;
 }
 
 // Fill `moved` with the reference, [H, W], its blocks moved where that makes them like the
@@ -117,38 +153,36 @@ static void NAMED(move_row)(const Move *of, int row, int columns, const uint8_t 
 EXPORTED int NAMED(carfilter_motion_follow)(const Move *of, uint8_t *moving, SAMPLE *moved)
 {
     const int rows = (of->height + BLOCK - 1) / BLOCK, columns = (of->width + BLOCK - 1) / BLOCK;
-    const size_t blocks = (size_t)rows * columns, pixels = (size_t)of->height * of->width;
-    const size_t each = BLOCK * BLOCK * sizeof(SAMPLE) + 2 * sizeof(int32_t);
-    SAMPLE *found = malloc(blocks * each + 3 * (size_t)columns * sizeof(int32_t));
-    if (!found)
+    const size_t found = BLOCK * BLOCK * sizeof(SAMPLE) * columns, sums = sizeof(int32_t) * columns;
+    char *memory = malloc(3 * found + 9 * sums + rows * sizeof(Range));
+    if (!memory)
         return -1;
-    int32_t *before = (int32_t *)(found + blocks * BLOCK * BLOCK), *after = before + blocks;
-    int32_t *sums = after + blocks, *around_before = sums + columns;
-    int32_t *around_after = around_before + columns;
-    for (size_t i = 0; i < blocks; i++)
-        moving[i] = of->field[2 * i] != 0 || of->field[2 * i + 1] != 0;
+    // Three rows are known at a time: they stay in the cache.
+    NAMED(Line) kept[3];
+    for (int i = 0; i < 3; i++) {
+        kept[i].found = (SAMPLE *)(memory + i * found);
+        kept[i].before = (int32_t *)(memory + 3 * found + 2 * i * sums);
+        kept[i].after = kept[i].before + columns;
+    }
+    int32_t *rest = (int32_t *)(memory + 3 * found + 6 * sums);
+    Range *parts = (Range *)(rest + 3 * columns);
     for (int row = 0; row < rows; row++) {
         const intptr_t at = (intptr_t)row * columns;
-        NAMED(move_row)(of, row, columns, moving + at, found + at * BLOCK * BLOCK, before + at,
-                        after + at);
+        parts[row] = mark_moving(of->field + 2 * at, columns, moving + at);
     }
     int any = 0;
-    for (int row = 0; row < rows; row++, moving += columns) {
-        const int y = row * BLOCK, high = of->height - y < BLOCK ? of->height - y : BLOCK;
-        sum_around(before, row, rows, columns, sums, around_before);
-        sum_around(after, row, rows, columns, sums, around_after);
-        for (int column = 0; column < columns; column++) {
-            moving[column] &= 5 * around_after[column] < 4 * around_before[column];
-            if (!moving[column])
-                continue;
-            if (!any)
-                memcpy(moved, of->reference, pixels * sizeof *moved);
-            any = 1;
-            const int x = column * BLOCK, wide = of->width - x < BLOCK ? of->width - x : BLOCK;
-            NAMED(put)(found + ((intptr_t)row * columns + column) * BLOCK * BLOCK,
-                      moved + (intptr_t)y * of->width + x, of->width, high, wide);
-        }
+    for (int row = 0; row <= rows; row++) {
+        if (row < rows)
+            NAMED(move_line)(of, row, columns, needed(parts, row, rows, columns),
+                            moving + (intptr_t)row * columns, kept + row % 3);
+        const int done = row - 1; // of which both neighbours are known
+        if (done < 0 || parts[done].from == parts[done].to)
+            continue;
+        const NAMED(Line) *lines[3] = {kept + (done ? done - 1 : done) % 3, kept + done % 3,
+                                       kept + (row < rows ? row : done) % 3};
+        any = NAMED(take_row)(of, done, columns, parts[done], lines, rest, any,
+                             moving + (intptr_t)done * columns, moved);
     }
-    free(found);
+    free(memory);
     return any;
 }
