@@ -41,6 +41,17 @@ class Picture:
     # Other pictures of the scene, for a multi-frame network; see carfilter.restore.references
     references: tuple["Picture | None", ...] = ()
 
+    def __post_init__(self) -> None:
+        """Check the shape.
+
+        Raises:
+            ValueError: the luma is no plane, or one without pixels.
+        """
+        if self.luma.ndim != 2 or not self.luma.size:
+            raise ValueError(
+                f"luma has to be a plane [H, W] with pixels, not of shape {self.luma.shape}"
+            )
+
 
 Area = tuple[int, int, int, int]
 """Pixels top, left, bottom, right; top and left lie on the macroblock grid, the others outside."""

@@ -12,7 +12,7 @@ from carfilter.commands.options import CONTEXT_SETTINGS, even_size, files_told
 from carfilter.commands.stdio import outlive_stderr
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
-from carfilter.unfinished import check_outputs
+from carfilter.unfinished import check_outputs, check_writable
 
 if TYPE_CHECKING:
     from carfilter.evaluation.study import Options, Outcome
@@ -215,12 +215,15 @@ def _run(clean: tuple[Path, ...], options: dict[str, Any]) -> bool:
 
 
 def _check_outputs(clean: tuple[Path, ...], options: dict[str, Any]) -> None:
-    """Refuse, before hours of work, to write a table over a clip or over another table."""
+    """Refuse, before hours of work, a table where none can be, over a clip or another table."""
     from carfilter.pairs.degrade import find_sources
 
-    outputs = [options[key] for key in (*_TEXTS, "report") if options[key] is not None]
+    given = [options[key] for key in (*_TEXTS, "report") if options[key] is not None]
+    outputs = [path for path in given if str(path) != "-"]
+    for path in outputs:
+        check_writable(path)
     read = find_sources(clean).values() if clean else [options[side] for side in _SIDES]
-    check_outputs([path for path in outputs if str(path) != "-"], read)
+    check_outputs(outputs, read)
 
 
 def _study_options(clean: tuple[Path, ...], given: dict[str, Any]) -> "Options":

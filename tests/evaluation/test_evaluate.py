@@ -372,6 +372,16 @@ def test_no_table_is_written_over_a_clip_or_another_table(pair: Pair, tmp_path: 
     assert not table.exists()
 
 
+def test_a_table_that_could_not_be_written_is_refused_before_the_work(
+    pair: Pair, tmp_path: Path
+) -> None:
+    for given, said in ((tmp_path / "none" / "t.md", "does not exist"), (tmp_path, "is a folder")):
+        refused = run(pair.clean, "--markdown", given, "--cache", tmp_path / "cache")
+        assert refused.exit_code == 1
+        assert said in refused.stderr
+    assert not (tmp_path / "cache").exists()
+
+
 def test_what_is_about_clean_clips_is_refused_of_a_pair(pair: Pair) -> None:
     sides = ("--reference", pair.clean, "--distorted", pair.coded, "--restored", pair.restored)
     refused = run(*sides, "--max-frames", "4")

@@ -164,6 +164,12 @@ def test_fields_of_interlaced_pictures_are_restored_apart(rng: np.random.Generat
     assert {shape[2] for shape in network.seen} == {48, 24}
 
 
+@pytest.mark.parametrize("shape", [(0, 16), (16, 0), (16,), (16, 16, 3)])
+def test_what_is_no_plane_with_pixels_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="has to be a plane"):
+        Picture(np.zeros(shape, np.uint8))
+
+
 def test_sizes_and_depths_may_change_in_the_stream(rng: np.random.Generator) -> None:
     given = pictures(rng, 3, (32, 32)) + pictures(rng, 2, (48, 80))
     given.append(Picture(np.full((16, 16), 1000, np.uint16), depth=10))
