@@ -51,5 +51,7 @@ def make_seeds(folder: Path) -> None:
     for name, given in SEEDS.items():
         make_clip(folder / name, **given)
     network = load_weights(tiny_weights(folder / "tiny.pt")).network
+    save_weights(folder / "tiny.pt", network, int8_ranges=[1.0, 1.0])
+    others = {"past": load_weights(folder / "tiny.pt")}
     for name in ("tiny.pt", "tiny.safetensors"):
-        save_weights(folder / name, network, {"steps": 3}, {"35": 0.3}, [1.0, 1.0])
+        save_weights(folder / name, network, {"steps": 3}, {"35": 0.3}, [1.0, 1.0], others)
