@@ -109,7 +109,7 @@ class Sampling:
 
 # Shares of Sampling by what a network is for: whatever there is, past frames alone, or later ones
 # too. One that is trained for one case holds more of it than one for all.
-WINDOWS: dict[str, dict[str, float]] = {
+WINDOWS: dict[str, dict[str, Any]] = {
     "mixed": {},
     "past": {"whole": 0.0, "past": 0.92, "alone": 0.08},
     "whole": {"whole": 0.82, "past": 0.08, "alone": 0.05},

@@ -34,8 +34,9 @@ from carfilter.restore.network import (
     mac_per_pixel,
 )
 from carfilter.restore.weights import load_weights, save_weights
+from carfilter.restore.window import PAST_SLOTS, REFERENCES
 from carfilter.training.dataset import Pairs, Sampling, draw_crops, load_pairs
-from carfilter.training.loop import Hooks, load_state, new_state, train
+from carfilter.training.loop import Hooks, load_state, new_state, sampling_at, train
 from carfilter.training.recipe import Budget, Recipe, learning_rate, loss_of, paper_recipe
 from carfilter.training.validation import frame_of, score_network
 from packs import make_packs
@@ -121,6 +122,20 @@ def test_qp_dropout_withholds_whole_maps(pairs: Pairs) -> None:
     unknown = (crops.qp == QP_UNKNOWN).flatten(1)
     assert torch.equal(unknown.any(1), unknown.all(1))
     assert 0.12 < unknown.all(1).float().mean() < 0.28
+
+
+@pytest.mark.parametrize("window", ["mixed", "past", "whole"])
+def test_a_network_for_past_frames_alone_is_trained_with_no_later_ones(
+    pairs: Pairs, window: str
+) -> None:
+    recipe = Recipe(model="best", window=window, crop=32, batch=64)
+    sampling = replace(sampling_at(recipe, 0, 0.0)[1], strange=0.0)
+    crops = draw_crops(pairs, 300, sampling, np.random.default_rng(1))
+    assert crops.references is not None
+    seen = ((crops.references - crops.degraded) != 0).flatten(2).any(2).float().mean(0)
+    later = [slot for slot in range(REFERENCES) if slot not in PAST_SLOTS]
+    assert (seen[later] == 0).all() == (window == "past")
+    assert seen[REFERENCES - 2] > (0.8 if window != "mixed" else 0.5)  # the one before
 
 
 def test_hard_crops_have_more_error_than_uniform_ones(pairs: Pairs) -> None:
@@ -603,6 +618,7 @@ def test_car_grows_deeper_from_weights_that_it_keeps(packs: Path, tmp_path: Path
     for wrong, said in (
         (("--model", "car", "--blocks", 2, "--init", deep), "3 blocks cannot become 2"),
         (("--model", "fast", "--blocks", 2), "--blocks is for car"),
+        (("--model", "fast", "--window", "past"), "--window is for best"),
     ):
         code, text = invoke(packs, tmp_path / "wrong.pt", *wrong, "--steps", 1, "--device", "cpu")
         assert code == 1
