@@ -35,8 +35,20 @@ if TYPE_CHECKING:
 _FORMAT = "carfilter-1"
 _PREFERENCE = ("best", "fast", "car")  # in which the default is looked for
 
-SUITS = {"past": "past frames alone", "hevc": "H.265", "mjpeg": "MJPEG"}
+SUITS = {
+    "past": "past frames alone",
+    "hevc": "H.265, VP9 and AV1",
+    "mjpeg": "codecs without a loop filter",
+}
 """Names of the other networks that a checkpoint may hold, and what each is for."""
+
+# FFmpeg's names of codecs for which one serves that was trained on another's footage, and gains
+# more there than one that was trained on H.264; see models/README.md.
+_KIN = {
+    **dict.fromkeys(("vp9", "av1"), "hevc"),
+    **dict.fromkeys(("mpeg1video", "mpeg2video", "mpeg4", "h263", "flv1", "wmv1", "wmv2"), "mjpeg"),
+    **dict.fromkeys(("msmpeg4v1", "msmpeg4v2", "msmpeg4v3"), "mjpeg"),
+}
 
 
 class Model:
@@ -81,7 +93,8 @@ class Model:
             codec: FFmpeg's name of what the video was coded with; "" where that is not known.
             past: it sees no later frames.
         """
-        names = (codec, "past") if codec == "mjpeg" else ("past" if past else codec,)
+        name = _KIN.get(codec, codec)
+        names = (name, "past") if name == "mjpeg" else ("past" if past else name,)
         return next((self.others[name] for name in names if name in self.others), self)
 
     @property

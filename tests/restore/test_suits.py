@@ -12,7 +12,7 @@ import torch
 from carfilter.errors import CarfilterError, WeightsError
 from carfilter.restore.network import Best, BestConfig, Fast, FastConfig, config_of
 from carfilter.restore.restorer import RestoreOptions
-from carfilter.restore.weights import load_weights, save_weights
+from carfilter.restore.weights import SUITS, load_weights, save_weights
 from carfilter.run.options import FilterOptions
 from carfilter.run.pipeline import filter_video
 from carfilter.training import join
@@ -61,7 +61,11 @@ def rise(source: Path, target: Path, weights: Path, options: RestoreOptions) -> 
         ("libx265", 0, "past"),
         ("mjpeg", 64, "mjpeg"),
         ("mjpeg", 0, "mjpeg"),
-        ("mpeg4", 64, ""),
+        ("mpeg4", 64, "mjpeg"),
+        ("mpeg2video", 64, "mjpeg"),
+        ("libvpx-vp9", 64, "hevc"),
+        ("libsvtav1", 64, "hevc"),
+        ("libvpx", 64, ""),
     ],
 )
 def test_the_network_that_was_trained_for_a_video_restores_it(
@@ -80,13 +84,8 @@ def test_the_network_that_was_trained_for_a_video_restores_it(
         risen = rise(source, tmp_path / "out.mkv", several, options)
     assert abs(risen - RISES[name]) <= 1
     said = next(m for m in caplog.messages if m.startswith("model "))
-    expected = {
-        "": "",
-        "past": ", for past frames alone",
-        "hevc": ", for H.265",
-        "mjpeg": ", for MJPEG",
-    }
-    assert said.startswith(f"model all{expected[name]} (sha256 ")
+    suits = f", for {SUITS[name]}" if name else ""
+    assert said.startswith(f"model all{suits} (sha256 ")
 
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
