@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed
+from torch import Tensor
 
 from carfilter.detection.features import GRID, FeatureLoss
 from carfilter.errors import CarfilterError
 from carfilter.restore.devices import choose_device
 from carfilter.restore.int8.calibration import calibrate
+from carfilter.restore.int8.equalise import equalise
 from carfilter.restore.network import Car, Fast, Network, deepen, grow
 from carfilter.restore.weights import Model, load_weights, save_weights
 from carfilter.training.dataset import (
@@ -235,15 +237,22 @@ def run_training(
 
 
 def calibrate_weights(out: Path, pairs: Pairs, sampling: Sampling) -> None:
-    """Store in OUT.pt the ranges of activations that int8 needs, over crops as trained on."""
+    """Make OUT.pt fit for int8: channels scaled alike, and ranges stored, by crops as trained on.
+
+    None of the crops has references that show something else, which reach further.
+    """
     model = load_weights(out)
     if not isinstance(model.network, Fast):
         return
-    draws = (
-        draw_crops(pairs, _CALIBRATION_BATCH, sampling, np.random.default_rng(index))
-        for index in range(_CALIBRATION_DRAWS)
-    )
-    ranges = calibrate(model.network, (crops.inputs for crops in draws))
+    usual = replace(sampling, strange=0.0)
+
+    def draws() -> Iterator[tuple[Tensor, ...]]:
+        for index in range(_CALIBRATION_DRAWS):
+            rng = np.random.default_rng(index)
+            yield draw_crops(pairs, _CALIBRATION_BATCH, usual, rng).inputs
+
+    equalise(model.network, draws())
+    ranges = calibrate(model.network, draws())
     save_weights(out, model.network, model.training, model.scores, ranges)
 
 

@@ -20,6 +20,7 @@ from carfilter.restore.int8.convolutions import (
     _planes,
     torch_is_exact,
 )
+from carfilter.restore.int8.equalise import equalise
 from carfilter.restore.int8.quantise import is_faithful, quantise
 from carfilter.restore.int8.quantised import Quantised, qp_codes
 from carfilter.restore.network import Car, Fast, FastConfig
@@ -96,6 +97,34 @@ def test_int8_is_close_to_fp32_and_both_correct_something(
         correction = np.abs(a.astype(int) - p.luma).mean()
         assert correction > 0.5
         assert np.abs(a.astype(int) - b).mean() < 0.2 * correction
+
+
+def test_channels_that_reach_little_are_scaled_up_before_they_are_quantised(
+    rng: np.random.Generator,
+) -> None:
+    network, given = trained_like(), pictures(rng, 4, (96, 128))
+    # The same network with channels of very different size, as training leaves them.
+    layers = [network.head, *network.body, network.tail]
+    factors = [torch.from_numpy(2.0 ** rng.uniform(-4, 0, 16)).float() for _ in network.body]
+    factors = [*factors, factors[-1]]
+    factors[0] = factors[-1]  # which is added to the last one's
+    for layer, after, factor in zip(layers, layers[1:], factors, strict=False):
+        layer.weight.mul_(factor[:, None, None, None])
+        layer.bias.mul_(factor)
+        after.weight.div_(factor[None, :, None, None])
+    exact = run(network, given, None)
+
+    def error() -> float:
+        found = run(network, given, ranges_of(network, given))
+        return float(
+            np.mean([(a.astype(float) - b) ** 2 for a, b in zip(found, exact, strict=True)])
+        )
+
+    uneven = error()
+    lumas = [torch.from_numpy(p.luma).float()[None, None] / 128 - 1 for p in given]
+    equalise(network, [(luma, torch.full_like(luma, 0.6)) for luma in lumas])
+    assert all(np.array_equal(a, b) for a, b in zip(run(network, given, None), exact, strict=True))
+    assert error() < 0.7 * uneven
 
 
 def test_int8_tiles_equal_the_whole_within_one_grey_level(rng: np.random.Generator) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from carfilter.restore.network import Fast
 
-_PERCENTILE = 0.9999
+PERCENTILE = 0.9999
 
 
 @torch.no_grad()
@@ -20,15 +20,16 @@ def calibrate(network: Fast, batches: Iterable[tuple[Tensor | None, ...]]) -> li
     """
     ranges = [0.0] * (len(network.body) + 1)
     for inputs in batches:
-        for i, activations in enumerate(_activations(network, inputs)):
+        for i, found in enumerate(activations(network, inputs)):
             # quantile() takes 16 million values at most.
-            values = activations.flatten()
+            values = found.flatten()
             values = values[:: max(1, values.numel() // 4_000_000)]
-            ranges[i] = max(ranges[i], float(torch.quantile(values, _PERCENTILE)))
+            ranges[i] = max(ranges[i], float(torch.quantile(values, PERCENTILE)))
     return ranges
 
 
-def _activations(network: Fast, inputs: tuple[Tensor | None, ...]) -> list[Tensor]:
+def activations(network: Fast, inputs: tuple[Tensor | None, ...]) -> list[Tensor]:
+    """Return what each ReLU layer gives, head first, float [N, channels, H/2, W/2]."""
     seen: list[Tensor] = []
     layers = [network.head, *network.body]
     head: list[Tensor] = []
