@@ -91,10 +91,9 @@ class Model:
 
         Args:
             codec: FFmpeg's name of what the video was coded with; "" where that is not known.
-            past: it sees no later frames.
+            past: it sees no later frames. What was trained for a codec serves so as well.
         """
-        name = _KIN.get(codec, codec)
-        names = (name, "past") if name == "mjpeg" else ("past" if past else name,)
+        names = (_KIN.get(codec, codec), "past" if past else "")
         return next((self.others[name] for name in names if name in self.others), self)
 
     @property

@@ -45,10 +45,11 @@ def test_shipped_best_does_not_blow_up_what_its_references_do_not_show(
         others = torch.ones_like(others)
     qp = torch.from_numpy(rng.uniform(18, 48, (count, 1 + REFERENCES, 1, 1))).float() / 51
     maps = qp.expand(-1, -1, SIZE, SIZE)
-    network = load_weights("best").network
-    with torch.inference_mode():
-        correction = network(luma, maps[:, :1], others, maps[:, 1:]) * 128
-    assert float(correction.abs().max()) < 64
+    model = load_weights("best")
+    for one in (model, *model.others.values()):
+        with torch.inference_mode():
+            correction = one.network(luma, maps[:, :1], others, maps[:, 1:]) * 128
+        assert float(correction.abs().max()) < 64, one.suits
 
 
 def test_some_crops_are_trained_with_references_that_show_something_else(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def rise(source: Path, target: Path, weights: Path, options: RestoreOptions) -> 
         ("libx264", 64, ""),
         ("libx264", 0, "past"),
         ("libx265", 64, "hevc"),
-        ("libx265", 0, "past"),
+        ("libx265", 0, "hevc"),
         ("mjpeg", 64, "mjpeg"),
         ("mjpeg", 0, "mjpeg"),
         ("mpeg4", 64, "mjpeg"),
@@ -66,6 +66,7 @@ def rise(source: Path, target: Path, weights: Path, options: RestoreOptions) -> 
         ("libvpx-vp9", 64, "hevc"),
         ("libsvtav1", 64, "hevc"),
         ("libvpx", 64, ""),
+        ("libvpx", 0, "past"),
     ],
 )
 def test_the_network_that_was_trained_for_a_video_restores_it(
