@@ -389,8 +389,10 @@ def test_fine_tuning_starts_from_the_given_weights(packs: Path, tmp_path: Path) 
     small = ("--batch", 2, "--crop", 32, "--late-crop", 0)
     options = ("--init", tmp_path / "start.pt", "--lr", 1e-9, *small)
     assert invoke(packs, out, "--steps", 1, *options) == (0, f"wrote {out}\n")
-    start, tuned = weights_of(tmp_path / "start.pt"), weights_of(out)
-    assert all(torch.allclose(start[key], tuned[key], atol=1e-7) for key in start)
+    # Channels are scaled for int8 at the end, which leaves what the network computes.
+    start, tuned = load_weights(tmp_path / "start.pt").network, load_weights(out).network
+    luma = torch.rand(1, 1, 64, 64) * 2 - 1
+    assert (tuned(luma) - start(luma)).abs().max() < 0.01 * start(luma).abs().max()
 
 
 def test_clean_footage_becomes_pairs_and_fine_tunes_in_one_command(
