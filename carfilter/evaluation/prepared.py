@@ -97,13 +97,15 @@ def _degrade(name: str, source: Path, folder: Path, settings: Settings) -> None:
         made = Path(parent) / folder.name
         made.mkdir()
         _degrade_into(made, name, source, settings)
-        if not (folder / _LISTING).exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
-            try:
-                made.rename(folder)
-            except OSError:
-                if not (folder / _LISTING).exists():  # else another run was faster, to the same end
-                    raise
+        # It comes whole or not at all, so that one which is there is another run's, to the same end.
+        # Removing it first would take it from under that run.
+        try:
+            made.rename(folder)
+        except OSError as error:
+            if not (folder / _LISTING).exists():
+                raise MediaError(
+                    f"{folder}: is no longer whole; remove it, and it is made again"
+                ) from error
 
 
 def _degrade_into(folder: Path, name: str, source: Path, settings: Settings) -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -92,6 +93,19 @@ def test_two_runs_at_once_share_a_cache(scene: Scene, tmp_path: Path) -> None:
     assert all(other == first for other in others)
     assert all(variant.compared.is_file() for variant in first.variants)
     assert len([*(tmp_path / "cache" / "variants").iterdir()]) == 1
+
+
+def test_a_variant_that_lost_its_listing_is_named_with_what_to_do(
+    scene: Scene, tmp_path: Path
+) -> None:
+    given = "gate", scene.clips["gate"], scene.settings.degrade, tmp_path / "cache"
+    prepare(*given)
+    (folder,) = (tmp_path / "cache" / "variants").iterdir()
+    (folder / "listing.json").unlink()
+    with pytest.raises(MediaError, match="no longer whole; remove it, and it is made again"):
+        prepare(*given)
+    shutil.rmtree(folder)
+    assert prepare(*given).variants
 
 
 def test_decode_and_network_agree_with_scikit_images_ssim(scene: Scene) -> None:
