@@ -97,8 +97,8 @@ def _degrade(name: str, source: Path, folder: Path, settings: Settings) -> None:
         made = Path(parent) / folder.name
         made.mkdir()
         _degrade_into(made, name, source, settings)
-        # It comes whole or not at all, so that one which is there is another run's, to the same end.
-        # Removing it first would take it from under that run.
+        # It comes whole or not at all: one that is there is another run's, to the same end, and
+        # removing it first would take it from under that run.
         try:
             made.rename(folder)
         except OSError as error:
