@@ -15,9 +15,7 @@ from torch import Tensor
 from carfilter.restore.int8.calibration import PERCENTILE, activations
 from carfilter.restore.network import Fast
 
-_MOST = (
-    8.0  # times: a channel that is hardly ever awake would take the next layer's weights to nothing
-)
+_MOST = 8.0  # times; a channel that is hardly ever awake could ask for thousands
 _SHARE = 0.75  # of the way, as a power, that channels are brought to the largest
 
 
