@@ -215,9 +215,9 @@ def save_weights(
         if path.suffix == ".safetensors":
             save_safetensors(part, {"format": _FORMAT, **contents.pop(""), "others": contents})
             return
+        forms = {name: _stored(model, contents[name]).int8 for name, model in models.items()}
         about = {"format": _FORMAT, **contents.pop("")}
         torch.save({**about, "others": contents} if contents else about, part)
-        forms = {name: _stored(model).int8 for name, model in models.items()}
         made = {name: form for name, form in forms.items() if form is not None}
         if len(made) == len(forms):
             add_quantised(part, made)
@@ -242,10 +242,10 @@ def _content_of(model: Model) -> dict[str, Any]:
     }
 
 
-def _stored(model: Model) -> Model:
-    """Return a model as it will be read again."""
+def _stored(model: Model, content: dict[str, Any]) -> Model:
+    """Return a model as it will be read again from what is stored of it."""
     network = deepcopy(model.network).cpu()
-    network.load_state_dict(_content_of(model)["weights"])
+    network.load_state_dict(content["weights"])
     return Model(network, "", "", int8_ranges=model.int8_ranges)
 
 

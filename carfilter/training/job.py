@@ -226,17 +226,12 @@ def run_training(
             network = None if teacher is None else teacher.network.to(device)
             train(pairs.to(device), out, recipe, budget, state, hooks, group, features, network)
         if group.rank == 0:
-            sampling = Sampling(
-                min(recipe.crop, _CALIBRATION_CROP),
-                references=recipe.model == "best",
-                **WINDOWS[recipe.window],
-            )
-            calibrate_weights(out, pairs, sampling)
+            calibrate_weights(out, pairs, recipe)
     if seen:
         raise KeyboardInterrupt(seen[0])
 
 
-def calibrate_weights(out: Path, pairs: Pairs, sampling: Sampling) -> None:
+def calibrate_weights(out: Path, pairs: Pairs, recipe: Recipe) -> None:
     """Make OUT.pt fit for int8: channels scaled alike, and ranges stored, by crops as trained on.
 
     None of the crops has references that show something else, which reach further.
@@ -244,7 +239,12 @@ def calibrate_weights(out: Path, pairs: Pairs, sampling: Sampling) -> None:
     model = load_weights(out)
     if not isinstance(model.network, Fast):
         return
-    usual = replace(sampling, strange=0.0)
+    usual = Sampling(
+        min(recipe.crop, _CALIBRATION_CROP),
+        references=recipe.model == "best",
+        strange=0.0,
+        **WINDOWS[recipe.window],
+    )
 
     def draws() -> Iterator[tuple[Tensor, ...]]:
         for index in range(_CALIBRATION_DRAWS):
