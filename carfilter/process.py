@@ -12,6 +12,7 @@ from pathlib import Path
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc takes no larger one
 _KEPT_BYTES = 1 << 30
+_BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 _CPU = Path("/proc/cpuinfo")
 _FLAGS = ("flags", "Features")  # of x86-64, of ARM
 # A terminal that closes sends SIGHUP; Windows has none.
@@ -29,6 +30,22 @@ def prepare_process() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         keep_freed_memory()
+
+
+def load_numpy() -> None:
+    """Import numpy for a process of our own, in which nothing multiplies matrices.
+
+    Its OpenBLAS starts a thread to a core, and they spin for a while: 0.06 s of the processor, a
+    tenth of the time that one frame takes with two cores. A setting of the user's own wins.
+    https://github.com/OpenMathLib/OpenBLAS/blob/develop/Makefile.rule (THREAD_TIMEOUT)
+    """
+    given = os.environ.get(_BLAS_THREADS)
+    os.environ.setdefault(_BLAS_THREADS, "1")
+    try:
+        import numpy  # noqa: F401 (reads that setting once)
+    finally:
+        if given is None:  # torch may link an OpenBLAS of its own, and needs its threads
+            del os.environ[_BLAS_THREADS]
 
 
 def keep_freed_memory() -> None:

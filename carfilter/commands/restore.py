@@ -26,7 +26,7 @@ from carfilter.commands.stdio import drop_stdout, outlive_stderr
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError, DownstreamClosedError
 from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
-from carfilter.process import prepare_process, stop_on_signals
+from carfilter.process import load_numpy, prepare_process, stop_on_signals
 
 if TYPE_CHECKING:
     from carfilter.run.account import Run
@@ -147,6 +147,7 @@ def _filter_with_signals(
             errors.append(error)
 
     prepare_process()
+    load_numpy()
     worker = threading.Thread(target=work, name="carfilter-run", daemon=True)
     worker.start()
     while worker.is_alive():

@@ -51,6 +51,17 @@ def test_help_answers_at_once_and_loads_neither_torch_nor_av() -> None:
     assert seconds < 0.5 or os.getloadavg()[0] > 2, f"{seconds:.2f} s"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_numpy_starts_no_threads_beside_the_first_frame() -> None:
+    script = "import os; from carfilter.process import load_numpy; load_numpy(); import numpy\n"
+    script += "print(len(os.listdir('/proc/self/task')), 'OPENBLAS_NUM_THREADS' in os.environ)"
+    env = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=env
+    )
+    assert run.stdout.split() == ["1", "False"]
+
+
 def test_help_shows_the_defaults_of_the_library() -> None:
     # Written twice, since --help would take twice as long with NumPy, let alone with torch.
     defaults = asdict(RestoreOptions())
