@@ -191,14 +191,25 @@ def test_vp9s_quantiser_is_the_qp_of_a_step_as_wide(tmp_path: Path) -> None:
 def test_hevc_tells_the_qp_of_its_slices(
     tmp_path: Path, container: str, qp: int, taken: int
 ) -> None:
-    params = f"{FLAT}:qp={qp}:bframes=3:b-adapt=0"
-    source = make_clip(
-        tmp_path / f"in.{container}", codec="libx265", options={"x265-params": params}
-    )
-    told = [header for header in headers(source) if header is not None]
-    assert {kind for kind, _ in told} == {"I", "P", "B"}
-    assert [found for _, found in told] == [qp] * 12
+    source = hevc_clip(tmp_path / f"in.{container}", f"qp={qp}:bframes=0")
+    assert [header and header[1] for header in headers(source)] == [qp] * 12
     assert qps_of(source) == [taken - 3] + [taken] * 11
+
+
+@pytest.mark.parametrize("container", ["mkv", "mp4", "ts", "hevc"])
+def test_what_others_refer_to_is_finer_where_hevc_is_coded_out_of_order(
+    tmp_path: Path, container: str
+) -> None:
+    source = hevc_clip(tmp_path / f"in.{container}", "qp=38:bframes=3:b-adapt=0")
+    told = [header for header in headers(source) if header is not None]
+    assert [found for _, found in told] == [38] * 12
+    assert {kind for kind, _ in told} == {"I", "P", "B"}
+    taken = {"I": 28, "P": 33, "B": 35}
+    assert sorted(qps_of(source)) == sorted(taken[kind] for kind, _ in told)
+
+
+def hevc_clip(path: Path, params: str) -> Path:
+    return make_clip(path, codec="libx265", options={"x265-params": f"{FLAT}:{params}"})
 
 
 @pytest.mark.parametrize(

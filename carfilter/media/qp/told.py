@@ -34,8 +34,10 @@ _MPEG = ("mpeg1video", "mpeg2video", "mpeg4", "h263", "h263p", "flv", "wmv1", "w
 _EXPORTING = frozenset(("h264", "vp9", *_MPEG, "msmpeg4v1", "msmpeg4v2", "msmpeg4"))
 
 # What the filter gains most with and harms no clip, see models/README.md. Blocks of H.265 are finer
-# than their slice where others will refer to them, so most of all in key frames.
-_HEVC_FINER, _HEVC_KEY, _HEVC_COARSE = 3, 3, 44
+# than their slice where others will refer to them, so most of all in key frames; more so where
+# pictures are coded in another order than they are shown in, by an encoder that looks ahead.
+_HEVC_FINER, _HEVC_COARSE = {"I": 6, "P": 3, "B": 3}, 44
+_HEVC_FINER_REORDERED = {"I": 10, "P": 5, "B": 3}
 _BEYOND_VP9 = 0
 _AVC_BETWEEN = 2  # key frames: where little moves, blocks are coarser than their slice
 # Of AV1, half of what is beyond counts: such pictures are mostly predicted from finer ones.
@@ -73,7 +75,7 @@ def header_qp_of(decoder: av.VideoCodecContext) -> HeaderQp | None:
     if codec == "h264":
         return HeaderQp(partial(_of_avc, AvcQp(decoder.extradata or b"")))
     if codec == "hevc":
-        return HeaderQp(partial(_of_hevc, HevcQp(decoder.extradata or b"")))
+        return HeaderQp(partial(_of_hevc, decoder, HevcQp(decoder.extradata or b"")))
     if codec == "av1":
         return HeaderQp(partial(_of_av1, Av1Qp(decoder.extradata or b"")))
     if codec == "mjpeg":
@@ -210,13 +212,15 @@ def _of_avc(reader: AvcQp, data: bytes) -> tuple[str, float] | None:
     return kind, qp + (0 if kind == "I" else _AVC_BETWEEN)
 
 
-def _of_hevc(reader: HevcQp, data: bytes) -> tuple[str, float] | None:
+def _of_hevc(
+    decoder: av.VideoCodecContext, reader: HevcQp, data: bytes
+) -> tuple[str, float] | None:
     told = reader.read(data)
     if told is None:
         return None
     kind, qp = told
-    finer = _HEVC_FINER + (_HEVC_KEY if kind == "I" else 0)
-    return kind, qp - finer + max(qp - _HEVC_COARSE, 0)
+    finer = _HEVC_FINER_REORDERED if decoder.has_b_frames else _HEVC_FINER
+    return kind, qp - finer[kind] + max(qp - _HEVC_COARSE, 0)
 
 
 def _of_av1(reader: Av1Qp, data: bytes) -> tuple[str, float] | None:
