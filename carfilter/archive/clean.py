@@ -47,7 +47,7 @@ from carfilter.process import cores
 from carfilter.restore.weights import load_weights
 from carfilter.run.options import FilterOptions
 from carfilter.run.sidecar import sidecar_of
-from carfilter.unfinished import check_outputs
+from carfilter.unfinished import check_outputs, is_stdout
 
 _SPARE_BYTES = 64 << 20  # free space below which no file is begun
 
@@ -151,7 +151,13 @@ def _check_any(found: Scan, in_dir: Path, options: ArchiveOptions) -> None:
 
 
 def _check_outputs(found: Scan, state: Path, options: ArchiveOptions) -> None:
-    """Refuse to write over a video of the archive, or one output over another."""
+    """Refuse to write over a video of the archive, one output over another, or into stdout."""
+    for path, what in (
+        (options.report, "a page has pictures beside it"),
+        (state, "a database is read again"),
+    ):
+        if path is not None and is_stdout(path):
+            raise CarfilterError(f"{path}: {what} and goes into a file; give its name")
     log = None if options.log_json in (None, "-") else Path(str(options.log_json))
     outputs = [path for path in (options.report, log, state) if path is not None]
     check_outputs(outputs, (video.source for video in found.videos))

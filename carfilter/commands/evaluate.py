@@ -3,12 +3,13 @@
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from carfilter.commands.options import CONTEXT_SETTINGS, even_size, files_told
+from carfilter.commands.options import CONTEXT_SETTINGS, dash, even_size, files_told, on_stdout
 from carfilter.commands.stdio import outlive_stderr
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
@@ -57,7 +58,7 @@ _OF_CLEAN_CLIPS = (
     *("max_frames", "every_variant"),
 )
 _SIDES = ("reference", "distorted", "restored")
-_TEXTS = ("json_path", "csv_path", "markdown_path")
+_OUTPUTS = ("json_path", "csv_path", "markdown_path", "report")
 
 
 def _default_cache() -> str:
@@ -67,6 +68,7 @@ def _default_cache() -> str:
 
 _file = click.Path(path_type=Path, dir_okay=False)
 _output = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
+_written = partial(click.option, type=_output, callback=dash)
 
 
 def _codec(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
@@ -162,10 +164,10 @@ class _Recorded(click.Command):
 )
 @click.option("--paper", is_flag=True, help="Show the paper's own rows and carfilter's bars.")
 @click.option("--note", multiple=True, help="Sentence for the head of Markdown and report.")
-@click.option("--json", "json_path", type=_output, help="Write everything, per frame, as JSON.")
-@click.option("--csv", "csv_path", type=_output, help="Write a line per clip, column and row.")
-@click.option("--markdown", "markdown_path", type=_output, help="Write the tables as Markdown.")
-@click.option("--report", type=_file, help="Write one self-contained HTML page.")
+@_written("--json", "json_path", help="Write everything, per frame, as JSON.")
+@_written("--csv", "csv_path", help="Write a line per clip, column and row.")
+@_written("--markdown", "markdown_path", help="Write the tables as Markdown.")
+@_written("--report", help="Write one self-contained HTML page.")
 def main(clean: tuple[Path, ...], **options: Any) -> None:
     """Measure what the filter is worth on clean clips (files or folders) or on a given pair."""
     given = [side for side in _SIDES if options[side]]
@@ -177,10 +179,11 @@ def main(clean: tuple[Path, ...], **options: Any) -> None:
         raise click.UsageError("--paper is about h264; leave it or --codec out")
     if given:
         _refuse_of_a_pair()
+    quiet = on_stdout({f"--{name.removesuffix('_path')}": options[name] for name in _OUTPUTS})
     outlive_stderr()
     try:
         with files_told():
-            failed = _run(clean, options)
+            failed = _run(clean, options, quiet=quiet)
     except CarfilterError as error:
         click.echo(f"carfilter-eval: error: {error}", err=True)
         sys.exit(1)
@@ -198,7 +201,7 @@ def _refuse_of_a_pair() -> None:
             raise click.UsageError(f"{option} is about clean clips; a pair is measured as it is")
 
 
-def _run(clean: tuple[Path, ...], options: dict[str, Any]) -> bool:
+def _run(clean: tuple[Path, ...], options: dict[str, Any], *, quiet: bool) -> bool:
     """Measure, show and write; say whether a clip failed."""
     from carfilter.commands import evaluate_display as display
     from carfilter.evaluation import study
@@ -206,7 +209,7 @@ def _run(clean: tuple[Path, ...], options: dict[str, Any]) -> bool:
     _check_outputs(clean, options)
     with display.eval_progress() as step:
         outcome = study.run(_study_options(clean, options), step)
-    if not any(str(options[key]) == "-" for key in _TEXTS):
+    if not quiet:
         display.show_tables(outcome.tables)
         display.show_verdicts(outcome.verdicts)
     display.show_failures(outcome.evaluation.failures)
@@ -218,7 +221,7 @@ def _check_outputs(clean: tuple[Path, ...], options: dict[str, Any]) -> None:
     """Refuse, before hours of work, a table where none can be, over a clip or another table."""
     from carfilter.pairs.degrade import find_sources
 
-    given = [options[key] for key in (*_TEXTS, "report") if options[key] is not None]
+    given = [options[key] for key in _OUTPUTS if options[key] is not None]
     outputs = [path for path in given if str(path) != "-"]
     for path in outputs:
         check_writable(path)
@@ -280,7 +283,7 @@ def _write(outcome: "Outcome", options: dict[str, Any]) -> None:
         if path is None:
             continue
         if str(path) == "-":
-            click.echo(text(), nl=False)
+            click.echo(text().encode(), nl=False)
             continue
         try:
             path.write_text(text(), encoding="utf-8")

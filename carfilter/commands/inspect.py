@@ -9,34 +9,33 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carfilter.commands.options import CONTEXT_SETTINGS, grouped, model_options
+from carfilter.commands.options import CONTEXT_SETTINGS, dash, grouped, model_options, on_stdout
 from carfilter.commands.stdio import outlive_stderr
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
 from carfilter.process import prepare_process
-from carfilter.unfinished import check_outputs, check_writable, is_stdout, written_whole
+from carfilter.unfinished import check_outputs, check_writable, written_whole
 
 if TYPE_CHECKING:
     from carfilter.inspection.inspect import InspectOptions
 
-_FILE = click.Path(path_type=Path)
-
-
-def _dash(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
-    return "-" if name is not None and is_stdout(name) else name  # else the table goes there, too
-
-
 _options = grouped(
-    click.option("--html", type=_FILE, metavar="PAGE.html", help="Write a page to look at."),
+    click.option(
+        "--html",
+        type=click.Path(),
+        metavar="PAGE.html",
+        callback=dash,
+        help='Write a page to look at; "-" is stdout.',
+    ),
     click.option(
         "--json",
         "json_file",
         metavar="FILE",
-        callback=_dash,
+        callback=dash,
         help='Write all of it; "-" is stdout.',
     ),
     click.option(
-        "--csv", "csv_file", metavar="FILE", callback=_dash, help='Write the table; "-" is stdout.'
+        "--csv", "csv_file", metavar="FILE", callback=dash, help='Write the table; "-" is stdout.'
     ),
     click.option("--full", is_flag=True, help="Decode every picture, and not a sample."),
     model_options,
@@ -57,11 +56,10 @@ def carfilter_inspect(inputs: tuple[str, ...], **given: Any) -> None:
     """
     if url := next((name for name in inputs if "://" in name), None):
         raise click.UsageError(f"{url}: only a file can be inspected; record it first")
-    if given["html"] and (len(inputs) > 1 or Path(inputs[0]).is_dir()):
+    if given["html"] is not None and (len(inputs) > 1 or Path(inputs[0]).is_dir()):
         raise click.UsageError("--html is the page of one file; give one INPUT")
-    if given["json_file"] == given["csv_file"] == "-":
-        raise click.UsageError("--json and --csv cannot both go to stdout")
-    sys.exit(_run([Path(name) for name in inputs], given))
+    quiet = on_stdout(_outputs(given))
+    sys.exit(_run([Path(name) for name in inputs], given, quiet=quiet))
 
 
 def main() -> None:
@@ -70,13 +68,13 @@ def main() -> None:
     carfilter_inspect()
 
 
-def _run(inputs: Sequence[Path], given: dict[str, Any]) -> int:
+def _run(inputs: Sequence[Path], given: dict[str, Any], *, quiet: bool) -> int:
     from carfilter.commands.inspect_display import InspectDisplay
 
-    display = InspectDisplay(quiet="-" in (given["json_file"], given["csv_file"]))
+    display = InspectDisplay(quiet=quiet)
     prepare_process()
     try:
-        outputs = _written(given)
+        outputs = [Path(name) for name in _outputs(given).values() if name not in (None, "-")]
         for path in outputs:
             check_writable(path)
         files, unreadable = _files_of(inputs)
@@ -91,9 +89,8 @@ def _run(inputs: Sequence[Path], given: dict[str, Any]) -> int:
         return 130
 
 
-def _written(given: dict[str, Any]) -> list[Path]:
-    names = (given["html"], given["json_file"], given["csv_file"])
-    return [Path(name) for name in names if name and str(name) != "-"]
+def _outputs(given: dict[str, Any]) -> dict[str, str | None]:
+    return {"--html": given["html"], "--json": given["json_file"], "--csv": given["csv_file"]}
 
 
 def _files_of(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -121,11 +118,12 @@ def _show_one(path: Path, given: dict[str, Any], display: Any) -> int:
     _write_json(given["json_file"], look.inspection.as_dict())
     if given["csv_file"]:
         _write_csv(given["csv_file"], [(path, look.inspection)])
-    if given["html"]:
-        from carfilter.inspection.page import write_page
+    if given["html"] is not None:
+        from carfilter.inspection.page import page
 
-        write_page(given["html"], look, _options_of(given))
-        display.note(f"wrote {given['html']}")
+        _write(given["html"], page(look, _options_of(given), Path(given["html"]).name))
+        if given["html"] != "-":
+            display.note(f"wrote {given['html']}")
     return 0
 
 
@@ -179,7 +177,7 @@ def _write_csv(name: str, seen: Sequence[Any]) -> None:
 
 def _write(name: str, text: str) -> None:
     if name == "-":
-        click.echo(text, nl=False)
+        click.echo(text.encode("utf-8", "backslashreplace"), nl=False)  # as into a file
         return
     try:
         with written_whole(Path(name)) as part:

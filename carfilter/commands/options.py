@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem
 
 from carfilter.commands.stdio import outlive_stderr
 from carfilter.errors import CarfilterError
+from carfilter.unfinished import is_stdout
 
 if TYPE_CHECKING:
     from carfilter.run.options import FilterOptions
@@ -53,6 +54,23 @@ def models(context: click.Context, parameter: click.Parameter, typed: str) -> li
 
     names = [CompletionItem(name) for name in sorted(shipped_models()) if name.startswith(typed)]
     return names or files(context, parameter, typed)
+
+
+def dash(_context: click.Context, _option: click.Parameter, name: Any) -> Any:
+    """Call stdout "-", by whichever of its names it was given."""
+    return "-" if name is not None and is_stdout(name) else name
+
+
+def on_stdout(outputs: dict[str, Any]) -> bool:
+    """Say whether one of the outputs, by option, goes to stdout, which holds nothing else then.
+
+    Raises:
+        click.UsageError: two of them do.
+    """
+    there = [option for option, output in outputs.items() if str(output) == "-"]
+    if len(there) > 1:
+        raise click.UsageError(f"{there[0]} and {there[1]} cannot both go to stdout")
+    return bool(there)
 
 
 class Seconds(click.ParamType[float]):

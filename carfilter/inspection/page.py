@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from carfilter import __version__
-from carfilter.errors import CarfilterError
 from carfilter.inspection import layers
 from carfilter.inspection.inspect import InspectOptions, Look
 from carfilter.inspection.inspection import Inspection
@@ -22,7 +21,6 @@ from carfilter.media.stills import webp, webp_within
 from carfilter.pages.charts import TYPE_COLOURS, dots, stacked
 from carfilter.pages.document import data_uri, read_part, render
 from carfilter.pages.numbers import clock
-from carfilter.unfinished import written_whole
 
 _WHOLE_BYTES, _PIECE_BYTES, _DIFFERENCE_BYTES = 100_000, 135_000, 60_000
 _NAMES = {"I": "I, from itself", "P": "P, from earlier ones", "B": "B, from both sides"}
@@ -38,20 +36,6 @@ class _Layer:
     width: float = 100.0  # per cent of the picture that it covers
     height: float = 100.0
     path: str = ""  # or lines
-
-
-def write_page(path: Path, look: Look, options: InspectOptions) -> None:
-    """Write the page of a file.
-
-    Raises:
-        CarfilterError: it cannot be written.
-    """
-    text = page(look, options, path.name)
-    try:
-        with written_whole(path) as part:
-            part.write_text(text, "utf-8", "backslashreplace")
-    except OSError as error:
-        raise CarfilterError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def page(look: Look, options: InspectOptions, name: str = "page.html") -> str:

@@ -33,7 +33,7 @@ from carfilter.training.recipe import Budget, Recipe, paper_recipe
 from carfilter.training.smaller import narrow
 from carfilter.training.things import find_things
 from carfilter.training.validation import Score, by_crf, score_network
-from carfilter.unfinished import is_written_through
+from carfilter.unfinished import is_stdout, is_written_through
 
 # Crops have to show whole things, and a few of them are as much work as many small ones.
 _FEATURE_DEFAULTS = {
@@ -184,7 +184,7 @@ def run_training(
         CarfilterError: an option does not fit, or a file is missing, damaged or in the way.
         KeyboardInterrupt: with its number, after SIGINT or SIGTERM, when everything is saved.
     """
-    if is_written_through(out):
+    if is_stdout(out) or is_written_through(out):
         raise CarfilterError(f"{out}: is no file, and a training reads OUT again; name a file")
     if not (options["resume"] or options["overwrite"]):
         check_free(out)

@@ -54,6 +54,20 @@ def test_a_page_and_a_log_may_lie_in_the_archive_and_be_written_again(tmp_path: 
     assert not leftovers(archive)
 
 
+@pytest.mark.parametrize(("option", "name"), [("--report", "-"), ("--report", "/dev/stdout"),
+                                              ("--state", "-")])  # fmt: skip
+def test_what_is_no_single_stream_is_not_sent_to_stdout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, name: str
+) -> None:
+    make_archive(tmp_path / "in", 1)
+    monkeypatch.chdir(tmp_path)
+    code, output, said = run_batch("in", "out", *FIXED, option, name)
+    assert (code, output, said.count("\n")) == (1, "", 1)
+    assert f"{name}: a " in said
+    assert "goes into a file; give its name" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
 def test_a_pipe_takes_the_page_and_stays_a_pipe(tmp_path: Path) -> None:
     archive, pipe, got = make_archive(tmp_path / "in", 1), tmp_path / "pipe", tmp_path / "got"
     os.mkfifo(pipe)

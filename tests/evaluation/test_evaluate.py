@@ -562,6 +562,21 @@ def test_json_on_stdout_is_nothing_but_json(pair: Pair, tmp_path: Path) -> None:
     assert json.loads(result.stdout)["tables"][0]["key"] == "psnr"
 
 
+def test_a_page_on_stdout_is_nothing_but_the_page(pair: Pair, tmp_path: Path) -> None:
+    sides = ("--reference", pair.clean, "--distorted", pair.coded, "--restored", pair.restored)
+    result = run(*sides, "--no-vmaf", "--report", "-", "--cache", tmp_path / "c")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("<!doctype html>")
+    assert result.stdout.rstrip().endswith("</html>")
+
+
+def test_stdout_takes_one_output(pair: Pair, tmp_path: Path) -> None:
+    refused = run(pair.clean, "--csv", "-", "--report", "/dev/stdout", "--cache", tmp_path / "c")
+    assert refused.exit_code == 2
+    assert "--csv and --report cannot both go to stdout" in refused.stderr
+    assert not (tmp_path / "c").exists()
+
+
 def test_clips_scaled_after_the_encoder_are_compared_at_the_new_size(
     scene: Scene, tmp_path: Path
 ) -> None:

@@ -75,6 +75,24 @@ def test_stdout_by_its_path_holds_nothing_else(clip: Path, weights: Path) -> Non
     assert json.loads(clip.with_name("told.json").read_bytes())["filter"]["model"] == "tiny"
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+def test_a_page_on_stdout_is_nothing_but_the_page(clip: Path, weights: Path, name: str) -> None:
+    command = [*COMMAND, clip, "--html", name, "--weights", weights]
+    run = subprocess.run(command, cwd=clip.parent, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0
+    assert run.stderr == ""
+    assert run.stdout.startswith("<!doctype html>")
+    assert run.stdout.rstrip().endswith("</html>")
+    assert {path.name for path in clip.parent.iterdir()} == {"in.mp4", "tiny.pt"}
+
+
+def test_stdout_takes_one_output(clip: Path) -> None:
+    result = call(clip, "--html", "-", "--csv", "/dev/stdout")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "--html and --csv cannot both go to stdout" in result.stderr
+
+
 @pytest.mark.parametrize("option", ["--json", "--csv"])
 def test_a_video_of_the_folder_is_never_written_over(clip: Path, option: str) -> None:
     before = clip.read_bytes()

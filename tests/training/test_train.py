@@ -382,6 +382,16 @@ def test_a_pipe_holds_no_model_and_stays_a_pipe(packs: Path, tmp_path: Path) -> 
     assert stat.S_ISFIFO((tmp_path / "a.pt").stat().st_mode)
 
 
+def test_stdout_holds_no_model(
+    packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, message = invoke(packs, "-", "--steps", 1)
+    assert code == 1
+    assert "-: is no file, and a training reads OUT again; name a file" in message
+    assert not [*tmp_path.glob("-*")]
+
+
 def test_fine_tuning_starts_from_the_given_weights(packs: Path, tmp_path: Path) -> None:
     torch.manual_seed(9)
     save_weights(tmp_path / "start.pt", build_network("fast"))
