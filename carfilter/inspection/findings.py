@@ -30,7 +30,8 @@ def _on_quality(seen: Inspection) -> Iterator[Finding]:
     qp, model = seen.qp, seen.filter
     if qp is None:
         yield Finding(
-            NOTE, f"{seen.video.codec}: its QP is unknown, give --qp; 26 is taken without"
+            NOTE,
+            f"{seen.video.codec}: its QP is unknown, give carfilter --qp; 26 is taken without",
         )
     else:
         yield _on_qp(qp.mean, _HOW[qp.source])
@@ -38,7 +39,7 @@ def _on_quality(seen: Inspection) -> Iterator[Finding]:
         yield Finding(
             WARNING,
             "its pictures are coarser than their QP: signs of an earlier encode, of which the QP"
-            " tells nothing; give --qp with a higher one, and look with --compare",
+            " tells nothing; give carfilter --qp with a higher one, and look with --compare",
         )
     still = seen.looks.unchanged or 0.0
     if model is not None and qp is not None and qp.mean >= _FAIR and still >= _STILL:

@@ -44,7 +44,8 @@ def prepare_decoder(video: av.VideoStream, options: SourceOptions, name: str) ->
     if context.pix_fmt is None or not context.width * context.height:
         raise MediaError(
             f"{name}: no frame of its video can be decoded; it is damaged, holds no picture yet,"
-            f" or pictures larger than --max-pixels {options.max_pixels}"
+            f" or pictures larger than the {options.max_pixels} pixels allowed, of which"
+            " carfilter --max-pixels takes more"
         )
     assert context.format is not None
     if options.pix_fmt is None or has_luma_plane(context.format):

@@ -135,8 +135,8 @@ def check_size(width: int, height: int, max_pixels: int, name: str) -> None:
     """Refuse a picture that would take too much memory, before a frame of it is allocated."""
     if width * height > max_pixels:
         raise MediaError(
-            f"{name}: its pictures are {width}x{height}, more than --max-pixels {max_pixels};"
-            f" if that is true and wanted, give --max-pixels {width * height}"
+            f"{name}: its pictures are {width}x{height}, more than the {max_pixels} pixels allowed;"
+            f" if that is true and wanted, give carfilter --max-pixels {width * height}"
         )
 
 
@@ -220,7 +220,7 @@ def _why_not_opened(name: str, error: Exception, wanted: str | None) -> str:
     if isinstance(error, av.error.ExitError) and not is_url(name):
         return (
             f"{name}: no header of a video in its first {_HEADER_TIMEOUT:.0f} s;"
-            " check what writes it, or name its format with --input-format"
+            " check what writes it, or give carfilter --input-format with its format"
         )
     if isinstance(error, av.error.ExitError):  # FFmpeg's word for the end of our patience
         return f"{name}: cannot be opened (nothing came for too long); check that the source is up"

@@ -64,10 +64,13 @@ def main_video(
         MediaError: there is none, or there is no decoder for it.
     """
     indices = {stream.index for stream in chosen}
-    videos = [s for s in container.streams.video if not is_picture(s) and s.index in indices]
+    videos = [s for s in container.streams.video if not is_picture(s)]
     if not videos:
-        raise NotAVideoError(f"{name}: holds no video stream to restore; check the file (or -map)")
-    video = max(videos, key=_weight)
+        raise NotAVideoError(f"{name}: holds no video stream to restore; check the file")
+    taken = [s for s in videos if s.index in indices]
+    if not taken:
+        raise NotAVideoError(f"{name}: -map takes none of its video streams; give one that does")
+    video = max(taken, key=_weight)
     if not video.codec_context:
         raise MediaError(f"{name}: no decoder for its video; convert it first")
     return video

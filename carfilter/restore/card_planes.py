@@ -131,8 +131,8 @@ class CardPlanes:
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise DeviceError(
-                    f"out of memory on {self._device} while averaging over time; give a smaller"
-                    " --lookahead or --batch, or use --device cpu"
+                    f"out of memory on {self._device} while averaging over time; use --device cpu,"
+                    " or give carfilter a smaller --lookahead or --batch"
                 ) from error
             if is_device_failure(error):
                 raise DeviceError(

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import wave
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from cameras import COMMAND
 from carfilter.commands.inspect import carfilter_inspect
 from carfilter.errors import MediaError
 from carfilter.inspection.inspect import InspectOptions, inspect
-from clips import make_clip, tiny_weights
+from clips import make_clip, read_content, tiny_weights
 
 FACTS = InspectOptions(tries=False)
 
@@ -107,7 +109,7 @@ def test_a_coarse_clip_promises_a_gain_and_a_fine_one_none(tmp_path: Path) -> No
 def test_raw_video_wants_a_qp(tmp_path: Path) -> None:
     seen = inspect(make_clip(tmp_path / "a.nut", codec="rawvideo", options={}), FACTS)
     assert seen.qp is None
-    assert "give --qp" in seen.findings[0].text
+    assert "give carfilter --qp" in seen.findings[0].text
 
 
 def test_an_earlier_encode_is_noticed(tmp_path: Path) -> None:
@@ -171,6 +173,30 @@ def test_the_command_writes_nothing_unasked_and_all_that_is_asked(tmp_path: Path
     told = json.loads(result.stdout)
     assert told["filter"]["model"] == "tiny"
     assert told["streams"][0]["codec"] == "h264"
+
+
+def test_a_picture_too_large_to_look_at_is_restored_as_the_sentence_says(tmp_path: Path) -> None:
+    clip = make_clip(
+        tmp_path / "a.mp4", frames=1, size=(8320, 4352), options={"preset": "ultrafast"}
+    )
+    result = CliRunner().invoke(carfilter_inspect, [str(clip)])
+    assert result.exit_code == 1
+    remedy = re.search(r"if that is true and wanted, give carfilter (--max-pixels \d+)$",
+                       result.stderr.rstrip())  # fmt: skip
+    assert remedy, result.stderr
+    given = [*remedy.group(1).split(), "--strength", "0", "-preset", "ultrafast"]
+    target = tmp_path / "restored.mp4"
+    subprocess.run([*COMMAND, clip, target, *given], check=True, capture_output=True, timeout=120)
+    assert len(read_content(target).planes) == 1
+
+
+def test_a_file_without_video_is_not_blamed_on_an_option_that_nobody_gave(tmp_path: Path) -> None:
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(8000))
+    result = CliRunner().invoke(carfilter_inspect, [str(tmp_path / "sound.wav")])
+    assert result.exit_code == 1
+    assert "sound.wav: holds no video stream to restore; check the file\n" in result.stderr
 
 
 def test_an_address_is_refused_as_it_was_given() -> None:

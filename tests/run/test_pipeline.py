@@ -321,6 +321,13 @@ def test_a_map_that_finds_nothing_is_refused(tmp_path: Path) -> None:
         filter_video(source, tmp_path / "out.mkv", options=options)
 
 
+def test_a_map_that_takes_no_video_is_named(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", audio="pcm_s16le")
+    options = FilterOptions(SourceOptions(maps=("0:a",)), restore=EXACT.restore)
+    with pytest.raises(MediaError, match=r"in\.mkv: -map takes none of its video streams"):
+        filter_video(source, tmp_path / "out.mkv", options=options)
+
+
 def test_a_stream_the_container_cannot_hold_stops_the_run_before_any_work(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "in.mkv", audio="pcm_s16le")
     target = tmp_path / "out.ts"
