@@ -6,7 +6,8 @@ CarfilterError
 |   +-- NotAVideoError  a readable file, and none that can be restored
 +-- WeightsError    missing, foreign or damaged checkpoint
 +-- DeviceError     no such device, out of memory, or it has failed
-    +-- DecodingDeviceError  what decodes has failed, not what restores
+|   +-- DecodingDeviceError  what decodes has failed, not what restores
++-- ImpossibleValueError  no option or picture has such a value; a ValueError as well
 """
 
 from pathlib import Path
@@ -40,3 +41,7 @@ class DeviceError(CarfilterError):
 
 class DecodingDeviceError(DeviceError):
     """The device that decodes has failed: nothing more comes from the source."""
+
+
+class ImpossibleValueError(CarfilterError, ValueError):
+    """An option or a picture is given what it cannot have; as Python's own, a ValueError."""

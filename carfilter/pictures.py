@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from carfilter.errors import ImpossibleValueError
+
 Luma = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 QpMap = npt.NDArray[np.int16]
 Blocks = npt.NDArray[np.bool_]
@@ -45,10 +47,10 @@ class Picture:
         """Check the shape.
 
         Raises:
-            ValueError: the luma is no plane, or one without pixels.
+            ImpossibleValueError: the luma is no plane, or one without pixels.
         """
         if self.luma.ndim != 2 or not self.luma.size:
-            raise ValueError(
+            raise ImpossibleValueError(
                 f"luma has to be a plane [H, W] with pixels, not of shape {self.luma.shape}"
             )
 

@@ -56,6 +56,7 @@ def restore(
 
     Raises:
         WeightsError, DeviceError: as with the filter.
+        ImpossibleValueError: a `qp` beyond 0..51.
         MediaError: the clip's format is another, VapourSynth has one thread only, or `source` holds
             fewer frames than the clip, which shows when such a frame is asked for.
     """

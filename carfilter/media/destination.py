@@ -175,8 +175,9 @@ def choose_destination(path: str | Path, source_name: str, options: TargetOption
     check_folder_of(real)
     try:
         return Destination(path, overwrite, begin(real))
-    except OSError as error:
-        raise MediaError(f"{path}: cannot be made ({error.strerror}); choose another") from error
+    except (OSError, ValueError) as error:  # the latter of a name with a zero in it
+        reason = getattr(error, "strerror", None) or error
+        raise MediaError(f"{path}: cannot be made ({reason}); choose another") from error
 
 
 def _is_folder(path: Path) -> bool:

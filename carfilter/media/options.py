@@ -1,6 +1,9 @@
 """What a user may say of a source and of a target; names and values are FFmpeg's."""
 
+import math
 from dataclasses import dataclass
+
+from carfilter.errors import ImpossibleValueError
 
 MAX_PIXELS = 8192 * 4352  # of a picture
 
@@ -27,6 +30,16 @@ class SourceOptions:
     live: bool = False  # give frames as soon as they are there, and notice sooner that none come
     qp_maps: bool = False  # let the decoder export them; some then decode without frame threads
     measures_qp: bool = True  # of other codecs than H.264, as told or else measured
+
+    def __post_init__(self) -> None:
+        """Check the times.
+
+        Raises:
+            ImpossibleValueError: one is not finite; None is no limit.
+        """
+        for name, seconds in (("start", self.start_seconds), ("end", self.end_seconds)):
+            if seconds is not None and not math.isfinite(seconds):
+                raise ImpossibleValueError(f"{name}_seconds has to be finite, not {seconds}")
 
     @property
     def dropped_types(self) -> set[str]:

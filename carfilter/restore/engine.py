@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from carfilter.errors import ImpossibleValueError
 from carfilter.pictures import ASSUMED_QP, Luma, Picture
 from carfilter.restore.planes import Plane, Planes
 from carfilter.restore.reuse import Box
@@ -32,14 +33,15 @@ class RestoreOptions:
         """Check the ranges.
 
         Raises:
-            ValueError: a strength beyond 0..1, a QP beyond 0..51, or less than none of something.
+            ImpossibleValueError: a strength beyond 0..1, a QP beyond 0..51, or less than none of
+                something.
         """
         if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength has to lie in 0..1, not {self.strength}")
+            raise ImpossibleValueError(f"strength has to lie in 0..1, not {self.strength}")
         if self.qp is not None and not 0 <= self.qp <= _MOST_QP:
-            raise ValueError(f"qp has to lie in 0..{_MOST_QP}, not {self.qp}")
+            raise ImpossibleValueError(f"qp has to lie in 0..{_MOST_QP}, not {self.qp}")
         if min(self.batch_size, self.tile, self.lookahead) < 0:
-            raise ValueError("batch_size, tile and lookahead cannot be less than 0")
+            raise ImpossibleValueError("batch_size, tile and lookahead cannot be less than 0")
 
 
 class Engine(Protocol):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from carfilter.errors import DeviceError
+from carfilter.errors import CarfilterError, DeviceError
 from carfilter.media.clips import read_clip
 from carfilter.pictures import Picture
 from carfilter.restore.devices import bfloat_is_fast
@@ -166,8 +166,25 @@ def test_fields_of_interlaced_pictures_are_restored_apart(rng: np.random.Generat
 
 @pytest.mark.parametrize("shape", [(0, 16), (16, 0), (16,), (16, 16, 3)])
 def test_what_is_no_plane_with_pixels_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="has to be a plane"):
+    with pytest.raises(CarfilterError, match="has to be a plane"):
         Picture(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("kind", [CarfilterError, ValueError])
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"strength": 1.5}, r"strength has to lie in 0\.\.1, not 1\.5"),
+        ({"strength": float("nan")}, r"strength has to lie in 0\.\.1, not nan"),
+        ({"qp": 52}, r"qp has to lie in 0\.\.51, not 52"),
+        ({"lookahead": -1}, "lookahead cannot be less than 0"),
+    ],
+)
+def test_an_impossible_option_is_caught_as_an_error_of_ours_or_of_pythons(
+    options: dict[str, float], sentence: str, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind, match=sentence):
+        RestoreOptions(**options)  # type: ignore[arg-type]
 
 
 def test_sizes_and_depths_may_change_in_the_stream(rng: np.random.Generator) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from carfilter import filter_video, restored_frames
-from carfilter.errors import MediaError
+from carfilter.errors import CarfilterError, MediaError
 from carfilter.media.options import SourceOptions, TargetOptions
 from carfilter.restore.restorer import RestoreOptions
 from carfilter.restore.weights import Model, load_weights
@@ -380,6 +380,19 @@ def test_an_interrupted_run_keeps_a_playable_part_under_another_name(tmp_path: P
     assert run.partial == str(tmp_path / "out.partial.mp4")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.partial.mp4"]
     assert 10 <= len(read_content(tmp_path / "out.partial.mp4").planes) == run.frames < 200
+
+
+@pytest.mark.parametrize("name", ["start", "end"])
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf")])
+def test_a_time_without_end_is_an_error_of_ours(name: str, seconds: float) -> None:
+    with pytest.raises(CarfilterError, match=rf"{name}_seconds has to be finite, not {seconds}"):
+        SourceOptions(**{f"{name}_seconds": seconds})  # type: ignore[arg-type]
+
+
+def test_a_name_that_no_file_can_have_is_an_error_of_ours(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mp4")
+    with pytest.raises(MediaError, match=r"cannot be made \(embedded null byte\); choose another"):
+        filter_video(source, tmp_path / "out\0.mkv", options=EXACT)
 
 
 def test_the_same_run_gives_the_same_file(tmp_path: Path) -> None:
