@@ -35,6 +35,7 @@ _LIVE_TIMEOUTS = (8.0, 8.0)  # a camera that is silent for so long has gone
 _HEADER_TIMEOUT = 120.0
 # PyAV 18 fails on tags that are not UTF-8 unless told otherwise; 19 has no such option any more.
 _LENIENT_TAGS: Any = {} if av.__version__.split(".")[0] >= "19" else {"metadata_errors": "replace"}
+_MOST_PIXELS = 2**31 - 1  # that FFmpeg takes for a limit
 # MPEG-TS may announce its sound on the way: https://ffmpeg.org/ffmpeg-formats.html#mpegts-1
 _LOOK_FURTHER = {"scan_all_pmts": "1"}
 _GEN_PTS = 0x1  # AVFMT_FLAG_GENPTS
@@ -128,7 +129,7 @@ def decoder_limit(max_pixels: int) -> dict[str, str]:
 
     Twice as many, since it counts the coded size, which padding makes larger than the shown one.
     """
-    return {"max_pixels": str(2 * max_pixels)}
+    return {"max_pixels": str(min(2 * max_pixels, _MOST_PIXELS))}
 
 
 def check_size(width: int, height: int, max_pixels: int, name: str) -> None:

@@ -275,8 +275,9 @@ def test_pictures_larger_than_max_pixels_are_refused_before_they_take_memory(
         MediaError, match=r"128x96, more than the 12287 pixels .*--max-pixels 12288$"
     ):
         filter_video(source, tmp_path / "out.mkv", options=options)
-    options = FilterOptions(SourceOptions(max_pixels=128 * 96), restore=EXACT.restore)
-    assert filter_video(source, tmp_path / "out.mkv", options=options).frames == 12
+    for number, enough in enumerate((128 * 96, 2**31)):
+        options = FilterOptions(SourceOptions(max_pixels=enough), restore=EXACT.restore)
+        assert filter_video(source, tmp_path / f"out{number}.mkv", options=options).frames == 12
 
 
 _DECLARED = """
