@@ -128,6 +128,7 @@ class Book:
         row = self.row(found)
         if row.target != text_of(found.target.relative_to(self.out_dir)):
             row.target_size = None  # what we placed has another name
+        found.target.parent.mkdir(parents=True, exist_ok=True)
         self._check_target(found, row)
         row.attempts += 1
         token = hashlib.blake2b(
@@ -202,11 +203,10 @@ class Book:
         return same_file and _same_options(row.options, now.options)
 
     def _check_target(self, found: Found, row: Row) -> bool:
-        """Make the target's folder, and see that neither it nor the name is somebody else's.
+        """See that neither the target's folder nor its name is somebody else's.
 
         Returns whether a file of that name may be replaced.
         """
-        found.target.parent.mkdir(parents=True, exist_ok=True)
         inside = found.target.parent.resolve()
         if inside != self.out_dir and self.out_dir not in inside.parents:
             raise CarfilterError(f"{found.target.parent}: a link leads out of OUT_DIR; remove it")

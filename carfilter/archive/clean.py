@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from carfilter.archive.plan import (
     check_collisions,
     check_folders,
     colliding,
+    nearest_folder,
     scan,
     text_of,
 )
@@ -109,31 +111,38 @@ def clean_archive(
     observe = logged(observe, options.log_json)  # not before, since opening makes the file
     observe(Event(SCANNED, _scan_text(found), values={"files": len(found.videos)}))
     settings = Settings(_weights_sha256(options), describe_options(options.filter))
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CarfilterError(f"{out_dir}: cannot be made ({error.strerror})") from error
-    with locked_folder(out_dir), _opened(state_path(out_dir, options)) as state:
+    with _opened(out_dir, options) as (state, samples):
         state.claim(in_dir, out_dir)
         replaces, describes = options.filter.target.overwrite, options.filter.sidecar
         book = Book(state, out_dir, settings, overwrite=replaces, sidecar=describes)
-        book.recover()
+        if not options.plan_only:
+            book.recover()
         watch = Watch(in_dir, out_dir, naming, options.settle_seconds) if options.watch else None
-        drive = _Drive(in_dir, out_dir, options, book, watch, observe, stop)
+        drive = _Drive(in_dir, out_dir, options, book, watch, samples, observe, stop)
         try:
             return drive.run(found)
         finally:
             drive.close()
-            book.sweep()
+            if not options.plan_only:
+                book.sweep()
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[State]:
-    state = State(path)
-    try:
-        yield state
-    finally:
-        state.close()
+def _opened(out_dir: Path, options: ArchiveOptions) -> Iterator[tuple[State, Path | None]]:
+    """Yield the database, and where samples go if not beside the results.
+
+    A plan writes nothing that stays, and takes no lock.
+    """
+    path = state_path(out_dir, options)
+    if not options.plan_only:
+        with locked_folder(out_dir), closing(State(path)) as state:
+            yield state, None
+        return
+    # A cluster reaches only what it shares with this machine.
+    shared = None if options.ray is None else nearest_folder(out_dir)
+    folder = tempfile.TemporaryDirectory(prefix=".carfilter-", dir=shared)
+    with folder as samples, closing(State.copy_of(path)) as state:
+        yield state, Path(samples)
 
 
 def _weights_sha256(options: ArchiveOptions) -> str:
@@ -152,10 +161,8 @@ def _check_any(found: Scan, in_dir: Path, options: ArchiveOptions) -> None:
 
 def _check_outputs(found: Scan, state: Path, options: ArchiveOptions) -> None:
     """Refuse to write over a video of the archive, one output over another, or into stdout."""
-    for path, what in (
-        (options.report, "a page has pictures beside it"),
-        (state, "a database is read again"),
-    ):
+    files = {"a page has pictures beside it": options.report, "a database is read again": state}
+    for what, path in files.items():
         if path is not None and is_stdout(path):
             raise CarfilterError(f"{path}: {what} and goes into a file; give its name")
     log = None if options.log_json in (None, "-") else Path(str(options.log_json))
@@ -179,12 +186,13 @@ class _Drive:
         options: ArchiveOptions,
         book: Book,
         watch: Watch | None,
+        samples: Path | None,
         observe: Observer,
         stop: threading.Event,
     ) -> None:
         self.in_dir, self.out_dir, self.options = in_dir, out_dir, options
         self.book, self.observe, self.stop = book, observe, stop
-        self.watch, self.totals = watch, Totals()
+        self.watch, self.samples, self.totals = watch, samples, Totals()
         restore = options.filter.restore
         # A cluster has other devices than the driver's machine; there it only gives the threads.
         here = restore if options.ray is None else replace(restore, device="cpu")
@@ -223,9 +231,8 @@ class _Drive:
         check_collisions(found.videos)
         _check_any(found, self.in_dir, self.options)
         lengths = probe_lengths(pool, pending, self.book, self.template, self.stop)
-        expected = estimate(
-            pool, pending, lengths, self.template, self._samples(pending, lengths), self.stop
-        )
+        count = self._sample_count(pending, lengths)
+        expected = estimate(pool, pending, lengths, self.template, count, self.samples, self.stop)
         plan = self._plan(found, pending, lengths, expected)
         rows = []
         if self.options.plan_only:
@@ -301,7 +308,7 @@ class _Drive:
         self._pool = LocalPool(devices, threads, options.recycle, options.stall_seconds)
         return self._pool
 
-    def _samples(self, pending: list[Found], lengths: dict[str, float]) -> int:
+    def _sample_count(self, pending: list[Found], lengths: dict[str, float]) -> int:
         """Sample where it costs little beside the work itself, and always for a plan alone."""
         seconds = sum(lengths.get(found.key, 0.0) for found in pending)
         if self.options.plan_only or seconds > 120 * self.options.samples:
@@ -323,7 +330,7 @@ class _Drive:
             left=tuple(found.left),
             unreadable=tuple(found.unreadable),
             workers=self._pool.places(),
-            free_bytes=shutil.disk_usage(self.out_dir).free,
+            free_bytes=shutil.disk_usage(nearest_folder(self.out_dir)).free,
             estimate=expected,
         )
 

@@ -7,10 +7,11 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from carfilter.archive.book import Book
 from carfilter.archive.events import Estimate
-from carfilter.archive.plan import Found
+from carfilter.archive.plan import Found, nearest_folder
 from carfilter.archive.pool import Pool
 from carfilter.archive.schedule import run_jobs
 from carfilter.archive.worker import INSPECT, PROBE, SAMPLE, Job, Outcome
@@ -69,11 +70,16 @@ def estimate(
     lengths: dict[str, float],
     template: Job,
     samples: int,
+    folder: Path | None,
     stop: threading.Event,
 ) -> Estimate:
     """Restore two seconds from the middle of a few files and scale up to all of them.
 
     Each worker does one file at a time here as later, so that they slow each other down alike.
+
+    Args:
+        samples: how many files.
+        folder: for what is restored of them; None is where their results go.
     """
     known = sorted((f for f in files if lengths.get(f.key)), key=lambda f: lengths[f.key])
     step = max(len(known) // max(samples, 1), 1)
@@ -83,7 +89,9 @@ def estimate(
     results: list[tuple[Job, Outcome]] = []
     # As many as there are workers, so that the speed is that of a busy machine.
     copies = max(pool.places() // len(chosen), 1)
-    jobs = [_sample_job(f, lengths[f.key], template, n) for n in range(copies) for f in chosen]
+    jobs = [
+        _sample_job(f, lengths[f.key], template, n, folder) for n in range(copies) for f in chosen
+    ]
     run_jobs(pool, jobs, stop, lambda job, outcome: results.append((job, outcome)))
     good = [(j, o) for j, o in results if not o.error and o.seconds and o.frames]
     if not good:
@@ -91,13 +99,11 @@ def estimate(
     return _scaled(good, {f.key: f for f in files}, lengths, pool.places())
 
 
-def _sample_job(found: Found, length: float, template: Job, copy: int) -> Job:
+def _sample_job(found: Found, length: float, template: Job, copy: int, folder: Path | None) -> Job:
     seconds = min(_SAMPLE_SECONDS, length)
     begin = template.options.source.start_seconds or 0.0
     # The target's folder may not exist yet, and a sample need not make it.
-    folder = found.target
-    while not folder.is_dir():
-        folder = folder.parent
+    folder = folder or nearest_folder(found.target)
     token = hashlib.blake2b(f"sample {copy} {found.key}".encode(), digest_size=8).hexdigest()
     return replace(
         template,

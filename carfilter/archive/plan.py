@@ -116,6 +116,13 @@ def check_folders(in_dir: Path, out_dir: Path) -> tuple[Path, Path]:
     return source, target
 
 
+def nearest_folder(path: Path) -> Path:
+    """Return a folder, or the nearest one above it that exists."""
+    while not path.is_dir():
+        path = path.parent
+    return path
+
+
 def scan(in_dir: Path, out_dir: Path, naming: Naming) -> Scan:
     """Walk an archive; links are never followed, hidden files are left alone like any other."""
     result = Scan()

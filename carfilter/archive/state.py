@@ -70,11 +70,15 @@ CREATE TABLE IF NOT EXISTS files (
 
 @contextmanager
 def locked_folder(out_dir: Path) -> Iterator[None]:
-    """Hold the one writer's lock of OUT_DIR; the kernel lets go of it however the process ends.
+    """Make OUT_DIR and hold its one writer's lock; the kernel lets go of it however we end.
 
     Raises:
-        CarfilterError: another run holds it.
+        CarfilterError: it cannot be made, or another run holds it.
     """
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CarfilterError(f"{out_dir}: cannot be made ({error.strerror})") from error
     path = out_dir / _LOCK_NAME
     try:
         file = path.open("a+b", buffering=0)
@@ -155,6 +159,21 @@ class State:
             ) from error
         if version != _VERSION:
             raise CarfilterError(f"{path}: made by another version; give another --state")
+
+    @classmethod
+    def copy_of(cls, path: Path) -> State:
+        """Return in memory what is known so far, nothing where there is no database yet.
+
+        Raises:
+            CarfilterError: as State().
+        """
+        copy = cls(Path(":memory:"))
+        copy.path = path
+        if path.is_file():
+            known = cls(path, read_only=True)
+            known._db.backup(copy._db)
+            known.close()
+        return copy
 
     def close(self) -> None:
         """Close the database."""
