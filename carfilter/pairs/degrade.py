@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from fractions import Fraction
+from itertools import chain
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, SIGTERM, signal
@@ -27,6 +28,7 @@ from carfilter.pairs.variants import Settings, Variant, generator_for, plan_vari
 
 _PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 _MANIFEST = "manifest.json"
+_FOLDERS = ("videos", "clean", "scaled")  # of what is made beside packs
 _MOST_PIECES = 3  # that cross a still view
 _VIDEO_SUFFIXES = {".mkv", ".mp4", ".mov", ".avi", ".ts", ".webm", ".nut", ".y4m", ".m4v", ".mpg"}
 
@@ -185,8 +187,9 @@ def degrade(
         on_clip: told each finished clip's name, and the sentence if it failed.
 
     Raises:
-        MediaError: after all others are done, if any clip failed.
+        MediaError: a clip lies where results go; or after all others are done, if any clip failed.
     """
+    _check_sources(sources, out)
     for folder in ("clean", "videos", "packs", *(("scaled",) if settings.scale == "after" else ())):
         (out / folder).mkdir(parents=True, exist_ok=True)
     (out / _MANIFEST).unlink(missing_ok=True)  # from here on an earlier one may not be true
@@ -207,6 +210,19 @@ def degrade(
     if failed:
         raise MediaError(_failure(failed, len(tasks)))
     return rows
+
+
+def _check_sources(sources: dict[str, Path], out: Path) -> None:
+    """Refuse clips that a result could replace, by a link as well."""
+    there = {path.resolve() for path in _lying_in(out)}
+    for path in sources.values():
+        if path.resolve() in there:
+            raise MediaError(f"{path}: lies where results go; give OUT_DIR a folder of its own")
+
+
+def _lying_in(out: Path) -> Iterator[Path]:
+    for folder in _FOLDERS:
+        yield from (out / folder).glob("*")
 
 
 def _write_manifest(
@@ -234,7 +250,7 @@ def _failure(failed: dict[str, str], total: int) -> str:
 def has_results(out: Path) -> bool:
     """Say whether a folder holds what degrade() would replace or remove."""
     packs = (out / "packs").glob("*.npz")
-    return (out / _MANIFEST).exists() or any(not p.name.endswith(".clean.npz") for p in packs)
+    return (out / _MANIFEST).exists() or any(chain(packs, _lying_in(out)))
 
 
 def holds(out: Path, sources: dict[str, Path], settings: Settings) -> bool:

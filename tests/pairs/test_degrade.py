@@ -127,12 +127,13 @@ def test_other_codecs_code_coarser_as_asked_and_tell_their_qp(
 ) -> None:
     crfs = {"hevc": (20, 44), "mpeg4": (2, 20), "mjpeg": (2, 20)}[codec]
     settings = Settings(variants="plain", crfs=crfs, codecs=(codec,), gop=6, max_frames=8)
-    fine, coarse = degrade(find_sources([clean_folder]), tmp_path, settings)
+    out = tmp_path / "out"
+    fine, coarse = degrade(find_sources([clean_folder]), out, settings)
     assert fine["codec"] == coarse["codec"] == codec
     assert fine["kbps"] > 2 * coarse["kbps"]
     assert fine["mean_qp"] < coarse["mean_qp"]
-    clean, _ = load_clean(tmp_path / "packs" / "street.clean.npz")
-    qps = [load_twin(tmp_path / row["pack"], clean).qp.mean() for row in (fine, coarse)]
+    clean, _ = load_clean(out / "packs" / "street.clean.npz")
+    qps = [load_twin(out / row["pack"], clean).qp.mean() for row in (fine, coarse)]
     assert 0 <= qps[0] < qps[1] <= 51
 
 
@@ -375,6 +376,42 @@ def test_results_are_not_overwritten_without_being_asked(
     assert refused.exit_code == 1
     assert "give -y" in refused.stderr
     assert CliRunner().invoke(degrade_main, [*arguments, "-y"]).exit_code == 0
+
+
+@pytest.mark.parametrize("linked", ["source", "result", ""])
+def test_a_clip_that_lies_where_results_go_is_refused_and_stays(
+    clean_folder: Path, tmp_path: Path, linked: str
+) -> None:
+    clip = clean_folder / "street.mkv"
+    given, out = clip, tmp_path
+    if linked == "source":
+        given = tmp_path / "link" / "street.mkv"
+        given.parent.mkdir()
+        given.symlink_to(clip)
+    elif linked == "result":
+        out = tmp_path / "out"
+        (out / "clean").mkdir(parents=True)
+        (out / "clean" / "street.mkv").symlink_to(clip)
+    before = clip.read_bytes()
+    result = CliRunner().invoke(degrade_main, [str(given), str(out), "-y"])
+    assert result.exit_code == 1
+    sentence = "street.mkv: lies where results go; give OUT_DIR a folder of its own\n"
+    assert result.stderr.endswith(sentence)
+    assert clip.read_bytes() == before
+    assert not (out / "videos").exists()
+
+
+@pytest.mark.parametrize("name", ["clean/street.mkv", "videos/street.crf35.mp4"])
+def test_a_file_under_the_name_of_a_result_is_not_overwritten_without_being_asked(
+    clean_folder: Path, tmp_path: Path, name: str
+) -> None:
+    mine = tmp_path / "out" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    arguments = [str(clean_folder), str(tmp_path / "out"), "--variants", "plain", "-crf", "35"]
+    refused = CliRunner().invoke(degrade_main, arguments)
+    assert "holds results already; give -y to overwrite them" in refused.stderr
+    assert mine.read_bytes() == b"mine"
 
 
 def test_packs_that_are_not_made_again_are_removed_and_other_files_stay(
