@@ -141,7 +141,7 @@ def _check_plain(codecs: tuple[str, ...], crfs: tuple[int, ...]) -> None:
     "-y",
     "overwrite",
     is_flag=True,
-    help="Overwrite the results in OUT_DIR; packs that are not made again are removed.",
+    help="Overwrite the results in OUT_DIR; those that are not made again are removed.",
 )
 @version_option
 def main(

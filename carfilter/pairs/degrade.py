@@ -3,8 +3,10 @@
 Nothing here imports torch, so that worker processes start quickly.
 """
 
+import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -22,13 +24,14 @@ import numpy.typing as npt
 
 from carfilter.errors import CarfilterError, MediaError
 from carfilter.media.clips import Clip, read_clip, read_photo, scale_clip, write_clip
-from carfilter.pairs.packs import NO_QP, Twin, keep_packs, save_clean, save_twin
+from carfilter.pairs.packs import NO_QP, Twin, heads, save_clean, save_twin
 from carfilter.pairs.photos import pan_and_zoom, still_scene
 from carfilter.pairs.variants import Settings, Variant, generator_for, plan_variants
 
 _PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 _MANIFEST = "manifest.json"
 _FOLDERS = ("videos", "clean", "scaled")  # of what is made beside packs
+_MADE = re.compile(f"({'|'.join(_FOLDERS)})/[^/]+")  # as rows name files, and nothing elsewhere
 _MOST_PIECES = 3  # that cross a still view
 _VIDEO_SUFFIXES = {".mkv", ".mp4", ".mov", ".avi", ".ts", ".webm", ".nut", ".y4m", ".m4v", ".mpg"}
 
@@ -180,8 +183,8 @@ def degrade(
     """Make the variants of all clips, `jobs` at a time, and write OUT/manifest.json.
 
     With several strengths of noise each clip is made once for each, named CLIP-nSTRENGTH.
-    A clip that fails does not stop the others. Packs of an earlier run that the manifest does not
-    name any more are removed, or one would train with them.
+    A clip that fails does not stop the others. What an earlier run made and the manifest does not
+    name any more is removed, or one would train with it, or measure on it.
 
     Args:
         on_clip: told each finished clip's name, and the sentence if it failed.
@@ -192,6 +195,7 @@ def degrade(
     _check_sources(sources, out)
     for folder in ("clean", "videos", "packs", *(("scaled",) if settings.scale == "after" else ())):
         (out / folder).mkdir(parents=True, exist_ok=True)
+    before = _made_before(out)
     (out / _MANIFEST).unlink(missing_ok=True)  # from here on an earlier one may not be true
     stamps = _stamps(sources)  # first, so that a clip is made again that changes meanwhile
     rows: list[dict[str, Any]] = []
@@ -206,6 +210,7 @@ def degrade(
             on_clip(clip, None)
     if rows:
         rows.sort(key=lambda row: (row["clip"], row["variant"]))
+        _remove_stale(out, before, rows)
         _write_manifest(out, settings, stamps, rows)
     if failed:
         raise MediaError(_failure(failed, len(tasks)))
@@ -225,12 +230,33 @@ def _lying_in(out: Path) -> Iterator[Path]:
         yield from (out / folder).glob("*")
 
 
+def _made_before(out: Path) -> set[Path]:
+    """Return which files earlier runs made, by their manifest and their packs.
+
+    A run that was cut off leaves no manifest.
+    """
+    packs = heads(out / "packs")
+    rows = [*packs.values()]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none, or cut short
+        rows += [dict(row) for row in json.loads((out / _MANIFEST).read_text())["variants"]]
+    named = {str(row.get(key)) for row in rows for key in ("video", "clean", "scaled")}
+    return {*packs, *(out / name for name in named if _MADE.fullmatch(name))}
+
+
+def _remove_stale(out: Path, before: set[Path], rows: list[dict[str, Any]]) -> None:
+    """Remove what was made before and not again; a file that the tool did not make stays."""
+    keys = ("video", "clean", "scaled", "pack")
+    made = {out / row[key] for row in rows for key in keys if key in row}
+    made |= {out / "packs" / f"{row['clip']}.clean.npz" for row in rows}
+    for path in before - made:
+        if path.is_file():
+            path.unlink()
+
+
 def _write_manifest(
     out: Path, settings: Settings, stamps: dict[str, Any], rows: list[dict[str, Any]]
 ) -> None:
     manifest = {"settings": asdict(settings), "sources": stamps, "variants": rows}
-    named = {Path(row["pack"]).name for row in rows}
-    keep_packs(out / "packs", named | {f"{row['clip']}.clean.npz" for row in rows})
     (out / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 

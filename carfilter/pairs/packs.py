@@ -89,11 +89,10 @@ def list_packs(folder: Path) -> dict[Path, list[Path]]:
     return pairs
 
 
-def keep_packs(folder: Path, names: set[str]) -> None:
-    """Remove the packs in a folder, not below it, that are not named; other files stay."""
-    for path in folder.glob("*.npz"):
-        if path.name not in names and _is_pack(path):
-            path.unlink()
+def heads(folder: Path) -> dict[Path, dict[str, Any]]:
+    """Return what is said about each pack in a folder, not below it; other files are passed by."""
+    found = {path: _head(path) for path in folder.glob("*.npz")}
+    return {path: about for path, about in found.items() if about is not None}
 
 
 def load_clean(path: Path) -> tuple[Planes, dict[str, Any]]:
@@ -130,12 +129,13 @@ def _is_clean(path: Path) -> bool:
     return path.name.endswith(".clean.npz")
 
 
-def _is_pack(path: Path) -> bool:
+def _head(path: Path) -> dict[str, Any] | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as opened:
-            return json.loads(opened["about"].tobytes())["format"] in (_CLEAN, _DEGRADED)
+            about: dict[str, Any] = json.loads(opened["about"].tobytes())
+            return about if about["format"] in (_CLEAN, _DEGRADED) else None
     except (OSError, *_DAMAGED):
-        return False
+        return None
 
 
 def _save(path: Path, about: Mapping[str, Any], **arrays: npt.NDArray[Any]) -> Path:

@@ -414,20 +414,61 @@ def test_a_file_under_the_name_of_a_result_is_not_overwritten_without_being_aske
     assert mine.read_bytes() == b"mine"
 
 
-def test_packs_that_are_not_made_again_are_removed_and_other_files_stay(
+@pytest.mark.parametrize("lost", ["manifest.json", "packs", ""])
+def test_what_is_not_made_again_is_removed_and_other_files_stay(
+    clean_folder: Path, tmp_path: Path, lost: str
+) -> None:
+    out = tmp_path / "out"
+    arguments = [str(clean_folder), str(out), "--variants", "plain"]
+    first = ["-crf", "30,40", "--noise", "0,2", "--size", "64x64", "--scale", "after"]
+    assert CliRunner().invoke(degrade_main, [*arguments, *first]).exit_code == 0
+    if lost == "packs":
+        shutil.rmtree(out / lost)
+    elif lost:
+        (out / lost).unlink()  # as where a run was cut off
+    (out / "packs").mkdir(exist_ok=True)
+    np.savez(out / "packs/mine.npz", luma=np.zeros(3))
+    for folder in ("videos", "clean", "scaled"):
+        (out / folder / "mine.mp4").write_bytes(b"mine")
+    refused = CliRunner().invoke(degrade_main, [*arguments, "-crf", "40"])
+    assert "holds results already; give -y to overwrite them" in refused.stderr
+    assert (out / "videos/street-n0.crf30.mp4").exists()
+    assert CliRunner().invoke(degrade_main, [*arguments, "-crf", "40", "-y"]).exit_code == 0
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert names == {
+        "manifest.json",
+        "clean/street.mkv", "videos/street.crf40.mp4",
+        "packs/street.clean.npz", "packs/street.crf40.npz",
+        "packs/mine.npz", "videos/mine.mp4", "clean/mine.mp4", "scaled/mine.mp4",
+    }  # fmt: skip
+
+
+def test_what_is_made_under_the_same_name_leaves_no_scaled_twin(
     clean_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    arguments = [str(clean_folder), str(out), "--variants", "plain", "-crf"]
-    assert CliRunner().invoke(degrade_main, [*arguments, "30"]).exit_code == 0
-    np.savez(out / "packs/mine.npz", luma=np.zeros(3))
-    (out / "manifest.json").unlink()  # as where a run was cut off
-    refused = CliRunner().invoke(degrade_main, [*arguments, "40"])
-    assert "holds results already; give -y to overwrite them" in refused.stderr
-    assert (out / "packs/street.crf30.npz").exists()
-    assert CliRunner().invoke(degrade_main, [*arguments, "40", "-y"]).exit_code == 0
-    names = {path.name for path in (out / "packs").iterdir()}
-    assert names == {"street.clean.npz", "street.crf40.npz", "mine.npz"}
+    arguments = [str(clean_folder), str(out), "--variants", "plain", "-crf", "40"]
+    scaled = ["--size", "64x64", "--scale", "after"]
+    assert CliRunner().invoke(degrade_main, [*arguments, *scaled]).exit_code == 0
+    assert (out / "scaled/street.crf40.mkv").exists()
+    assert CliRunner().invoke(degrade_main, [*arguments, "-y"]).exit_code == 0
+    assert not [*(out / "scaled").iterdir()]
+
+
+def test_a_foreign_manifest_costs_no_file_elsewhere(clean_folder: Path, tmp_path: Path) -> None:
+    out, mine = tmp_path / "out", tmp_path / "mine.mp4"
+    out.mkdir()
+    (out / "videos").mkdir()
+    mine.write_bytes(b"mine")
+    rows = [
+        {"video": "../mine.mp4", "clean": str(mine)},
+        {"video": "videos/../../mine.mp4"},
+        {"clean": "clean/.."},
+    ]
+    (out / "manifest.json").write_text(json.dumps({"variants": rows}))
+    arguments = [str(clean_folder), str(out), "--variants", "plain", "-crf", "40", "-y"]
+    assert CliRunner().invoke(degrade_main, arguments).exit_code == 0
+    assert mine.exists()
 
 
 @pytest.mark.parametrize(("clips", "words"), [(1, "the only clip"), (3, "all 3 clips")])
