@@ -57,6 +57,11 @@ def display_name(source: str | Path) -> str:
     return "stdin" if str(source) == "-" else str(source)
 
 
+def place_of(source: str | Path) -> Path:
+    """Return where a source lies; stdin may be a file, too."""
+    return Path("/dev/stdin") if str(source) == "-" else Path(source)
+
+
 def sha256_of(path: Path) -> str:
     """Return the checksum of a file's content, in hexadecimal.
 

@@ -58,7 +58,7 @@ def filter_video(
     """
     options, stop = _settled(options), stop or threading.Event()
     if options.sidecar:
-        check_sidecar(target, options.target)
+        check_sidecar(source, target, options.target)
     run = Run(display_name(source), "stdout" if is_stdout(target) else str(target))
     # The model first: a wrong name must not cost the opening of a live source.
     model = None if options.restore.strength == 0 else _as_model(weights)

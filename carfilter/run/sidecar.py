@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING
 
 from carfilter import __version__
 from carfilter.errors import CarfilterError, MediaError
-from carfilter.media.opening import is_url, sha256_of
+from carfilter.media.opening import is_url, place_of, sha256_of
 from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
 from carfilter.media.source import library_versions
 from carfilter.restore.weights import Model
-from carfilter.unfinished import check_name, is_stdout, is_written_through, written_whole
+from carfilter.unfinished import (
+    check_name,
+    check_outputs,
+    is_stdout,
+    is_written_through,
+    written_whole,
+)
 
 if TYPE_CHECKING:
     from carfilter.media.options import TargetOptions
@@ -30,12 +36,12 @@ def sidecar_of(target: Path) -> Path:
     return target.with_name(f"{target.name}.json")
 
 
-def check_sidecar(target: str | Path, options: TargetOptions) -> None:
-    """Refuse before the work what would fail after it.
+def check_sidecar(source: str | Path, target: str | Path, options: TargetOptions) -> None:
+    """Refuse before the work what would fail after it, or cost the source.
 
     Raises:
-        MediaError: the target is no single file, a file of the sidecar's name exists, or that name
-            is too long.
+        MediaError: the target is no single file, a file of the sidecar's name exists or is the
+            source, or that name is too long.
     """
     if options.format in SEGMENT_FORMATS:
         raise MediaError("--sidecar describes one file; leave it out with -f segment")
@@ -43,6 +49,7 @@ def check_sidecar(target: str | Path, options: TargetOptions) -> None:
         raise MediaError(f"{target}: is no file that --sidecar could describe; leave it out")
     path = sidecar_of(Path(target))
     check_name(path)
+    check_outputs([path], [place_of(source)])
     if path.exists() and not options.overwrite:
         raise MediaError(f"{path}: exists already; give -y to replace it, or leave out --sidecar")
 

@@ -276,6 +276,26 @@ def test_a_sidecar_is_json_that_every_reader_takes(tmp_path: Path) -> None:
     assert record["options"]["restore"]["compile_after"] is None
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("how", ["itself", "link", "hard link"])
+def test_a_sidecar_never_replaces_the_source(tmp_path: Path, how: str, overwrite: bool) -> None:
+    source = make_clip(tmp_path / "in.mkv")
+    beside, before = tmp_path / "out.mkv.json", source.read_bytes()
+    if how == "itself":
+        source = source.rename(beside)
+    elif how == "link":
+        beside.symlink_to(source)
+    else:
+        os.link(source, beside)
+    options = FilterOptions(
+        target=TargetOptions(overwrite=overwrite), restore=THROUGH, sidecar=True
+    )
+    with pytest.raises(MediaError, match=r"out\.mkv\.json: is the source itself; write to another"):
+        filter_video(source, tmp_path / "out.mkv", options=options)
+    assert source.read_bytes() == before
+    assert not (tmp_path / "out.mkv").exists()
+
+
 def test_a_sidecar_never_replaces_a_file_unasked(tmp_path: Path) -> None:
     clip, target = make_clip(tmp_path / "in.mkv"), tmp_path / "out.mkv"
     (tmp_path / "out.mkv.json").write_text("precious")
