@@ -13,13 +13,14 @@ import av
 import av.error
 
 from carfilter.errors import MediaError
-from carfilter.media.opening import is_url
+from carfilter.media.opening import is_url, place_of
 from carfilter.media.options import TargetOptions
 from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
 from carfilter.media.segments import Segments
 from carfilter.unfinished import (
     begin,
     check_folder_of,
+    check_outputs,
     followed,
     is_stdout,
     is_written_through,
@@ -149,7 +150,7 @@ def choose_destination(path: str | Path, source_name: str, options: TargetOption
     Raises:
         MediaError: it exists, is the source, or cannot be written.
     """
-    overwrite = options.overwrite
+    overwrite, source = options.overwrite, place_of("-" if source_name == "stdin" else source_name)
     if options.format in _MANY_FILES or (
         options.format is None and Path(path).suffix.lower() in _LISTS
     ):
@@ -158,7 +159,7 @@ def choose_destination(path: str | Path, source_name: str, options: TargetOption
             " ffmpeg -c copy, or give -f segment"
         )
     if options.format in SEGMENT_FORMATS:
-        segments = Segments(Path(path), dict(options.muxer), overwrite=overwrite)
+        segments = Segments(Path(path), dict(options.muxer), source, overwrite=overwrite)
         return Destination(path, overwrite, segments=segments)
     if is_stdout(path) or is_url(path):
         return Destination(path, overwrite)
@@ -167,10 +168,10 @@ def choose_destination(path: str | Path, source_name: str, options: TargetOption
         raise MediaError(f"{path}: is a folder; name a file in it")
     if is_written_through(path):
         return Destination(path, overwrite)
-    if path.exists() and Path(source_name).exists() and path.samefile(source_name):
-        raise MediaError(f"{path}: is the source itself; write to another file")
-    if path.exists() and not overwrite:
-        raise MediaError(f"{path}: exists already; give -y to replace it, or another name")
+    if path.exists():
+        check_outputs([path], [source])
+        if not overwrite:
+            raise MediaError(f"{path}: exists already; give -y to replace it, or another name")
     real = followed(path)
     check_folder_of(real)
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from carfilter.errors import MediaError
-from carfilter.unfinished import begin, check_folder_of, partial_of, place
+from carfilter.unfinished import begin, check_folder_of, check_outputs, partial_of, place
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -32,13 +32,17 @@ class Segments:
     Args:
         pattern: a path whose last part holds a %d, or a time as strftime writes it.
         options: of the muxer; `segment_time` and `strftime` are read here.
+        source: what is read meanwhile.
         overwrite: replace files of the same name; else times that repeat get a number.
 
     Raises:
-        MediaError: the names would repeat, their folder cannot be written to, or they exist.
+        MediaError: the names would repeat, their folder cannot be written to, or they exist, or
+            one is the source's.
     """
 
-    def __init__(self, pattern: Path, options: dict[str, str], *, overwrite: bool) -> None:
+    def __init__(
+        self, pattern: Path, options: dict[str, str], source: Path, *, overwrite: bool
+    ) -> None:
         self.pattern, self.overwrite = pattern, overwrite
         self.seconds = _as_seconds(options.get("segment_time"))
         self.failure: OSError | None = None  # of the first file that could not be written
@@ -47,7 +51,7 @@ class Segments:
         self._cut_off = pattern  # what `partial` would be called if it were complete
         self._growing: dict[Path, Path] = {}  # hidden files by the names they will have
         self._by_time = options.get("strftime", "0") not in ("0", "false")
-        self._check()
+        self._check(source)
 
     def open(self, url: str, flags: int, options: dict[str, str]) -> BinaryIO:  # noqa: ARG002
         """Open a file for the muxer, which closes it when it is complete (PyAV's io_open).
@@ -102,7 +106,7 @@ class Segments:
         if self.interrupted:
             self.partial, self._cut_off = placed, path
 
-    def _check(self) -> None:
+    def _check(self, source: Path) -> None:
         path = self.pattern
         if "%" in str(path.parent):
             raise MediaError(f"{path}: only the last part may hold a %; make the folder beforehand")
@@ -122,16 +126,19 @@ class Segments:
                 f"{path}: segments need names of their own; put %03d into it,"
                 " or a time such as %Y%m%d-%H%M%S with -strftime 1"
             )
-        elif not self.overwrite:
-            self._refuse_existing()
+        else:
+            self._check_existing(source)
 
-    def _refuse_existing(self) -> None:
+    def _check_existing(self, source: Path) -> None:
         number = _NUMBER.search(self.pattern.name)
         assert number is not None
         before, after = self.pattern.name[: number.start()], self.pattern.name[number.end() :]
         like = re.compile(re.escape(before) + r"\d+" + re.escape(after))
         for path in self.pattern.parent.iterdir():
-            if like.fullmatch(path.name):
+            if not like.fullmatch(path.name):
+                continue
+            check_outputs([path], [source])
+            if not self.overwrite:
                 raise MediaError(
                     f"{path}: exists already; give -y to replace it, another name,"
                     " or names by time (%Y%m%d-%H%M%S with -strftime 1)"

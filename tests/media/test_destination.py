@@ -276,6 +276,19 @@ def test_a_sidecar_is_json_that_every_reader_takes(tmp_path: Path) -> None:
     assert record["options"]["restore"]["compile_after"] is None
 
 
+def test_a_file_that_comes_in_by_stdin_is_not_replaced_by_its_result(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv")
+    before = source.read_bytes()
+    with source.open("rb") as file:
+        run = subprocess.run(
+            [*COMMAND, "-", str(source), "-y", "--strength", "0", "-loglevel", "error"],
+            stdin=file, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    assert run.returncode == 1
+    assert run.stderr.endswith("in.mkv: is the source itself; write to another file\n")
+    assert source.read_bytes() == before
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("how", ["itself", "link", "hard link"])
 def test_a_sidecar_never_replaces_the_source(tmp_path: Path, how: str, overwrite: bool) -> None:

@@ -93,6 +93,16 @@ def test_names_that_would_repeat_are_refused_before_any_work(tmp_path: Path) -> 
     cut(source, tmp_path / "part%d.mkv", overwrite=True)
 
 
+def test_a_segment_never_replaces_the_source(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "part0.mkv", frames=30)
+    before = source.read_bytes()
+    for overwrite in (False, True):
+        with pytest.raises(MediaError, match=r"part0\.mkv: is the source itself; write to another"):
+            cut(source, tmp_path / "part%d.mkv", overwrite=overwrite)
+    assert source.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["part0.mkv"]
+
+
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
 )
