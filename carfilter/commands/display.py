@@ -90,6 +90,8 @@ def _state(run: "Run") -> str:
 
 def summary(run: "Run") -> str:
     """Return what a finished run did: frames, speed, bottleneck, mean QP, damage, size."""
+    if run.interrupted and not run.frames and not run.partial:
+        return "interrupted before the first frame; nothing is written"
     busy = ", ".join(
         f"{stage} {seconds / max(run.elapsed_seconds, 1e-9):.0%}"
         for stage, seconds in run.busy_seconds.items()

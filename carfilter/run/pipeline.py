@@ -19,6 +19,7 @@ from carfilter.media.reconnect import open_live
 from carfilter.media.source import Decoded, Source, open_source
 from carfilter.media.tags import add_provenance
 from carfilter.media.target import Target, open_target
+from carfilter.prefetch import Prefetch
 from carfilter.restore.restorer import Restorer
 from carfilter.restore.weights import Model, load_weights
 from carfilter.run.account import Run
@@ -63,12 +64,10 @@ def filter_video(
     # The model first: a wrong name must not cost the opening of a live source.
     model = None if options.restore.strength == 0 else _as_model(weights)
     opened = _open(source, options, model, stop)
-    try:
-        size = _target_size(opened, options)
-        sink = open_target(target, opened, options.target, size)
-    except BaseException:
-        opened.close()
-        raise
+    if opened is None:
+        run.interrupted = True
+        return run
+    sink = _make_target(target, opened, options)
     try:
         restorer = _make_restorer(model, opened, options)
         announce(run, opened, sink, model, restorer)
@@ -128,6 +127,7 @@ def restored_frames(
     options, stop = _settled(options), threading.Event()
     model = None if options.restore.strength == 0 else _as_model(weights)
     opened = _open(source, options, model, stop)
+    assert opened is not None, "nobody stops it"
     restorer = _make_restorer(model, opened, options)
     with Stages(opened, restorer, options, stop, Run(opened.name, "")) as events:
         any_frame = False
@@ -175,9 +175,31 @@ def _settled(options: FilterOptions | None) -> FilterOptions:
 
 def _open(
     source: str | Path, options: FilterOptions, model: Model | None, stop: threading.Event
-) -> Source:
+) -> Source | None:
+    """Open the source; None where `stop` comes first.
+
+    In a thread of its own, which is left behind then: it may sit in the opening of a pipe that
+    nobody writes to, or in a read of it, and nothing ends these.
+    """
     reading = _source_options(options, model)
-    return open_live(source, reading, stop) if options.live else open_source(source, reading)
+
+    def opening() -> Iterator[Source]:
+        yield open_live(source, reading, stop) if options.live else open_source(source, reading)
+
+    stage = Prefetch(opening(), 1, 1, lambda _: 1, stop=stop, stuck=lambda: True)
+    try:
+        return next(iter(stage), None)
+    finally:
+        stage.close()
+
+
+def _make_target(target: str | Path, source: Source, options: FilterOptions) -> Target:
+    """Return what is written to; close the source where that fails."""
+    try:
+        return open_target(target, source, options.target, _target_size(source, options))
+    except BaseException:
+        source.close()
+        raise
 
 
 def _make_restorer(model: Model | None, source: Source, options: FilterOptions) -> Restorer | None:

@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -264,6 +266,45 @@ def test_a_header_without_end_is_given_up(
             filter_video(pipe, tmp_path / "out.mkv", options=EXACT)
     finally:
         thread.join()
+
+
+def catches(process: int, number: signal.Signals) -> bool:
+    """Say whether a process has a handler for a signal."""
+    status = Path(f"/proc/{process}/status").read_text()
+    mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's list of signals")
+@pytest.mark.parametrize("live", [[], ["--live"]], ids=["", "live"])
+@pytest.mark.parametrize("what", ["no writer", "no data", "half a header", "stdin"])
+def test_one_signal_ends_the_wait_for_a_silent_pipe(
+    tmp_path: Path, what: str, live: list[str]
+) -> None:
+    pipe = tmp_path / "pipe.mkv"
+    os.mkfifo(pipe)
+    writers = [] if what == "no writer" else [os.open(pipe, os.O_RDWR)]
+    if what == "half a header":
+        os.write(writers[0], b"\x1a\x45\xdf\xa3")
+    source = "-" if what == "stdin" else str(pipe)
+    command = [*COMMAND, *live, source, str(tmp_path / "out.mkv"), "--strength", "0"]
+    stdin = writers[0] if what == "stdin" else None
+    with subprocess.Popen(command, stdin=stdin, stderr=subprocess.PIPE, text=True) as run:
+        while not catches(run.pid, signal.SIGTERM):
+            time.sleep(0.1)
+        time.sleep(1)
+        since = time.monotonic()
+        run.send_signal(signal.SIGINT)
+        try:
+            said = run.communicate(timeout=10)[1]
+        finally:
+            run.kill()
+    for writer in writers:
+        os.close(writer)
+    assert time.monotonic() - since < 5
+    assert run.returncode == 130
+    assert said == "carfilter: interrupted before the first frame; nothing is written\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe.mkv"]
 
 
 def test_pictures_larger_than_max_pixels_are_refused_before_they_take_memory(
