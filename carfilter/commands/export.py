@@ -9,7 +9,7 @@ import click
 from carfilter.commands.options import CONTEXT_SETTINGS, guarded, models
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
-from carfilter.unfinished import check_writable, is_written_through
+from carfilter.unfinished import check_outputs, check_writable, is_written_through
 
 _DIGITS = re.compile("[0-9]{1,3}")  # str.isdigit() takes "²" for one, which int() does not
 _EPILOG = """
@@ -79,6 +79,7 @@ def main(model: str, target: Path, overwrite: bool, **options: Any) -> None:
         from carfilter.restore.weights import load_weights
 
         check_writable(target)
+        check_outputs([target], [Path(model)])
         size = export(load_weights(model), target, ExportOptions(**options))
         click.echo(f"carfilter-export: {target} ({size / 1e6:.2f} MB)", err=True)
 

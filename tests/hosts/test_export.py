@@ -20,6 +20,7 @@ from carfilter.restore.int8.convolutions import Int8Fast
 from carfilter.restore.restorer import RestoreOptions, Restorer
 from carfilter.restore.slots import Inputs
 from carfilter.restore.weights import load_weights
+from clips import tiny_weights
 
 QP = 38
 PLAZA = Path(__file__).parents[2] / "samples" / "plaza.mp4"
@@ -154,6 +155,17 @@ def test_the_command_says_what_cannot_be(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["fast", target]).exit_code == 0
     assert "-y" in said("fast", target)
     assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
+
+
+def test_a_model_is_never_replaced_by_its_export(tmp_path: Path) -> None:
+    tiny_weights(tmp_path / "mine.pt")
+    (tmp_path / "link.onnx").symlink_to(tmp_path / "mine.pt")
+    before = (tmp_path / "mine.pt").read_bytes()
+    for name in ("mine.pt", "link.onnx"):
+        result = CliRunner().invoke(main, [str(tmp_path / "mine.pt"), str(tmp_path / name), "-y"])
+        assert result.exit_code == 1
+        assert "is the source itself" in result.output
+    assert (tmp_path / "mine.pt").read_bytes() == before
 
 
 def test_a_pipe_takes_the_model_and_stays_a_pipe(tmp_path: Path) -> None:
