@@ -35,8 +35,8 @@ def prepare_process() -> None:
 def load_numpy() -> None:
     """Import numpy for a process of our own, in which nothing multiplies matrices.
 
-    Its OpenBLAS starts a thread to a core, and they spin for a while: 0.06 s of the processor, a
-    tenth of the time that one frame takes with two cores. A setting of the user's own wins.
+    Its OpenBLAS starts a thread to a core, and they spin for a while: 0.1 s of the processor, a
+    quarter of what one frame takes, with two cores. A setting of the user's own wins.
     https://github.com/OpenMathLib/OpenBLAS/blob/develop/Makefile.rule (THREAD_TIMEOUT)
     """
     given = os.environ.get(_BLAS_THREADS)
