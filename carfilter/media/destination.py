@@ -13,7 +13,7 @@ import av
 import av.error
 
 from carfilter.errors import MediaError
-from carfilter.media.opening import is_url, place_of
+from carfilter.media.opening import is_url
 from carfilter.media.options import TargetOptions
 from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
 from carfilter.media.segments import Segments
@@ -144,13 +144,13 @@ class Destination:
         )
 
 
-def choose_destination(path: str | Path, source_name: str, options: TargetOptions) -> Destination:
+def choose_destination(path: str | Path, source: Path, options: TargetOptions) -> Destination:
     """Check where a target is to go, and make the file that grows there.
 
     Raises:
         MediaError: it exists, is the source, or cannot be written.
     """
-    overwrite, source = options.overwrite, place_of("-" if source_name == "stdin" else source_name)
+    overwrite = options.overwrite
     if options.format in _MANY_FILES or (
         options.format is None and Path(path).suffix.lower() in _LISTS
     ):

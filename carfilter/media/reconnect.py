@@ -62,7 +62,9 @@ class LiveSource(Source):
     """A Source over several sessions; what is asked of it stays true after the first has ended."""
 
     def __init__(self, first: _Session, stop: threading.Event) -> None:
-        super().__init__(first.name, first.container, first.video, first.copied, first.options)
+        super().__init__(
+            first.name, first.place, first.container, first.video, first.copied, first.options
+        )
         self._hardware = first._hardware
         self._session, self._stop = first, stop
         # Read now: the container they belong to is closed when the camera goes away.
@@ -147,7 +149,14 @@ class _Session(Source):
     first_seconds = Fraction(0)  # the earliest timestamp
 
     def __init__(self, source: Source, limit_seconds: float | None) -> None:
-        super().__init__(source.name, source.container, source.video, source.copied, source.options)
+        super().__init__(
+            source.name,
+            source.place,
+            source.container,
+            source.video,
+            source.copied,
+            source.options,
+        )
         self._hardware = source._hardware
         self.limit_seconds = limit_seconds  # of the whole live source
         self.codecs = {s.index: stream_codec(s) for s in (source.video, *source.copied)}

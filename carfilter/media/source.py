@@ -26,7 +26,7 @@ from carfilter.media.cut import Cut
 from carfilter.media.decoder import Decoder, prepare_decoder
 from carfilter.media.frames import check_pix_fmt, clip_samples, has_luma_plane
 from carfilter.media.hardware import HardwareDecoder, decoding_device
-from carfilter.media.opening import can_seek, display_name, is_url, open_container
+from carfilter.media.opening import can_seek, display_name, is_url, open_container, place_of
 from carfilter.media.options import SourceOptions
 from carfilter.media.qp.reader import QpReader
 from carfilter.media.selection import main_video, select_streams
@@ -75,6 +75,7 @@ class Source:
     """An opened source; iterate events() once, then close()."""
 
     name: str
+    place: Path  # where it lies
     container: av.container.InputContainer
     video: av.VideoStream
     copied: list[av.stream.Stream]
@@ -350,7 +351,7 @@ def _open(source: str | Path, options: SourceOptions) -> Source:
     except BaseException:
         container.close()
         raise
-    return Source(name, container, video, copied, options, _hardware=hardware)
+    return Source(name, place_of(source), container, video, copied, options, _hardware=hardware)
 
 
 def _why_lost(error: av.error.FFmpegError) -> str:

@@ -253,7 +253,7 @@ def open_target(
         MediaError: the target exists, is the source, cannot be written, or its container or
             encoder cannot hold what it is to hold.
     """
-    destination = choose_destination(path, source.name, options)
+    destination = choose_destination(path, source.place, options)
     try:
         return _open_target(destination, source, options, size)
     except BaseException:

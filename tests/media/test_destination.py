@@ -289,6 +289,17 @@ def test_a_file_that_comes_in_by_stdin_is_not_replaced_by_its_result(tmp_path: P
     assert source.read_bytes() == before
 
 
+def test_a_source_that_is_called_stdin_is_not_replaced_by_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = make_clip(tmp_path / "in.mkv").rename(tmp_path / "stdin").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    target = TargetOptions(overwrite=True, format="matroska")
+    with pytest.raises(MediaError, match="stdin: is the source itself; write to another file"):
+        filter_video("stdin", "stdin", options=FilterOptions(target=target, restore=THROUGH))
+    assert Path("stdin").read_bytes() == before
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("how", ["itself", "link", "hard link"])
 def test_a_sidecar_never_replaces_the_source(tmp_path: Path, how: str, overwrite: bool) -> None:
