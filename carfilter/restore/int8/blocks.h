@@ -31,6 +31,21 @@ static int32_t block_apart(const uint8_t *one, int row, const uint8_t *other)
     return _mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4);
 }
 
+// Fill the sums of the absolute differences of eight blocks beside each other.
+static void eight_apart(const uint8_t *one, const uint8_t *other, int row, int32_t *apart)
+{
+    const __m256i ones = _mm256_set1_epi8(1);
+    __m256i pairs = _mm256_setzero_si256();
+    for (int i = 0; i < BLOCK; i++, one += row, other += row) {
+        const __m256i a = _mm256_loadu_si256((const __m256i *)one);
+        const __m256i b = _mm256_loadu_si256((const __m256i *)other);
+        const __m256i either = _mm256_or_si256(_mm256_subs_epu8(a, b), _mm256_subs_epu8(b, a));
+        pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(either, ones));
+    }
+    const __m256i sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    _mm256_storeu_si256((__m256i *)apart, sums);
+}
+
 static __m256i pairs_of_bytes(const int16_t *weights)
 {
     return _mm256_set1_epi16((int16_t)((weights[0] & 255) | weights[1] * 256));

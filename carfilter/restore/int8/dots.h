@@ -23,36 +23,44 @@ static void begin(void) {}
 
 static void end(void) {}
 
+/* Bytes of a row of a kernel; the first of them begins with a group of four. */
+typedef struct {
+    uint8_t from, to;
+} Run;
+
 /* Fill sums of `outputs` each with an offset and the dot products of the three rows of a kernel.
  *
  * in: of each row, the bytes of the first position; those of the next follow `cell` bytes later.
- * bytes: of a row of the kernel. */
+ * bytes: of a row of the kernel. runs: those of them that are looked at. */
 INLINE void sum_products(
-    const int8_t *weights, const uint8_t *const in[3], int cell, int bytes, const int32_t *offset,
-    int32_t *sums, int outputs
+    const int8_t *weights, const uint8_t *const in[3], int cell, int bytes, const Run *runs,
+    int count, const int32_t *offset, int32_t *sums, int outputs
 ) {
     const int groups = outputs / LANES;
     Lanes sum[POSITIONS][CHANNELS / LANES];
     UNROLL for (int g = 0; g < groups; g++)
         UNROLL for (int p = 0; p < POSITIONS; p++) sum[p][g] = LOAD(offset + g * LANES);
-    for (int row = 0; row < 3; row++) {
-        const uint8_t *at = in[row];
-        for (const uint8_t *end = at + bytes; at < end; at += 4, weights += outputs * STEP) {
-            /* Beside the sums the fewer of both, inputs and weights, stay in registers: there are
-             * not enough for the more. */
-            if (POSITIONS > groups) {
-                UNROLL for (int p = 0; p < POSITIONS; p++) {
-                    const Spread a = spread(at + p * cell);
-                    UNROLL for (int g = 0; g < groups; g++)
-                        sum[p][g] = dot(sum[p][g], a, weights + g * LANES * STEP);
+    for (int row = 0; row < 3; row++, weights += bytes / 4 * outputs * STEP) {
+        for (int i = 0; i < count; i++) {
+            const uint8_t *at = in[row] + runs[i].from, *end = in[row] + runs[i].to;
+            const int8_t *by = weights + runs[i].from / 4 * outputs * STEP;
+            for (; at < end; at += 4, by += outputs * STEP) {
+                /* Beside the sums the fewer of both, inputs and weights, stay in registers: there
+                 * are not enough for the more. */
+                if (POSITIONS > groups) {
+                    UNROLL for (int p = 0; p < POSITIONS; p++) {
+                        const Spread a = spread(at + p * cell);
+                        UNROLL for (int g = 0; g < groups; g++)
+                            sum[p][g] = dot(sum[p][g], a, by + g * LANES * STEP);
+                    }
+                    continue;
                 }
-                continue;
+                Spread a[POSITIONS];
+                UNROLL for (int p = 0; p < POSITIONS; p++) a[p] = spread(at + p * cell);
+                UNROLL for (int g = 0; g < groups; g++)
+                    UNROLL for (int p = 0; p < POSITIONS; p++)
+                        sum[p][g] = dot(sum[p][g], a[p], by + g * LANES * STEP);
             }
-            Spread a[POSITIONS];
-            UNROLL for (int p = 0; p < POSITIONS; p++) a[p] = spread(at + p * cell);
-            UNROLL for (int g = 0; g < groups; g++)
-                UNROLL for (int p = 0; p < POSITIONS; p++)
-                    sum[p][g] = dot(sum[p][g], a[p], weights + g * LANES * STEP);
         }
     }
     UNROLL for (int p = 0; p < POSITIONS; p++)
@@ -96,21 +104,27 @@ static void finish(
 #ifdef WORDS
 #include "winograd.h"
 #endif
+#include "head.h"
 
-/* Convolve a row of `width` positions to CHANNELS.
+/* Convolve a row of positions to CHANNELS.
  *
  * in: three rows, each from the position left of the first. skip: what is added to the layer. */
 static void convolve(
-    const Network *network, int layer, const uint8_t *const in[3], uint8_t *out,
-    const uint8_t *skip, int width
+    const Strip *strip, int layer, int y, const uint8_t *const in[3], uint8_t *out,
+    const uint8_t *skip
 ) {
-#ifdef WORDS
-    if (layer) {
-        convolve_by_tiles(network, layer, in, out, skip, width);
+    const Network *network = strip->network;
+    const int width = strip->width;
+    if (!layer) {
+        convolve_head(strip, y, in, out);
         return;
     }
-#endif
-    const int cell = layer ? CELL : network->inputs;
+#ifdef WORDS
+    convolve_by_tiles(network, layer, in, out, skip, width);
+#else
+    int cell = CELL;
+    __asm__("" : "+r"(cell));
+    const Run whole = {0, (uint8_t)(3 * cell)};
     const int32_t *offset = network->offset + CHANNELS * layer;
     int32_t sums[BLOCK * CHANNELS] __attribute__((aligned(64)));
     const int8_t *weights = weights_of(network, layer);
@@ -118,11 +132,12 @@ static void convolve(
         for (int i = 0; i < BLOCK; i += POSITIONS) {
             const int64_t from = (int64_t)(x + i) * cell;
             const uint8_t *const a[3] = {in[0] + from, in[1] + from, in[2] + from};
-            sum_products(weights, a, cell, 3 * cell, offset, sums + i * CHANNELS, CHANNELS);
+            sum_products(weights, a, cell, 3 * cell, &whole, 1, offset, sums + i * CHANNELS, CHANNELS);
         }
         const int64_t at = (int64_t)x * CELL;
         finish(network, layer, sums, BLOCK, skip ? skip + at : 0, out + at);
     }
+#endif
 }
 
 /* The tail: sums of each of the three columns of its kernel, [position][column][4 channels]. */
@@ -132,11 +147,12 @@ static void sum_tail(
     enum { WIDE = 16 }; /* outputs; the last four are zero, and overwritten by what follows */
     const int32_t *offset = network->offset + CHANNELS * (network->layers - 1);
     int32_t own[POSITIONS * WIDE];
+    const Run whole = {0, CELL};
     const int8_t *weights = weights_of(network, network->layers - 1);
     for (int x = 0; x < width + 2; x += POSITIONS) {
         const int64_t from = (int64_t)x * CELL;
         const uint8_t *const a[3] = {in[0] + from, in[1] + from, in[2] + from};
-        sum_products(weights, a, CELL, CELL, offset, own, WIDE);
+        sum_products(weights, a, CELL, CELL, &whole, 1, offset, own, WIDE);
         for (int p = 0; p < POSITIONS; p++)
             memcpy(sums + (x + p) * 12, own + p * WIDE, 12 * sizeof(int32_t));
     }

@@ -52,16 +52,33 @@ typedef struct {
     int32_t sum;
 } Apart;
 
-// Fill what a patch differs by from where (u, v) leads in the reference; return the sum of its
-// squares about its mean.
-static int64_t compare(const Level *reference, int top, int left, float u, float v,
-                       const Patch *patch, Apart *apart)
+// Where a patch is compared: in sixteenths of a pixel of the reference.
+typedef struct {
+    int x, y;
+} Place;
+
+static Place place_of(const Level *reference, int top, int left, float u, float v)
 {
     const int reach = EDGE - 1;
-    const int y = clamped(top * STEPS + rounded(v * STEPS), -reach * STEPS,
-                          (reference->height + reach - PATCH - 1) * STEPS);
-    const int x = clamped(left * STEPS + rounded(u * STEPS), -reach * STEPS,
-                          (reference->width + reach - PATCH - 1) * STEPS);
+    const Place place = {
+        clamped(left * STEPS + rounded(u * STEPS), -reach * STEPS,
+                (reference->width + reach - PATCH - 1) * STEPS),
+        clamped(top * STEPS + rounded(v * STEPS), -reach * STEPS,
+                (reference->height + reach - PATCH - 1) * STEPS),
+    };
+    return place;
+}
+
+static int are_one(Place one, Place other)
+{
+    return one.x == other.x && one.y == other.y;
+}
+
+// Fill what a patch differs by from a place of the reference; return the sum of its squares about
+// its mean.
+static int64_t compare(const Level *reference, Place place, const Patch *patch, Apart *apart)
+{
+    const int x = place.x, y = place.y;
     const uint8_t *at = reference->pixels + (intptr_t)(y >> 4) * reference->row + (x >> 4);
     int32_t squares;
     differ(at, reference->row, x & (STEPS - 1), y & (STEPS - 1), patch->slopes.template,
@@ -139,11 +156,17 @@ static const Apart *search(const Level *target, const Level *reference, const Es
     take_patch(target, top, left, &patch);
     int best = 0;
     float u = 0, v = 0, u1, v1;
-    int64_t error = compare(reference, top, left, u, v, &patch, apart + best);
+    const Place still = place_of(reference, top, left, u, v);
+    Place tried = still;
+    int64_t error = compare(reference, still, &patch, apart + best);
     for (int which = 0; which < 2 && error > 0; which++) {
-        if (!start_of(starts, which, row, column, &u1, &v1) || (u1 == u && v1 == v))
+        if (!start_of(starts, which, row, column, &u1, &v1))
             continue;
-        const int64_t other = compare(reference, top, left, u1, v1, &patch, apart + !best);
+        const Place place = place_of(reference, top, left, u1, v1);
+        if (are_one(place, still) || are_one(place, tried))
+            continue;
+        tried = place;
+        const int64_t other = compare(reference, place, &patch, apart + !best);
         if (other < error) {
             best = !best;
             error = other;
@@ -162,7 +185,8 @@ static const Apart *search(const Level *target, const Level *reference, const Es
         v1 = v + dv;
         if (!(__builtin_fabsf(u1 - u0) < PATCH && __builtin_fabsf(v1 - v0) < PATCH))
             break;
-        const int64_t other = compare(reference, top, left, u1, v1, &patch, apart + !best);
+        const Place place = place_of(reference, top, left, u1, v1);
+        const int64_t other = compare(reference, place, &patch, apart + !best);
         if (other >= error)
             break;
         best = !best;
@@ -180,21 +204,22 @@ static void search_row(const Level *target, const Level *reference, const Estima
                        const Starts *starts, int row, const uint8_t *marks, Cells *cells)
 {
     Apart apart[2];
+    const int columns = target->columns;
     cells->moves = 0;
-    for (int column = 0; column < target->columns; column++) {
-        float u = 0, v = 0;
-        if (!marks[column]) {
-            for (int i = 0; i < 16; i++)
-                cells->weights[i / 4][i % 4][column] = 1.0f / LENIENCE;
-        } else {
-            float weights[16];
-            const Apart *found =
-                search(target, reference, of, starts, row, column, &u, &v, apart);
-            weigh(found->each, weights);
-            for (int i = 0; i < 16; i++)
-                cells->weights[i / 4][i % 4][column] = weights[i];
-            cells->moves |= u != 0 || v != 0;
-        }
+    memset(cells->u, 0, (size_t)columns * sizeof *cells->u);
+    memset(cells->v, 0, (size_t)columns * sizeof *cells->v);
+    for (int i = 0; i < 16; i++)
+        for (int column = 0; column < columns; column++)
+            cells->weights[i / 4][i % 4][column] = 1.0f / LENIENCE;
+    for (int column = 0; column < columns; column++) {
+        if (!marks[column])
+            continue;
+        float u, v, weights[16];
+        const Apart *found = search(target, reference, of, starts, row, column, &u, &v, apart);
+        weigh(found->each, weights);
+        for (int i = 0; i < 16; i++)
+            cells->weights[i / 4][i % 4][column] = weights[i];
+        cells->moves |= u != 0 || v != 0;
         cells->u[column] = u;
         cells->v[column] = v;
     }

@@ -19,7 +19,7 @@ typedef struct {
 } Range;
 
 // Fill which blocks of a row have a vector, and return where the first and the last of them lie.
-static Range mark_moving(const int16_t *vectors, int columns, uint8_t *moving)
+static Range mark_moving(const int16_t *restrict vectors, int columns, uint8_t *restrict moving)
 {
     for (int x = 0; x < columns; x++) {
         uint32_t both;

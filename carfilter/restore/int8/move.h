@@ -67,14 +67,19 @@ static void NAMED(row_apart)(const Move *of, int y, Range part, int32_t *apart)
     const SAMPLE *other = (const SAMPLE *)of->reference + at;
     int whole = high == BLOCK ? row / BLOCK : 0;
     whole = whole < part.from ? part.from : whole < part.to ? whole : part.to;
-    for (int x = part.from; x < whole; x++, one += BLOCK, other += BLOCK) {
+    int x = part.from;
+#ifdef BY_BLOCKS
+    for (; x + 8 <= whole; x += 8, one += 8 * BLOCK, other += 8 * BLOCK)
+        eight_apart(one, other, row, apart + x);
+#endif
+    for (; x < whole; x++, one += BLOCK, other += BLOCK) {
         int32_t sum = 0;
         for (int i = 0; i < BLOCK; i++)
             for (int j = 0; j < BLOCK; j++)
                 sum += __builtin_abs(one[i * (intptr_t)row + j] - other[i * (intptr_t)row + j]);
         apart[x] = sum;
     }
-    for (int x = whole; x < part.to; x++, one += BLOCK, other += BLOCK)
+    for (; x < part.to; x++, one += BLOCK, other += BLOCK)
         apart[x] = NAMED(apart)(one, row, other, row, high,
                                 row - x * BLOCK < BLOCK ? row - x * BLOCK : BLOCK);
 }

@@ -47,19 +47,43 @@ EXPORTED void NAMED(carfilter_planes_mask)(
     }
 }
 
+/* Say whether LINES numbers are all the one that eight bytes repeat. */
+static int NAMED(are_all)(const SUM *numbers, uint64_t repeated) {
+    uint64_t apart = 0, some;
+    for (int i = 0; i < LINES; i += (int)(sizeof some / sizeof *numbers)) {
+        memcpy(&some, numbers + i, sizeof some);
+        apart |= some ^ repeated;
+    }
+    return !apart;
+}
+
 /* Fill what goes on from the picture before, for each sample; return whether anything does. */
 static int NAMED(goes_on)(
     const Average *of, int picture, int64_t at, int width, float *restrict link
 ) {
     if (!of->aparts[picture]) return 0;
     const SUM *apart = (const SUM *)of->aparts[picture] + at;
-    fetch_early(apart + TILE, (size_t)width * sizeof *apart);
-    const SUM zero = (SUM)of->zero;
-    SUM other = 0;
-    for (int x = 0; x < width; x++) other |= apart[x] ^ zero;
-    if (!other) return 0;
-    for (int x = 0; x < width; x++) link[x] = of->table[apart[x]];
-    return 1;
+    fetch_early(apart + width, TILE * sizeof *apart); /* of the next tile, or the next row's first */
+    const uint64_t none = (uint64_t)-1 / (SUM)-1 * (SUM)of->zero;
+    int any = 0, x = 0;
+    /* Few samples need a look at the table: a fixed camera sees the same again, and of what moves
+     * little goes on. */
+    for (; x + LINES <= width; x += LINES) {
+        const int equal = NAMED(are_all)(apart + x, 0);
+        if (equal || NAMED(are_all)(apart + x, none)) {
+            const float same = of->table[equal ? 0 : of->zero];
+            for (int i = 0; i < LINES; i++) link[x + i] = same;
+            any |= equal;
+            continue;
+        }
+        for (int i = 0; i < LINES; i++) link[x + i] = of->table[apart[x + i]];
+        any = 1;
+    }
+    for (; x < width; x++) {
+        link[x] = of->table[apart[x]];
+        any |= apart[x] != (SUM)of->zero;
+    }
+    return any;
 }
 
 /* Average columns of row y, `width` of them from `left` on.
@@ -79,7 +103,8 @@ static void NAMED(average)(
     for (int i = of->pictures - 1; i >= 0; i--) {
         const SAMPLE *luma = (const SAMPLE *)of->lumas[i] + y * of->luma_rows[i] + left;
         float *restrict link = links + (int64_t)i * TILE;
-        fetch_early(luma + TILE, (size_t)width * sizeof *luma);
+        const SAMPLE *next = left + width < of->width ? luma + width : luma + of->luma_rows[i] - left;
+        fetch_early(next, TILE * sizeof *luma);
         if (!linked[i + 1]) memset(later, 0, sizeof later);
         if (i < of->count) memcpy(after + (int64_t)i * 2 * TILE, later, sizeof later);
         linked[i] = (uint8_t)NAMED(goes_on)(of, i, at, width, link);

@@ -19,6 +19,7 @@ enum {
     SIDE = 8,         /* cells of a macroblock */
     MOST_WIDTH = 640, /* cells that are worked on side by side: their rows fit into 2 MB */
     MOST_MAPS = 8,
+    MOST_CELL = 40,   /* bytes of a cell of the first layer */
     NO_VALUE = 128,   /* the code of zero in the first layer */
     UNKNOWN = 0,      /* the code of a QP that is not known */
 };
@@ -31,6 +32,7 @@ typedef struct {
     int32_t head_bytes, body_bytes; /* of the weights of a layer */
     const int8_t *weights;          /* in the order of their use */
     const int32_t *offset; /* [layers][CHANNELS]: of sums, where the code of zero is not zero */
+    const int32_t *equal;  /* [maps][CHANNELS]: what one that is as the frame is adds to a sum */
     const float *scale;    /* [layers][CHANNELS]: what a sum is worth */
     const float *bias;     /* [layers][CHANNELS] */
     const float *rescale;  /* [layers]: to codes of the output */
@@ -50,6 +52,8 @@ typedef struct {
     float amount;          /* grey levels of a correction of one */
 } Picture;
 
+typedef struct Looked Looked; /* of the header that has the convolutions */
+
 /* One strip of a picture on its way through the layers. */
 typedef struct {
     const Network *network;
@@ -58,6 +62,8 @@ typedef struct {
     int first, last;        /* columns that are wanted, counted from `left` */
     int head_rows;          /* of its output that the head keeps, for the skip as well */
     uint8_t *input[ROWS];   /* of the first layer */
+    uint8_t *apart[ROWS];   /* the maps that are not as the frame is around each SIDE cells, a bit each */
+    Looked *looked;         /* [256] */
     uint8_t *edge_input;    /* a row of it outside the picture */
     uint8_t *edge;          /* the like of the others */
     uint8_t *rows;          /* of all layers but the tail, the head's first */
@@ -123,7 +129,7 @@ INLINE uint8_t qp_code(const Network *network, const Picture *picture, int map, 
 
 /* Fill row y of the picture as the first layer takes it: cells of the frame and of each reference,
  * then the QP codes of all of them. */
-static void fill(const Strip *strip, int y, uint8_t *out) {
+static void fill(const Strip *strip, int y) {
     const Network *network = strip->network;
     const Picture *picture = strip->picture;
     const int step = network->inputs, width = strip->width, maps = network->maps;
@@ -131,7 +137,9 @@ static void fill(const Strip *strip, int y, uint8_t *out) {
     const uint8_t *upper = picture->luma[0] + 2 * y * picture->luma_row[0] + at;
     const uint8_t *lower = upper + picture->luma_row[0];
     uint8_t apart[2][2 * (MOST_WIDTH + 4 * SIDE * SIDE)];
-    out += step; /* the position left of the first */
+    uint8_t *out = strip->input[y % ROWS] + step; /* right of the position left of the first */
+    uint8_t *marks = strip->apart[y % ROWS];
+    memset(marks, 0, (size_t)(width + SIDE - 1) / SIDE + 1);
     put_cells(upper, lower, out, width, step);
     for (int map = 1; map < maps; map++) {
         if (picture->luma[map] == picture->luma[0]) {
@@ -143,16 +151,19 @@ static void fill(const Strip *strip, int y, uint8_t *out) {
             fetch_early(row + 3 * pitch, 2 * (size_t)width);
             subtract(row, upper, apart[0], 2 * width, network->contrast);
             subtract(row + pitch, lower, apart[1], 2 * width, network->contrast);
+            for (int i = 0; i < 2; i++) memset(apart[i] + 2 * width, NO_VALUE, 2 * SIDE);
+            mark_apart(apart[0], apart[1], width, map, marks);
         }
         put_cells(apart[0], apart[1], out + 4 * map, width, step);
     }
-    uint8_t codes[MOST_MAPS];
+    uint8_t codes[MOST_MAPS] = {0};
     for (int x = 0; x < width; x += SIDE) {
         const int end = width - x < SIDE ? width - x : SIDE;
         for (int map = 0; map < maps; map++)
             codes[map] = qp_code(network, picture, map, y, strip->left + x);
         for (int i = x; i < x + end; i++)
-            for (int map = 0; map < maps; map++) out[(int64_t)i * step + 4 * maps + map] = codes[map];
+            for (int at = 4 * maps; at < step; at += 4) /* with what fills a cell up */
+                memcpy(out + (int64_t)i * step + at, codes + at - 4 * maps, 4);
     }
     memset(out + (int64_t)width * step, NO_VALUE, step);
 }
@@ -222,7 +233,7 @@ static void run_layer(const Strip *strip, int layer, int y) {
     }
     const uint8_t *skip = layer == network->layers - 2 ? row_of(strip, 0, y) + CELL : 0;
     uint8_t *out = row_of(strip, layer, y) + CELL;
-    convolve(network, layer, in, out, skip, width);
+    convolve(strip, layer, y, in, out, skip);
     memset(out + (size_t)width * CELL, 0, CELL); /* beyond the last position there is nothing */
 }
 
@@ -236,7 +247,7 @@ static void run_strip(Strip *strip, int top, int bottom) {
             const int y = time - layer, around = last - layer;
             if (y >= 0 && y >= top - around && y < height && y < bottom + around) {
                 for (; !layer && filled <= y + 1 && filled < height; filled++)
-                    fill(strip, filled, strip->input[filled % ROWS]);
+                    fill(strip, filled);
                 run_layer(strip, layer, y);
             }
         }
@@ -260,7 +271,8 @@ EXPORTED int NAMED(carfilter_rows_restore)(
     const size_t input = ((size_t)(most + 2) * network->inputs + 256) / 64 * 64;
     const int head_rows = network->layers, rows = head_rows + ROWS * (network->layers - 2) + 1;
     const size_t sums = (size_t)(most + 4 * BLOCK) * 12 * sizeof(int32_t);
-    void *block = malloc(64 + rows * pitch + (ROWS + 1) * input + sums);
+    const size_t blocks = (size_t)(most / SIDE + 2), looked = sizeof(Looked) << network->maps;
+    void *block = malloc(64 + rows * pitch + (ROWS + 1) * input + sums + looked + ROWS * blocks);
     if (!block) return -1;
     uint8_t *memory = (uint8_t *)(((uintptr_t)block + 63) / 64 * 64); /* of a cache line */
     memset(memory, 0, pitch);
@@ -272,6 +284,9 @@ EXPORTED int NAMED(carfilter_rows_restore)(
     memset(strip.edge_input, NO_VALUE, (ROWS + 1) * input);
     for (int i = 0; i < ROWS; i++) strip.input[i] = strip.edge_input + (i + 1) * input;
     strip.sums = (int32_t *)(strip.edge_input + (ROWS + 1) * input);
+    strip.looked = (Looked *)((char *)strip.sums + sums);
+    memset(strip.looked, 0, looked);
+    for (int i = 0; i < ROWS; i++) strip.apart[i] = (uint8_t *)strip.looked + looked + i * blocks;
     begin();
     for (int start = 0; start < picture->width; start += side) {
         const int stop = start + side < picture->width ? start + side : picture->width;

@@ -29,10 +29,11 @@ from carfilter.restore.int8.quantised import (
 
 _MOST_LAYERS, _MOST_INPUTS, _MOST_MAPS = 32, 40, 8
 _MOST_CHANNELS = 48
+_SAMPLES = 4  # of a cell
 _LINE = 64  # bytes
 _BAND = 32  # rows of cells at least that a thread restores
 _NUMBERS = ("layers", "maps", "inputs", "contrast", "head_bytes", "body_bytes")
-_POINTERS = ("weights", "offset", "scale", "bias", "rescale", "gates", "codes")
+_POINTERS = ("weights", "offset", "equal", "scale", "bias", "rescale", "gates", "codes")
 
 
 class _Network(ctypes.Structure):
@@ -129,9 +130,11 @@ class Rows:
         sums = [*map(totals, (head, *body)), tail_totals(tail)]
         offset = kind.packing.taken * np.stack(sums)
         offset[0] -= INPUT_ZERO * totals(head)
+        maps = np.split(head[:, : _SAMPLES * (1 + network.references)], 1 + network.references, 1)
         self._arrays: dict[str, npt.NDArray[Any]] = {
             "weights": _from_a_line_on(np.concatenate(packed)),
             "offset": offset,
+            "equal": (INPUT_ZERO - kind.packing.taken) * np.stack([*map(totals, maps)]),
             "scale": _wide([layer.sum_scale for layer in layers], channels),
             "bias": _wide([layer.bias for layer in layers], channels),
             "rescale": 1 / np.array([layer.out_scale or 1.0 for layer in layers], np.float32),

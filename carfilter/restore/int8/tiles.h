@@ -143,17 +143,31 @@ INLINE void convolve_blocks(
     finish(sums[turn ^ 1], by, out - BLOCK * CELL, skip ? skip - BLOCK * CELL : 0, 0, BLOCK);
 }
 
+/* Tiles take all maps together. */
+struct Looked {
+    int count;
+};
+
+static void mark_apart(
+    const uint8_t *upper, const uint8_t *lower, int width, int map, uint8_t *apart
+) {
+    (void)upper, (void)lower, (void)width, (void)map, (void)apart;
+}
+
 static int count_taps(const Network *network) {
     return (3 * network->inputs + 63) / 64;
 }
 
-/* Convolve a row of `width` positions to 48 channels.
+/* Convolve a row of positions to 48 channels.
  *
  * in: three rows, each from the position left of the first. skip: what is added to the layer. */
 static void convolve(
-    const Network *network, int layer, const uint8_t *const in[3], uint8_t *out,
-    const uint8_t *skip, int width
+    const Strip *strip, int layer, int y, const uint8_t *const in[3], uint8_t *out,
+    const uint8_t *skip
 ) {
+    (void)y;
+    const Network *network = strip->network;
+    const int width = strip->width;
     const float *scale = network->scale + CHANNELS * layer;
     const float *bias = network->bias + CHANNELS * layer;
     Finish by = {.skip = _mm512_set1_ps(network->skip)};
