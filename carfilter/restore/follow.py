@@ -10,10 +10,9 @@ alone there is one, which goes in as it came out, so that a little of those befo
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
 
 from carfilter.restore.motion.arrays import Field
-from carfilter.restore.planes import CpuPlanes, Linked, Plane, Planes
+from carfilter.restore.planes import Beside, CpuPlanes, Plane, Planes
 from carfilter.restore.steady import Restored
 
 _SHARE = 1.0  # of a neighbour that is equal, to the picture itself
@@ -57,7 +56,7 @@ def followed(
 def _averaged(
     planes: Planes,
     picture: Restored,
-    beside: tuple[Plane | None, Plane | None],
+    neighbours: tuple[Plane | None, Plane | None],
     strength: float,
     last: Plane | None,
 ) -> Plane:
@@ -66,29 +65,21 @@ def _averaged(
     level = _LEVEL * (0 if picture.qp is None else round(picture.qp) - _GOOD_QP)
     if level <= 0:
         return picture.luma
-    before, after = (
-        _neighbour(planes, picture, other, field, level)
-        for other, field in zip(beside, picture.motion, strict=True)
-    )
-    if before is None and after is None:
+    beside = [
+        _moved(planes, picture, other, field)
+        for other, field in zip(neighbours, picture.motion, strict=True)
+    ]
+    if not any(beside):
         return picture.luma
-    run = [Linked(picture.luma, None if before is None else before[1])]
-    if before is not None:
-        run.insert(0, Linked(before[0], None))
-    if after is not None:
-        run.append(Linked(*after))
-    amounts = [0.0] * (before is not None) + [strength]
-    return planes.average(run, amounts, None)[-1]
+    level *= 1 << (picture.depth - 8)
+    return planes.along(picture.luma, beside, picture.depth, level, _SHARE, strength)
 
 
-def _neighbour(
-    planes: Planes, picture: Restored, other: Plane | None, field: Field | None, level: float
-) -> tuple[Plane, Any] | None:
-    """Return a neighbour moved to where the picture shows the same, and how much of it goes in."""
+def _moved(
+    planes: Planes, picture: Restored, other: Plane | None, field: Field | None
+) -> Beside | None:
+    """Return a neighbour moved to where the picture shows the same."""
     if other is None or field is None or other.shape != picture.luma.shape:
         return None
-    moved, which = planes.moved(picture.luma, other, field, picture.depth)
-    if which is None:
-        return None
-    level *= 1 << (picture.depth - 8)
-    return moved, planes.links(moved, picture.luma, picture.depth, level, _SHARE, which)
+    moved, moving = planes.moved(picture.luma, other, field, picture.depth)
+    return None if moving is None else Beside(moved, moving)

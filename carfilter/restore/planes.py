@@ -37,12 +37,24 @@ class _Average(ctypes.Structure):
     )
 
 
+class _Along(ctypes.Structure):
+    _fields_ = (
+        ("luma", ctypes.c_void_p),
+        ("others", ctypes.c_void_p * 2),
+        ("marks", ctypes.c_void_p * 2),
+        *((n, ctypes.c_void_p) for n in ("table", "average")),
+        ("luma_row", ctypes.c_int64),
+        *((n, ctypes.c_int32) for n in ("height", "width", "most")),
+        ("amount", ctypes.c_float),
+    )
+
+
 @cache
 def _compiled() -> Any:
     """Return the library, or None where there is none for this CPU."""
     libraries = map(load_library, usable_kinds())
     library = next((one for one in libraries if one is not None), None)
-    if library is None or not hasattr(library, "carfilter_planes_apart_8"):
+    if library is None or not hasattr(library, "carfilter_planes_along_8"):
         return None
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     blocks = (pointer, pointer, size, size, number, number, number, pointer)
@@ -55,6 +67,8 @@ def _compiled() -> Any:
         mask.argtypes, mask.restype = (pointer, number, number, pointer, number), None
         average = getattr(library, f"carfilter_planes_average_{bits}")
         average.argtypes = (ctypes.POINTER(_Average), number, number)
+        along = getattr(library, f"carfilter_planes_along_{bits}")
+        along.argtypes, along.restype = (ctypes.POINTER(_Along),), None
     return library
 
 
@@ -217,6 +231,66 @@ def _averaged_by(
     return int(run(given, 0, lumas[0].shape[0]))
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A neighbour of a picture, moved to where that shows the same, and its blocks that are."""
+
+    luma: Plane
+    moving: Any  # Marks on a CPU
+
+
+def along(
+    luma: Luma, beside: Sequence[Beside | None], depth: int, level: float, share: float, amount: float
+) -> Luma:
+    """Return a picture averaged with the one before and the one after it.
+
+    Args:
+        depth: bits of a sample.
+        level, share: as `level` and `decay` of links(): how much of a neighbour goes in.
+        amount: how much of the way to the average it goes, 0..1.
+    """
+    library = _compiled()
+    lumas = [None if one is None else one.luma for one in beside]
+    if library is None or not _in_rows(luma, *(one for one in lumas if one is not None)):
+        return along_by_links(CpuPlanes(), luma, beside, depth, level, share, amount)
+    table, average = _table(depth, level, share), np.empty(luma.shape, luma.dtype)
+    others = [None if one is None else np.ascontiguousarray(one.luma) for one in beside]
+    marks = [None if one is None else np.ascontiguousarray(one.moving) for one in beside]
+    two = ctypes.c_void_p * 2
+    given = _Along(
+        luma=luma.ctypes.data, luma_row=luma.strides[0] // luma.itemsize,
+        others=two(*(None if one is None else one.ctypes.data for one in others)),
+        marks=two(*(None if one is None else one.ctypes.data for one in marks)),
+        table=table.ctypes.data, average=average.ctypes.data, most=len(table) - 1,
+        height=luma.shape[0], width=luma.shape[1], amount=amount,
+    )  # fmt: skip
+    getattr(library, f"carfilter_planes_along_{8 * luma.itemsize}")(ctypes.byref(given))
+    return average
+
+
+def along_by_links(
+    planes: "Planes",
+    luma: Plane,
+    beside: Sequence[Beside | None],
+    depth: int,
+    level: float,
+    share: float,
+    amount: float,
+) -> Plane:
+    """Return what along() does, by links() and average()."""
+    before, after = (
+        one and Linked(one.luma, planes.links(one.luma, luma, depth, level, share, one.moving))
+        for one in beside
+    )
+    run = [Linked(luma, before and before.link)]
+    if before is not None:
+        run.insert(0, Linked(before.luma, None))
+    if after is not None:
+        run.append(after)
+    amounts = [0.0] * (before is not None) + [amount]
+    return planes.average(run, amounts, None)[-1]
+
+
 def _changed_blocks(luma: Luma, before: Luma) -> Blocks:
     height, row_bytes = luma.shape[0], luma.shape[1] * luma.itemsize
     unit: Any = np.uint64 if row_bytes % 8 == 0 else np.uint8  # eight samples in one comparison
@@ -317,6 +391,17 @@ class Planes(Protocol):
     ) -> list[Plane]:
         """See average()."""
 
+    def along(
+        self,
+        luma: Plane,
+        beside: Sequence[Beside | None],
+        depth: int,
+        level: float,
+        share: float,
+        amount: float,
+    ) -> Plane:
+        """See along()."""
+
     def nothing(self, shape: tuple[int, ...]) -> Any:
         """Return the `past` of a picture that has none before it, [H, W]."""
 
@@ -332,6 +417,7 @@ class CpuPlanes:
     moved = staticmethod(moved_where_better)
     links = staticmethod(links)
     average = staticmethod(average)
+    along = staticmethod(along)
 
     def nothing(self, shape: tuple[int, ...]) -> Floats:
         """Return the past of a picture that has none."""

@@ -6,6 +6,7 @@
 enum {
     LINES = 16, /* of a macroblock */
     MARKED = 4, /* pixels to a side of what has one mark; BLOCK of levels.h */
+    RUN = 16,   /* pixels of a row that are averaged along motion at a time */
     TILE = 256, /* samples of a row that are averaged at a time: what they need stays in the cache */
 };
 
@@ -67,6 +68,19 @@ typedef struct {
     int32_t pictures, count, width;
     int32_t zero;               /* the place in the table where nothing goes on */
 } Average;
+
+/* What along() in carfilter/restore/planes.py takes. */
+typedef struct {
+    const void *luma;
+    const void *others[2];   /* pictures moved to where this one shows the same, rows of `width` */
+    const uint8_t *marks[2]; /* of their blocks of 4x4 pixels, which alone go in; or none */
+    const float *table;      /* how much goes in, for each value of how far they are apart */
+    void *average;           /* rows of `width` */
+    int64_t luma_row;        /* samples */
+    int32_t height, width;
+    int32_t most;            /* places in the table */
+    float amount;            /* of the way to the average */
+} Along;
 
 static int smaller(int a, int b) {
     return a < b ? a : b;

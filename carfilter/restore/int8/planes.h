@@ -156,3 +156,87 @@ EXPORTED int NAMED(carfilter_planes_average)(const Average *of, int top, int bot
     free(after);
     return 0;
 }
+
+/* Fill `rows` with three rows of samples around (x, y), from the one left of x on, so many as a run
+ * needs; beyond the plane its border repeats. */
+static void NAMED(rows_around)(
+    const SAMPLE *plane, int64_t row, int height, int width, int y, int x,
+    SAMPLE kept[3][RUN + 2], const SAMPLE *rows[3]
+) {
+    for (int i = 0; i < 3; i++) {
+        const int line = y + i - 1 < 0 ? 0 : smaller(y + i - 1, height - 1);
+        const SAMPLE *at = plane + line * row;
+        rows[i] = at + x - 1;
+        if (x && x + RUN < width) continue;
+        for (int j = 0; j < RUN + 2; j++)
+            kept[i][j] = at[x + j - 1 < 0 ? 0 : smaller(x + j - 1, width - 1)];
+        rows[i] = kept[i];
+    }
+}
+
+/* Fill how much of another picture goes into each of a run of pixels. */
+static void NAMED(shares)(const Along *of, int which, int y, int x, float share[RUN]) {
+    const uint8_t *marks = of->marks[which];
+    const int blocks = (of->width + MARKED - 1) / MARKED, count = smaller(RUN, of->width - x);
+    SAMPLE kept[2][3][RUN + 2];
+    const SAMPLE *a[3], *b[3];
+    SUM columns[RUN + 2];
+    NAMED(rows_around)(of->luma, of->luma_row, of->height, of->width, y, x, kept[0], a);
+    NAMED(rows_around)(of->others[which], of->width, of->height, of->width, y, x, kept[1], b);
+    for (int i = 0; i < RUN + 2; i++) {
+        const SUM upper = a[0][i] > b[0][i] ? a[0][i] - b[0][i] : b[0][i] - a[0][i];
+        const SUM here = a[1][i] > b[1][i] ? a[1][i] - b[1][i] : b[1][i] - a[1][i];
+        const SUM lower = a[2][i] > b[2][i] ? a[2][i] - b[2][i] : b[2][i] - a[2][i];
+        columns[i] = (SUM)(upper + 2 * here + lower);
+    }
+    marks += (int64_t)(y / MARKED) * blocks + x / MARKED;
+    for (int i = 0; i < count; i++) {
+        const SUM sum = (SUM)(columns[i] + 2 * columns[i + 1] + columns[i + 2]);
+        share[i] = marks[i / MARKED] ? of->table[smaller((int)sum, of->most - 1)] : 0;
+    }
+}
+
+/* Say whether another picture goes into any of a run of pixels. */
+static int NAMED(goes_in)(const Along *of, int which, int y, int x) {
+    if (!of->marks[which]) return 0;
+    const int blocks = (of->width + MARKED - 1) / MARKED;
+    const uint8_t *row = of->marks[which] + (int64_t)(y / MARKED) * blocks;
+    const int end = smaller(blocks, (x + RUN) / MARKED);
+    int any = 0;
+    for (int i = x / MARKED; i < end; i++) any |= row[i];
+    return any;
+}
+
+/* Fill a picture with its averages with those before and after; what carfilter_planes_average()
+ * makes of the three, with the same roundings. */
+EXPORTED void NAMED(carfilter_planes_along)(const Along *of) {
+    for (int y = 0; y < of->height; y++) {
+        const SAMPLE *luma = (const SAMPLE *)of->luma + y * of->luma_row;
+        SAMPLE *out = (SAMPLE *)of->average + (int64_t)y * of->width;
+        memcpy(out, luma, (size_t)of->width * sizeof *out);
+        for (int x = 0; x < of->width; x += RUN) {
+            const int in[2] = {NAMED(goes_in)(of, 0, y, x), NAMED(goes_in)(of, 1, y, x)};
+            if (!in[0] && !in[1]) continue;
+            const int count = smaller(RUN, of->width - x);
+            const int64_t at = (int64_t)y * of->width + x;
+            float sum[RUN], weight[RUN], share[RUN];
+            for (int i = 0; i < count; i++) {
+                sum[i] = (float)luma[x + i];
+                weight[i] = 1;
+            }
+            for (int which = 0; which < 2; which++) {
+                if (!in[which]) continue;
+                const SAMPLE *other = (const SAMPLE *)of->others[which] + at;
+                NAMED(shares)(of, which, y, x, share);
+                for (int i = 0; i < count; i++) {
+                    sum[i] = (float)other[i] * share[i] + sum[i];
+                    weight[i] = share[i] + weight[i];
+                }
+            }
+            for (int i = 0; i < count; i++) {
+                const float own = (float)luma[x + i], mean = sum[i] / weight[i];
+                out[x + i] = (SAMPLE)(int)__builtin_rintf((mean - own) * of->amount + own);
+            }
+        }
+    }
+}

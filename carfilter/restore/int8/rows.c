@@ -142,18 +142,15 @@ static void fill(const Strip *strip, int y) {
     memset(marks, 0, (size_t)(width + SIDE - 1) / SIDE + 1);
     put_cells(upper, lower, out, width, step);
     for (int map = 1; map < maps; map++) {
-        if (picture->luma[map] == picture->luma[0]) {
-            memset(apart, NO_VALUE, sizeof apart);
-        } else {
-            const int64_t pitch = picture->luma_row[map];
-            const uint8_t *row = picture->luma[map] + 2 * y * pitch + at;
-            fetch_early(row + 2 * pitch, 2 * (size_t)width);
-            fetch_early(row + 3 * pitch, 2 * (size_t)width);
-            subtract(row, upper, apart[0], 2 * width, network->contrast);
-            subtract(row + pitch, lower, apart[1], 2 * width, network->contrast);
-            for (int i = 0; i < 2; i++) memset(apart[i] + 2 * width, NO_VALUE, 2 * SIDE);
-            mark_apart(apart[0], apart[1], width, map, marks);
-        }
+        if (picture->luma[map] == picture->luma[0]) continue; /* the codes of zero lie there */
+        const int64_t pitch = picture->luma_row[map];
+        const uint8_t *row = picture->luma[map] + 2 * y * pitch + at;
+        fetch_early(row + 2 * pitch, 2 * (size_t)width);
+        fetch_early(row + 3 * pitch, 2 * (size_t)width);
+        subtract(row, upper, apart[0], 2 * width, network->contrast);
+        subtract(row + pitch, lower, apart[1], 2 * width, network->contrast);
+        for (int i = 0; i < 2; i++) memset(apart[i] + 2 * width, NO_VALUE, 2 * SIDE);
+        mark_apart(apart[0], apart[1], width, map, marks);
         put_cells(apart[0], apart[1], out + 4 * map, width, step);
     }
     uint8_t codes[MOST_MAPS] = {0};
