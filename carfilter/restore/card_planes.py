@@ -18,7 +18,7 @@ from carfilter.pictures import MACROBLOCK, Blocks, Luma
 from carfilter.restore.failures import in_a_line, is_device_failure, is_out_of_memory
 from carfilter.restore.motion import card
 from carfilter.restore.motion.arrays import BLOCK, Field
-from carfilter.restore.planes import KERNEL, Beside, Linked, along_by_links
+from carfilter.restore.planes import KERNEL, Linked
 from carfilter.restore.samples import as_float
 from carfilter.restore.slots import streams
 
@@ -86,18 +86,6 @@ class CardPlanes:
             return [one.to(torch.int32).to(pictures[0].luma.dtype) for one in made]
 
         return self._do(start)
-
-    def along(
-        self,
-        luma: Tensor,
-        beside: Sequence[Beside | None],
-        depth: int,
-        level: float,
-        share: float,
-        amount: float,
-    ) -> Tensor:
-        """See planes.along()."""
-        return along_by_links(self, luma, beside, depth, level, share, amount)
 
     def nothing(self, shape: tuple[int, ...]) -> Tensor:
         """Return the past of a picture that has none."""

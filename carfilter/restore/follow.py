@@ -8,17 +8,49 @@ neighbours give nearly all that there is to win, and nothing is moved more than 
 alone there is one, which goes in as it came out, so that a little of those before it does too.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+import ctypes
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from carfilter.restore.motion.arrays import Field
-from carfilter.restore.planes import Beside, CpuPlanes, Plane, Planes
+from carfilter.restore.planes import (
+    CpuPlanes,
+    Linked,
+    Plane,
+    Planes,
+    compiled,
+    in_rows,
+    share_table,
+)
 from carfilter.restore.steady import Restored
 
 _SHARE = 1.0  # of a neighbour that is equal, to the picture itself
 # Levels, as in links(), by which a neighbour differs that goes in with 1/e of that share: none up
 # to a mean QP, and so much more with each step from there.
 _GOOD_QP, _LEVEL = 29, 0.7
+
+
+class _Along(ctypes.Structure):
+    _fields_ = (
+        ("luma", ctypes.c_void_p),
+        ("others", ctypes.c_void_p * 2),
+        ("marks", ctypes.c_void_p * 2),
+        *((n, ctypes.c_void_p) for n in ("table", "average")),
+        ("luma_row", ctypes.c_int64),
+        *((n, ctypes.c_int32) for n in ("height", "width", "most")),
+        ("amount", ctypes.c_float),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A neighbour of a picture, moved to where that shows the same, and its blocks that are."""
+
+    luma: Plane
+    moving: Any  # Marks on a CPU
 
 
 def followed(
@@ -72,7 +104,7 @@ def _averaged(
     if not any(beside):
         return picture.luma
     level *= 1 << (picture.depth - 8)
-    return planes.along(picture.luma, beside, picture.depth, level, _SHARE, strength)
+    return along(planes, picture.luma, beside, picture.depth, level, strength)
 
 
 def _moved(
@@ -83,3 +115,59 @@ def _moved(
         return None
     moved, moving = planes.moved(picture.luma, other, field, picture.depth)
     return None if moving is None else Beside(moved, moving)
+
+
+def along(
+    planes: Planes,
+    luma: Plane,
+    beside: Sequence[Beside | None],
+    depth: int,
+    level: float,
+    amount: float,
+) -> Plane:
+    """Return a picture [H, W] averaged with the one before and the one after it.
+
+    Args:
+        depth: bits of a sample.
+        level: see planes.links().
+        amount: how much of the way to the average it goes, 0..1.
+    """
+    library = compiled() if isinstance(luma, np.ndarray) else None
+    if library is None or not in_rows(luma):
+        return _along_by_links(planes, luma, beside, depth, level, amount)
+    table, average = share_table(depth, level, _SHARE), np.empty(luma.shape, luma.dtype)
+    lumas = [None if one is None else np.ascontiguousarray(one.luma) for one in beside]
+    marks = [None if one is None else np.ascontiguousarray(one.moving) for one in beside]
+    two = ctypes.c_void_p * 2
+    given = _Along(
+        luma=luma.ctypes.data, luma_row=luma.strides[0] // luma.itemsize,
+        others=two(*(None if one is None else one.ctypes.data for one in lumas)),
+        marks=two(*(None if one is None else one.ctypes.data for one in marks)),
+        table=table.ctypes.data, average=average.ctypes.data, most=len(table) - 1,
+        height=luma.shape[0], width=luma.shape[1], amount=amount,
+    )  # fmt: skip
+    getattr(library, f"carfilter_planes_along_{8 * luma.itemsize}")(ctypes.byref(given))
+    return average
+
+
+def _along_by_links(
+    planes: Planes,
+    luma: Plane,
+    beside: Sequence[Beside | None],
+    depth: int,
+    level: float,
+    amount: float,
+) -> Plane:
+    before, after = (
+        None
+        if one is None
+        else Linked(one.luma, planes.links(one.luma, luma, depth, level, _SHARE, one.moving))
+        for one in beside
+    )
+    run = [Linked(luma, None if before is None else before.link)]
+    if before is not None:
+        run.insert(0, Linked(before.luma, None))
+    if after is not None:
+        run.append(after)
+    amounts = [0.0] * (before is not None) + [amount]
+    return planes.average(run, amounts, None)[-1]

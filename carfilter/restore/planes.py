@@ -37,20 +37,8 @@ class _Average(ctypes.Structure):
     )
 
 
-class _Along(ctypes.Structure):
-    _fields_ = (
-        ("luma", ctypes.c_void_p),
-        ("others", ctypes.c_void_p * 2),
-        ("marks", ctypes.c_void_p * 2),
-        *((n, ctypes.c_void_p) for n in ("table", "average")),
-        ("luma_row", ctypes.c_int64),
-        *((n, ctypes.c_int32) for n in ("height", "width", "most")),
-        ("amount", ctypes.c_float),
-    )
-
-
 @cache
-def _compiled() -> Any:
+def compiled() -> Any:
     """Return the library, or None where there is none for this CPU."""
     libraries = map(load_library, usable_kinds())
     library = next((one for one in libraries if one is not None), None)
@@ -68,14 +56,14 @@ def _compiled() -> Any:
         average = getattr(library, f"carfilter_planes_average_{bits}")
         average.argtypes = (ctypes.POINTER(_Average), number, number)
         along = getattr(library, f"carfilter_planes_along_{bits}")
-        along.argtypes, along.restype = (ctypes.POINTER(_Along),), None
+        along.argtypes, along.restype = (pointer,), None
     return library
 
 
 def changed_blocks(luma: Luma, before: Luma) -> Blocks:
     """Return in which macroblocks two pictures [H, W] differ, [ceil(H/16), ceil(W/16)]."""
-    library = _compiled()
-    if library is None or not _in_rows(luma, before):
+    library = compiled()
+    if library is None or not in_rows(luma, before):
         return _changed_blocks(luma, before)
     height, width = luma.shape
     changed = np.empty((-(-height // MACROBLOCK), -(-width // MACROBLOCK)), np.bool_)
@@ -88,10 +76,10 @@ def kept(plane: Luma, last: Luma, changed: Blocks) -> Luma:
 
     The plane is used up.
     """
-    library = _compiled()
+    library = compiled()
     if plane is last:
         return plane
-    if library is None or not _in_rows(plane, last) or not plane.flags.writeable:
+    if library is None or not in_rows(plane, last) or not plane.flags.writeable:
         return _kept(plane, last, changed)
     marks = np.ascontiguousarray(changed)
     library.carfilter_planes_keep(*_blockwise(plane, last), marks.ctypes.data)
@@ -103,7 +91,8 @@ def _blockwise(a: Luma, b: Luma) -> tuple[int, ...]:
     return *rows, a.shape[1] * a.itemsize, MACROBLOCK * a.itemsize
 
 
-def _in_rows(*planes: Luma) -> bool:
+def in_rows(*planes: Luma) -> bool:
+    """Say whether the samples of each row lie side by side."""
     return all(plane.strides[1] == plane.itemsize for plane in planes)
 
 
@@ -130,7 +119,7 @@ def links(
         depth: bits of a sample.
         where: blocks of 4x4 pixels, of which alone anything goes on; None is all.
     """
-    table = _table(depth, level, decay)
+    table = share_table(depth, level, decay)
     apart = _apart_around(before, luma, len(table) - 2)
     if where is not None:
         _mask(apart, where, len(table) - 1)
@@ -138,8 +127,8 @@ def links(
 
 
 def _apart_around(before: Luma, luma: Luma, most: int) -> Apart:
-    library = _compiled()
-    if library is None or not _in_rows(before, luma):
+    library = compiled()
+    if library is None or not in_rows(before, luma):
         return _apart(before, luma, most)
     height, width = luma.shape
     result = np.empty((height, width), np.uint16 if luma.itemsize == 1 else np.uint32)
@@ -154,7 +143,7 @@ def _apart_around(before: Luma, luma: Luma, most: int) -> Apart:
 
 def _mask(apart: Apart, where: Marks, most: int) -> None:
     """Write `most` over all but some blocks of 4x4 pixels."""
-    library = _compiled()
+    library = compiled()
     height, width = apart.shape
     if library is not None:
         marks = np.ascontiguousarray(where)
@@ -166,7 +155,7 @@ def _mask(apart: Apart, where: Marks, most: int) -> None:
 
 
 @cache
-def _table(depth: int, level: float, decay: float) -> Floats:
+def share_table(depth: int, level: float, decay: float) -> Floats:
     """Return the share for each sum of differences around a pixel, and zero."""
     apart = np.arange(KERNEL * ((1 << depth) - 1) + 1, dtype=np.float32)
     table: Floats = np.exp(apart * np.float32(-1 / (KERNEL * level))) * np.float32(decay)
@@ -191,10 +180,10 @@ def average(
         past: sum and weight of what the picture before the first was made of, [2, H, W]; None is
             nothing, and then nothing is kept.
     """
-    library = _compiled()
+    library = compiled()
     height, width = pictures[0].luma.shape
     averages = [np.empty((height, width), pictures[0].luma.dtype) for _ in amounts]
-    if library is not None and _in_rows(*(one.luma for one in pictures)):
+    if library is not None and in_rows(*(one.luma for one in pictures)):
         run = getattr(library, f"carfilter_planes_average_{8 * averages[0].itemsize}")
         if not _averaged_by(run, pictures, amounts, past, averages):
             return averages
@@ -229,66 +218,6 @@ def _averaged_by(
         zero=len(table) - 1,
     )  # fmt: skip
     return int(run(given, 0, lumas[0].shape[0]))
-
-
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """A neighbour of a picture, moved to where that shows the same, and its blocks that are."""
-
-    luma: Plane
-    moving: Any  # Marks on a CPU
-
-
-def along(
-    luma: Luma, beside: Sequence[Beside | None], depth: int, level: float, share: float, amount: float
-) -> Luma:
-    """Return a picture averaged with the one before and the one after it.
-
-    Args:
-        depth: bits of a sample.
-        level, share: as `level` and `decay` of links(): how much of a neighbour goes in.
-        amount: how much of the way to the average it goes, 0..1.
-    """
-    library = _compiled()
-    lumas = [None if one is None else one.luma for one in beside]
-    if library is None or not _in_rows(luma, *(one for one in lumas if one is not None)):
-        return along_by_links(CpuPlanes(), luma, beside, depth, level, share, amount)
-    table, average = _table(depth, level, share), np.empty(luma.shape, luma.dtype)
-    others = [None if one is None else np.ascontiguousarray(one.luma) for one in beside]
-    marks = [None if one is None else np.ascontiguousarray(one.moving) for one in beside]
-    two = ctypes.c_void_p * 2
-    given = _Along(
-        luma=luma.ctypes.data, luma_row=luma.strides[0] // luma.itemsize,
-        others=two(*(None if one is None else one.ctypes.data for one in others)),
-        marks=two(*(None if one is None else one.ctypes.data for one in marks)),
-        table=table.ctypes.data, average=average.ctypes.data, most=len(table) - 1,
-        height=luma.shape[0], width=luma.shape[1], amount=amount,
-    )  # fmt: skip
-    getattr(library, f"carfilter_planes_along_{8 * luma.itemsize}")(ctypes.byref(given))
-    return average
-
-
-def along_by_links(
-    planes: "Planes",
-    luma: Plane,
-    beside: Sequence[Beside | None],
-    depth: int,
-    level: float,
-    share: float,
-    amount: float,
-) -> Plane:
-    """Return what along() does, by links() and average()."""
-    before, after = (
-        one and Linked(one.luma, planes.links(one.luma, luma, depth, level, share, one.moving))
-        for one in beside
-    )
-    run = [Linked(luma, before and before.link)]
-    if before is not None:
-        run.insert(0, Linked(before.luma, None))
-    if after is not None:
-        run.append(after)
-    amounts = [0.0] * (before is not None) + [amount]
-    return planes.average(run, amounts, None)[-1]
 
 
 def _changed_blocks(luma: Luma, before: Luma) -> Blocks:
@@ -391,17 +320,6 @@ class Planes(Protocol):
     ) -> list[Plane]:
         """See average()."""
 
-    def along(
-        self,
-        luma: Plane,
-        beside: Sequence[Beside | None],
-        depth: int,
-        level: float,
-        share: float,
-        amount: float,
-    ) -> Plane:
-        """See along()."""
-
     def nothing(self, shape: tuple[int, ...]) -> Any:
         """Return the `past` of a picture that has none before it, [H, W]."""
 
@@ -417,7 +335,6 @@ class CpuPlanes:
     moved = staticmethod(moved_where_better)
     links = staticmethod(links)
     average = staticmethod(average)
-    along = staticmethod(along)
 
     def nothing(self, shape: tuple[int, ...]) -> Floats:
         """Return the past of a picture that has none."""

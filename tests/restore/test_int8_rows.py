@@ -102,8 +102,26 @@ def footage(size: tuple[int, int], references: int) -> Picture:
     return replace(noisy(), references=tuple(noisy() for _ in range(references)))
 
 
+def unchanged(given: Picture) -> Picture:
+    """As of a fixed camera: references differ here and there, in blocks and in single pixels."""
+    rng, size = np.random.default_rng(6), given.luma.shape
+
+    def like(one: Picture, share: float) -> Picture:
+        blocks = rng.random([-(-side // 16) for side in size]) < share
+        differs = blocks.repeat(16, 0).repeat(16, 1)[: size[0], : size[1]]
+        differs |= rng.random(size) < share / 256
+        return replace(one, luma=np.where(differs, one.luma, given.luma))
+
+    shares = (0.0, 0.05, 0.1, 0.3, 0.6, 0.9)
+    seen = [like(one, share) for one, share in zip(given.references, shares, strict=False) if one]
+    return replace(given, references=tuple(seen))
+
+
 def ways(given: Picture) -> list[Picture]:
-    """With all that is known, without the QPs, without some references, and without all."""
+    """With all that is known, without the QPs, without some references, and without all.
+
+    And with references that are as the picture is in most places.
+    """
     blind = (replace(one, qp=None) for one in given.references if one is not None)
     some = (one if i % 2 else None for i, one in enumerate(given.references))
     return [
@@ -111,6 +129,7 @@ def ways(given: Picture) -> list[Picture]:
         replace(given, qp=None, references=tuple(blind)),
         replace(given, references=tuple(some)),
         replace(given, references=()),
+        unchanged(given),
     ]
 
 

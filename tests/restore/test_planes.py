@@ -5,10 +5,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from carfilter.restore import planes
-from carfilter.restore.planes import Linked, average, changed_blocks, kept, links
+from carfilter.restore import follow, planes
+from carfilter.restore.follow import Beside, along
+from carfilter.restore.planes import CpuPlanes, Linked, average, changed_blocks, kept, links
 
-pytestmark = pytest.mark.skipif(planes._compiled() is None, reason="not compiled for this CPU")
+pytestmark = pytest.mark.skipif(planes.compiled() is None, reason="not compiled for this CPU")
 
 SIZES = [(16, 16), (33, 47), (64, 96), (45, 700), (1, 5)]
 
@@ -69,7 +70,7 @@ def test_only_marked_blocks_go_on_in_c_as_in_numpy(
     a, b = drawn(rng, size, depth)
     marks = rng.random((-(-size[0] // 4), -(-size[1] // 4))) < 0.5
     made = links(a, b, depth, 4.8, 0.96, marks)
-    monkeypatch.setattr(planes, "_compiled", lambda: None)
+    monkeypatch.setattr(planes, "compiled", lambda: None)
     assert np.array_equal(made.apart, links(a, b, depth, 4.8, 0.96, marks).apart)
     shares = made.table[made.apart]
     marked = marks.repeat(4, 0).repeat(4, 1)[: size[0], : size[1]]
@@ -94,10 +95,29 @@ def test_averages_are_the_same_in_c_as_in_numpy(
     start = rng.random((2, *size), dtype=np.float32) * 100
     past, by_numpy = start.copy(), start.copy()
     results = average(pictures, amounts, past)
-    monkeypatch.setattr(planes, "_compiled", lambda: None)
+    monkeypatch.setattr(planes, "compiled", lambda: None)
     for one, other in zip(results, average(pictures, amounts, by_numpy), strict=True):
         assert np.array_equal(one, other)
     assert np.array_equal(past, by_numpy)
+
+
+@pytest.mark.parametrize("depth", [8, 10, 16])
+def test_averages_along_motion_are_the_same_in_c_as_in_numpy(
+    rng: np.random.Generator, size: tuple[int, int], depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, luma, after = drawn(rng, size, depth, 3)
+    blocks = -(-size[0] // 4), -(-size[1] // 4)
+    first, last = (Beside(one, rng.random(blocks) < 0.3) for one in (before, after))
+    ways = [(beside, 0.7) for beside in ((first, last), (first, None), (None, last))]
+    ways.append(((first, last), 0.0))
+    how = depth, 3.5 * (1 << (depth - 8))
+    made = [along(CpuPlanes(), luma, beside, *how, amount) for beside, amount in ways]
+    assert np.array_equal(made[-1], luma)
+    assert size == (1, 5) or not np.array_equal(made[0], luma)
+    for module in (planes, follow):
+        monkeypatch.setattr(module, "compiled", lambda: None)
+    for (beside, amount), one in zip(ways, made, strict=True):
+        assert np.array_equal(along(CpuPlanes(), luma, beside, *how, amount), one)
 
 
 def test_an_average_without_a_past_is_that_of_an_empty_one(
@@ -108,5 +128,5 @@ def test_an_average_without_a_past_is_that_of_an_empty_one(
     pictures = [Linked(*pair) for pair in zip(lumas, [None, *made], strict=True)]
     wanted = average(pictures, [0.0, 1.0], np.zeros((2, *size), np.float32))
     assert np.array_equal(average(pictures, [0.0, 1.0], None), wanted)
-    monkeypatch.setattr(planes, "_compiled", lambda: None)
+    monkeypatch.setattr(planes, "compiled", lambda: None)
     assert np.array_equal(average(pictures, [0.0, 1.0], None), wanted)

@@ -55,7 +55,7 @@ class Copies:
         threading.setprofile(None)  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(planes._compiled() is None, reason="what numpy does beside it copies more")
+@pytest.mark.skipif(planes.compiled() is None, reason="what numpy does beside it copies more")
 @pytest.mark.parametrize("weights", ["fast", "best"])
 def test_luma_is_copied_once_to_the_network_and_once_back_and_so_is_chroma(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str

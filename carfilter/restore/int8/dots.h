@@ -123,7 +123,7 @@ static void convolve(
     convolve_by_tiles(network, layer, in, out, skip, width);
 #else
     int cell = CELL;
-    __asm__("" : "+r"(cell));
+    __asm__("" : "+r"(cell)); /* GCC 12 sends sums to memory and back where it knows that number */
     const Run whole = {0, (uint8_t)(3 * cell)};
     const int32_t *offset = network->offset + CHANNELS * layer;
     int32_t sums[BLOCK * CHANNELS] __attribute__((aligned(64)));

@@ -48,7 +48,8 @@ static void look_at(const Network *network, int which, Looked *looked) {
             looked->offset[c] += network->equal[map * CHANNELS + c];
 }
 
-/* Apart from the loops around it, of whose counters GCC would make sums go to memory and back. */
+/* See sum_products(). In a function of its own: else GCC moves sums from register to register for the
+ * loops around it. */
 __attribute__((noinline)) static void sum_looked_at(
     const Network *network, const Looked *looked, const uint8_t *const in[3], int32_t *sums
 ) {

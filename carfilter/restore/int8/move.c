@@ -91,8 +91,17 @@ EXPORTED void carfilter_motion_compose(const int16_t *first, const int16_t *seco
                                        int32_t columns, int16_t *both)
 {
     const int step = BLOCK * STEPS; // 64, which is shifted by
+    static const int16_t still[2 * TOGETHER];
     for (int y = 0; y < rows; y++) {
         for (int x = 0; x < columns; x++, first += 2, both += 2) {
+            while (columns - x >= TOGETHER && !memcmp(first, still, sizeof still)) {
+                memcpy(both, second + 2 * ((intptr_t)y * columns + x), sizeof still);
+                x += TOGETHER;
+                first += 2 * TOGETHER;
+                both += 2 * TOGETHER;
+            }
+            if (x == columns)
+                break;
             const int right = (first[0] + step / 2) >> 6, down = (first[1] + step / 2) >> 6;
             const int row = clamped(y + down, 0, rows - 1);
             const int column = clamped(x + right, 0, columns - 1);

@@ -69,7 +69,7 @@ typedef struct {
     int32_t zero;               /* the place in the table where nothing goes on */
 } Average;
 
-/* What along() in carfilter/restore/planes.py takes. */
+/* What along() in carfilter/restore/follow.py takes. */
 typedef struct {
     const void *luma;
     const void *others[2];   /* pictures moved to where this one shows the same, rows of `width` */

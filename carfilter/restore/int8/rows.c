@@ -158,9 +158,11 @@ static void fill(const Strip *strip, int y) {
         const int end = width - x < SIDE ? width - x : SIDE;
         for (int map = 0; map < maps; map++)
             codes[map] = qp_code(network, picture, map, y, strip->left + x);
-        for (int i = x; i < x + end; i++)
-            for (int at = 4 * maps; at < step; at += 4) /* with what fills a cell up */
-                memcpy(out + (int64_t)i * step + at, codes + at - 4 * maps, 4);
+        uint8_t *at = out + (int64_t)x * step + 4 * maps; /* with what fills a cell up */
+        if (step - 4 * maps == 8)
+            for (int i = 0; i < end; i++, at += step) memcpy(at, codes, 8);
+        else
+            for (int i = 0; i < end; i++, at += step) memcpy(at, codes, 4);
     }
     memset(out + (int64_t)width * step, NO_VALUE, step);
 }
