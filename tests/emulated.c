@@ -5,7 +5,7 @@
 
 #include <stdio.h>
 
-enum { MEMORIES = 8 + 2 * MOST_MAPS };
+enum { MEMORIES = 9 + 2 * MOST_MAPS };
 
 static void take(void *memory, int64_t bytes) {
     if (bytes && fread(memory, (size_t)bytes, 1, stdin) != 1) exit(2);
@@ -27,17 +27,18 @@ int main(void) {
     }
     network.weights = memory[0];
     network.offset = memory[1];
-    network.scale = memory[2];
-    network.bias = memory[3];
-    network.rescale = memory[4];
-    network.gates = memory[5];
-    network.codes = memory[6];
-    picture.restored = memory[7];
+    network.equal = memory[2];
+    network.scale = memory[3];
+    network.bias = memory[4];
+    network.rescale = memory[5];
+    network.gates = memory[6];
+    network.codes = memory[7];
+    picture.restored = memory[8];
     for (int i = 0; i < MOST_MAPS; i++) {
-        picture.luma[i] = memory[8 + 2 * i];
-        picture.qp[i] = memory[9 + 2 * i];
+        picture.luma[i] = memory[9 + 2 * i];
+        picture.qp[i] = memory[10 + 2 * i];
     }
     if (NAMED(carfilter_rows_start)()) return 3;
     if (NAMED(carfilter_rows_restore)(&network, &picture, band[0], band[1])) return 3;
-    return fwrite(picture.restored, (size_t)bytes[7], 1, stdout) == 1 ? 0 : 4;
+    return fwrite(picture.restored, (size_t)bytes[8], 1, stdout) == 1 ? 0 : 4;
 }

@@ -55,6 +55,7 @@ class Emulated:
         weights = network.head_bytes + (layers - 2) * network.body_bytes + tail
         memories = [
             (network.weights, weights), (network.offset, channels),
+            (network.equal, 4 * self._channels * network.maps),
             (network.scale, channels), (network.bias, channels),
             (network.rescale, 4 * layers), (network.gates, 4 * 256), (network.codes, 256),
             (picture.restored, rows * picture.restored_row + columns),
