@@ -79,7 +79,9 @@ INLINE Spread spread(const uint8_t *inputs) {
 }
 
 INLINE Lanes dot(Lanes sum, Spread inputs, const int8_t *weights) {
-    return _mm256_dpbusd_avx_epi32(sum, inputs, LOAD(weights));
+    Lanes by = LOAD(weights);
+    __asm__("" : "+x"(by)); /* GCC would read them from memory again for each position */
+    return _mm256_dpbusd_avx_epi32(sum, inputs, by);
 }
 
 #else

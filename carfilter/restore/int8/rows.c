@@ -76,8 +76,10 @@ typedef struct {
 /* Arrays of vectors are registers once the loops over them are unrolled. */
 #ifdef __clang__
 #define UNROLL _Pragma("clang loop unroll(full)")
+#define UNROLL_8 _Pragma("clang loop unroll_count(8)")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL_8 _Pragma("GCC unroll 8")
 #endif
 
 static const int8_t *weights_of(const Network *network, int layer) {

@@ -40,7 +40,8 @@ INLINE void add_point(const int8_t *weights, const int16_t *in, int32_t *sums) {
         UNROLL for (int t = 0; t < SIDE_BY_SIDE; t++)
             UNROLL for (int g = 0; g < GROUPS; g++)
                 sum[t][g] = LOAD(sums + t * CHANNELS + out + g * LANES);
-        for (int c = 0; c < CHANNELS; c += 2, w += 4 * CHANNELS) {
+        /* GCC copies all sums once in each turn. */
+        UNROLL_8 for (int c = 0; c < CHANNELS; c += 2, w += 4 * CHANNELS) {
             Lanes a[SIDE_BY_SIDE];
             UNROLL for (int t = 0; t < SIDE_BY_SIDE; t++)
                 a[t] = spread_words(in + t * CHANNELS + c);
