@@ -13,7 +13,7 @@ from carfilter.commands.options import CONTEXT_SETTINGS, dash, grouped, model_op
 from carfilter.commands.stdio import outlive_stderr
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
-from carfilter.process import prepare_process
+from carfilter.process import load_numpy, prepare_process
 from carfilter.unfinished import check_outputs, check_writable, written_whole
 
 if TYPE_CHECKING:
@@ -69,10 +69,11 @@ def main() -> None:
 
 
 def _run(inputs: Sequence[Path], given: dict[str, Any], *, quiet: bool) -> int:
+    prepare_process()
+    load_numpy()
     from carfilter.commands.inspect_display import InspectDisplay
 
     display = InspectDisplay(quiet=quiet)
-    prepare_process()
     try:
         outputs = [Path(name) for name in _outputs(given).values() if name not in (None, "-")]
         for path in outputs:
