@@ -24,6 +24,9 @@ _FORWARD = Fraction(30 * 3600)  # of others, where a gap is a pause in the recor
 _OVERLAP = Fraction(1)  # by which sound may start before the picture behind a splice
 _SHORT, _SHORT_FRAMES = Fraction(1, 2), 4  # a file that ends so much early may be whole
 _WITH_LENGTH = ("mov", "matroska")  # whose headers say it before the rest is written
+# Of them those that say where they end, and not how long they are, if FFmpeg's muxer made them:
+# https://github.com/FFmpeg/FFmpeg/blob/master/libavformat/matroskaenc.c (mkv->duration)
+_FROM_ZERO = ("matroska",)
 _KEPT = 8  # epochs that a late packet, or one behind a single wild timestamp, may belong to
 
 
@@ -88,17 +91,21 @@ class Clock:
         """Return by how much a file has ended before its header says, "" where it has not, or where
         nobody can tell; call it at the end of the file."""
         video = next(s for s in container.streams.video if s.index == self.video_index)
-        if self.jumps or container.format.name.partition(",")[0] not in _WITH_LENGTH:
+        form = container.format.name.partition(",")[0]
+        if self.jumps or form not in _WITH_LENGTH:
             return ""
+        counts = form not in _FROM_ZERO
         if video.duration and video.time_base and self.video_index in self._places:
-            end = ((video.start_time or 0) + video.duration) * as_fraction(video.time_base)
+            ticks = ((counts and video.start_time) or 0) + video.duration
+            end = ticks * as_fraction(video.time_base)
             reached = self._places[self.video_index].next
         else:
             lasting = [s for s in container.streams if s.type in ("video", "audio")]
             unread = [s for s in lasting if s.index not in self._places and not is_picture(s)]
             if unread or not self._places or not container.duration:
                 return ""
-            end = Fraction((container.start_time or 0) + container.duration, 1_000_000)
+            begin = (counts and container.start_time) or 0
+            end = Fraction(begin + container.duration, 1_000_000)
             reached = max(place.next for place in self._places.values())
         allowed = _SHORT + _SHORT_FRAMES / (rate_of(video) or Fraction(25))
         if end - reached <= allowed:

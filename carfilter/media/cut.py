@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeAlias
 
 import av
 import av.error
 
+from carfilter.media.clock import Clock
 from carfilter.media.selection import is_picture
 from carfilter.media.ticks import as_fraction, packet_seconds, shift_packet
 
+OpenAgain: TypeAlias = Callable[[], av.container.InputContainer]
+
 _MOST_REORDERED = 16  # pictures, in H.264 and HEVC
+_FAR = 10  # seconds from zero at which a source begins by a clock
+_WRAPPED = -0.5  # before which it does where a clock begins anew, as MPEG's does behind 2^33
+_MPEG = ("mpegts", "mpeg")  # FFmpeg seeks in them by time alone, which splices repeat
 
 
 class Cut:
@@ -37,16 +43,30 @@ class Cut:
             for seconds in (start_seconds, end_seconds)
         )
         self.shift = Fraction(0)  # seconds that are taken off all times
+        self._reach: int | None = None  # a byte of the file, behind which the start does not lie
         self.has_audio = any(stream.type == "audio" for stream in copied)
         self.video_ended = False
 
-    def seek(self) -> bool:
+    @property
+    def begins_by_a_clock(self) -> bool:
+        """Whether the source begins so far from zero that its times are those of some clock."""
+        wrapped = self.container.format.name in _MPEG and self.first < _WRAPPED
+        return wrapped or abs(self.first) > _FAR
+
+    def seek(self, again: OpenAgain) -> bool:
         """Go to a key frame before the start; False where none is found or the source cannot seek.
 
         The reader may stand anywhere afterwards if there is none.
+
+        Args:
+            again: opens the source once more; the container is closed here.
         """
         assert self.begin is not None
         try:
+            if self.container.format.name in _MPEG:
+                self._reach = self._byte_of(self.begin, again)
+                if self._reach is None:
+                    return False
             place = self._place_of_key(self.begin)
             if place is not None:
                 self._go_to(place)
@@ -54,6 +74,18 @@ class Cut:
             return False
         self.video.codec_context.flush_buffers()
         return place is not None
+
+    def _byte_of(self, begin: Fraction, again: OpenAgain) -> int | None:
+        """Return where in the file reading comes to a time; None where its clock jumps before."""
+        with again() as twin:
+            video = next(s for s in twin.streams.video if s.index == self.video.index)
+            clock = Clock(twin, video)
+            for packet in twin.demux(video):
+                clock.correct(packet)
+                at = packet_seconds(packet)
+                if clock.jumps or (at is not None and at >= begin):
+                    return None if clock.jumps else packet.pos
+        return None
 
     def _place_of_key(self, begin: Fraction) -> Fraction | None:
         """Return where to seek so that a key frame lies between there and `begin`; None where that
@@ -77,13 +109,18 @@ class Cut:
         pictures that are shown before their key frame cannot be decoded without the one before."""
         for packet in self.container.demux(self.video):
             at = packet_seconds(packet)
-            if at is None or at > begin:
+            if at is None or at > begin or self._is_behind(packet):
                 return False
             if packet.is_keyframe:
                 if packet.pts is None:
                     return at + self._most_reordered() <= begin
                 return packet.pts * as_fraction(packet.time_base) <= begin
         return False
+
+    def _is_behind(self, packet: av.Packet[Any]) -> bool:
+        """Say whether a packet lies behind where reading comes to the start: what was spliced to a
+        file may count from zero as well."""
+        return self._reach is not None and packet.pos is not None and packet.pos > self._reach
 
     def _most_reordered(self) -> Fraction:
         """Return by how many seconds a picture may be shown later than it is decoded."""

@@ -22,6 +22,7 @@ FORMATS = ("segment", "stream_segment", "ssegment")
 _CUTTING = ("segment_time", "strftime", "reset_timestamps", "flush_packets", "fflags")
 _NO_NEGATIVE_TIMES = (".ts", ".m2ts", ".mts")
 _DEFAULT_SECONDS = 2.0  # FFmpeg's
+_INEXACT = 1e-6  # seconds, by which differences of times come out too small
 _WRITE = 2  # AVIO_FLAG_WRITE
 _NUMBER = re.compile(r"%\d*d")
 
@@ -49,6 +50,7 @@ class Segments:
         self.interrupted = False  # what is open then ends as NAME.partial.EXT
         self.partial: Path | None = None
         self._cut_off = pattern  # what `partial` would be called if it were complete
+        self._first_seconds = 0.0  # of the first frame
         self._growing: dict[Path, Path] = {}  # hidden files by the names they will have
         self._by_time = options.get("strftime", "0") not in ("0", "false")
         self._check(source)
@@ -85,10 +87,14 @@ class Segments:
         return cutting
 
     def begins_at(self, seconds: float, last_seconds: float | None) -> bool:
-        """Say whether a segment boundary lies between two frames."""
+        """Say whether a segment boundary lies between two frames; they count from the first one."""
         if last_seconds is None:
+            self._first_seconds = seconds
             return False
-        return int(seconds / self.seconds) > int(last_seconds / self.seconds)
+        return self._count(seconds) > self._count(last_seconds)
+
+    def _count(self, seconds: float) -> int:
+        return int((seconds - self._first_seconds + _INEXACT) / self.seconds)
 
     def store(self, part: Path, path: Path) -> None:
         """Give a closed file its name: that of a complete segment, or of one that was cut off.

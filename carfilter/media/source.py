@@ -35,7 +35,6 @@ from carfilter.pictures import QpMap
 
 logger = logging.getLogger("carfilter")
 
-_FAR = 10  # seconds from zero at which a source begins by a clock
 _MAX_FAILURES = 200  # consecutive packets that cannot be read or decoded
 
 
@@ -148,13 +147,14 @@ class Source:
         cut = self.cut()
         if cut.begin is not None:
             return cut.begin
-        return cut.first if self.counts_from_zero or abs(cut.first) > _FAR else Fraction(0)
+        from_zero = self.counts_from_zero or cut.begins_by_a_clock
+        return cut.first if from_zero else Fraction(0)
 
     def goes_to_start(self) -> bool:
         """Go to the key frame before -ss; False if the reader has moved and not arrived there."""
         if not self.options.start_seconds or self.seconds is None or not can_seek(self.name):
             return True
-        return self.cut().seek()
+        return self.cut().seek(self.opened_again)
 
     def events(self) -> Iterator[Event]:
         """Yield decoded frames and packets to copy, in the order of the file, timestamps shifted

@@ -172,7 +172,7 @@ class AudioConversion:
     ) -> None:
         self._decoder = stream.codec_context
         check_encoder(codec, "audio", "-c:a", "aac")
-        rate, layout = self._decoder.sample_rate, self._decoder.layout
+        rate, layout = _rate_for(codec, self._decoder.sample_rate), self._decoder.layout
         try:
             added = target.add_stream(codec, rate=rate, time_base=Fraction(1, rate))
         except (av.error.FFmpegError, ValueError) as error:
@@ -248,6 +248,14 @@ class AudioConversion:
             rate=self._encoder.sample_rate,
             frame_size=frame_size,
         )
+
+
+def _rate_for(codec: str, rate: int) -> int:
+    """Return the sample rate that an encoder takes for a source: its own, or the next higher."""
+    known = av.Codec(codec, "w").audio_rates
+    if not known or rate in known:
+        return rate
+    return min((one for one in known if one > rate), default=max(known))
 
 
 class SubtitleConversion:
