@@ -238,6 +238,8 @@ class Book:
         part = target.with_name(row.part)
         if self._size(part) == row.target_size:
             _place(part, target, overwrite=True)
+        elif self._size(target) == row.target_size:
+            _place_sidecar(part, target)
         return self._size(target) == row.target_size
 
     @staticmethod
@@ -249,12 +251,14 @@ class Book:
 
 
 def _place(part: Path, target: Path, *, overwrite: bool) -> None:
-    """Give a finished file its name; the folder goes to the disk, since a name lives there."""
-    if sidecar_of(part).exists():
-        sidecar_of(part).replace(sidecar_of(target))
-    else:
+    """Give a finished file its name; the folder goes to the disk, since a name lives there.
+
+    Its sidecar comes last: where that lies beside the part, another run knows that it is to come.
+    """
+    if not sidecar_of(part).exists():
         drop_stale_sidecar(target)
     placed = place(part, target, overwrite=overwrite)
+    _place_sidecar(part, placed)
     descriptor = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -264,6 +268,11 @@ def _place(part: Path, target: Path, *, overwrite: bool) -> None:
         raise CarfilterError(
             f"{target}: came to exist during the work; its result is complete and lies in {placed}"
         )
+
+
+def _place_sidecar(part: Path, placed: Path) -> None:
+    if sidecar_of(part).exists():
+        sidecar_of(part).replace(sidecar_of(placed))
 
 
 def _temporary_files(folder: Path) -> Iterator[Path]:

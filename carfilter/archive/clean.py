@@ -26,6 +26,7 @@ from carfilter.archive.events import (
 )
 from carfilter.archive.look import Look
 from carfilter.archive.machine import choose_workers, wants_gpu
+from carfilter.archive.outputs import check_run_outputs
 from carfilter.archive.plan import (
     Found,
     Naming,
@@ -49,7 +50,6 @@ from carfilter.process import cores
 from carfilter.restore.weights import load_weights
 from carfilter.run.options import FilterOptions
 from carfilter.run.sidecar import sidecar_of
-from carfilter.unfinished import check_outputs, is_stdout
 
 _SPARE_BYTES = 64 << 20  # free space below which no file is begun
 
@@ -107,7 +107,7 @@ def clean_archive(
     found = scan(in_dir, out_dir, naming)
     check_collisions([f for f in found.videos if f.claims])
     _check_any(found, in_dir, options)
-    _check_outputs(found, state_path(out_dir, options), options)
+    _check_outputs(found, out_dir, state_path(out_dir, options), options)
     observe = logged(observe, options.log_json)  # not before, since opening makes the file
     observe(Event(SCANNED, _scan_text(found), values={"files": len(found.videos)}))
     settings = Settings(_weights_sha256(options), describe_options(options.filter))
@@ -159,15 +159,9 @@ def _check_any(found: Scan, in_dir: Path, options: ArchiveOptions) -> None:
         raise CarfilterError(f"{in_dir}: holds no video{what}; check the folder")
 
 
-def _check_outputs(found: Scan, state: Path, options: ArchiveOptions) -> None:
-    """Refuse to write over a video of the archive, one output over another, or into stdout."""
-    files = {"a page has pictures beside it": options.report, "a database is read again": state}
-    for what, path in files.items():
-        if path is not None and is_stdout(path):
-            raise CarfilterError(f"{path}: {what} and goes into a file; give its name")
-    log = None if options.log_json in (None, "-") else Path(str(options.log_json))
-    outputs = [path for path in (options.report, log, state) if path is not None]
-    check_outputs(outputs, (video.source for video in found.videos))
+def _check_outputs(found: Scan, out_dir: Path, state: Path, options: ArchiveOptions) -> None:
+    report, log = options.report, options.log_json
+    check_run_outputs(found.videos, out_dir, report=report, log_json=log, state=state)
 
 
 def _scan_text(found: Scan) -> str:
@@ -414,6 +408,6 @@ class _Drive:
         path, stop = self.options.report, self.stop
         if self.watch is not None and stop.is_set():  # its usual end, and files came since
             found, stop = replace(found, videos=self.watch.videos()), threading.Event()
-            _check_outputs(found, self.book.state.path, self.options)
+            _check_outputs(found, self.out_dir, self.book.state.path, self.options)
         if path is not None and not stop.is_set() and not self.totals.stopped:
             write_report(path, found, self.book, self.totals, pool, self.template, stop)

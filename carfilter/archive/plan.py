@@ -211,8 +211,13 @@ def check_collisions(videos: Sequence[Found]) -> None:
 
 
 def colliding(videos: Sequence[Found]) -> list[list[Found]]:
-    """Return the groups of videos whose results would have the same name."""
+    """Return the groups of videos whose results would have the same name, or that of a folder that
+    holds another's."""
     by_target: dict[Path, list[Found]] = defaultdict(list)
+    in_folder: dict[Path, Found] = {}
     for found in videos:
         by_target[found.target].append(found)
+        in_folder.update(dict.fromkeys(found.target.parents, found))
+    for target in by_target.keys() & in_folder.keys():
+        by_target[target].append(in_folder[target])
     return [group for group in by_target.values() if len(group) > 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -56,8 +57,9 @@ def write_report(
 
 
 def _thumbnails(row: Row, folder: Path) -> tuple[Path, Path]:
-    # By content, so that a file done again gets new pictures.
-    name = f"{row.content_sha256[:16]}-{row.target_size}"
+    # By all that makes the result, so that a file done again gets new pictures.
+    made = f"{row.target} {row.target_size} {row.weights_sha256} {row.options}"
+    name = f"{row.content_sha256[:16]}-{hashlib.sha256(made.encode()).hexdigest()[:16]}"
     return folder / f"{name}-before.png", folder / f"{name}-after.png"
 
 

@@ -20,6 +20,7 @@ from carfilter.media.hardware import usable_encoder
 from carfilter.media.hdr import hdr_options
 from carfilter.media.libav.stream import chroma_location, set_aspect_ratio
 from carfilter.media.options import TargetOptions
+from carfilter.media.routes import MPEG_VIDEO
 from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
 from carfilter.media.source import Source
 from carfilter.media.streams import cannot_hold, check_encoder, copy_tags
@@ -31,6 +32,7 @@ logger = logging.getLogger("carfilter")
 _RATE_CONTROL = {"crf", "qp", "b", "maxrate", "minrate", "bufsize", "cq", "rc", "global_quality"}
 _PARAMS = ("x264-params", "x264opts", "x265-params")
 _Y4M_FORMATS = ("yuv411p", "yuv420p", "yuvj420p", "yuv422p", "yuv444p", "gray")
+_MPEG = ("mpegts", "mpeg", "vcd", "svcd", "vob", "dvd")  # the muxers of MPEG-TS and -PS
 _MPEG4_TICKS = 60_000  # a second; below its 2^16, and whole at 24, 25, 29.97, 30, 50 and 60 fps
 # All that its own detection asks for (x264's common/cpu.c).
 _X264_AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
@@ -70,6 +72,8 @@ def add_video(
     codec = options.video_codec or _default_codec(holder, asked, is_pipe=is_pipe)
     check_encoder(codec, "video", "-c:v", "libx264")
     codec, given = usable_encoder(codec, options.encoder)
+    if holder.format.name in _MPEG and av.Codec(codec, "w").canonical_name not in MPEG_VIDEO:
+        raise MediaError(cannot_hold(holder, "-c:v", codec))
     try:
         stream = container.add_stream(
             codec,

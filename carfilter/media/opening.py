@@ -235,7 +235,8 @@ def _why_not_opened(name: str, error: Exception, wanted: str | None) -> str:
             "stdin: not a video that can be read from a pipe; an MP4 needs -movflags +faststart"
             " (or send -f nut or -f matroska), raw streams need --input-format"
         )
-    if isinstance(error, av.error.InvalidDataError):
+    cut_off = isinstance(error, av.error.EOFError) and not is_url(name)
+    if cut_off or isinstance(error, av.error.InvalidDataError):
         return (
             f"{name}: not a video file, or its header is damaged or cut off;"
             " give carfilter --input-format with its format, or recover it with the recorder's own"

@@ -30,9 +30,10 @@ _SURE = {"aac", "ac3", "eac3", "flac", "mp2", "mp3", "opus", "vorbis"}
 _TRIED_PACKETS = 50
 _UNKNOWN = "nobody knows what it is; FFmpeg leaves it out as well"
 _WHOLE = {"audio": "sound", "video": "picture"}
-# The MPEG-TS muxer takes anything and writes what it does not know as anonymous private data.
+# The muxers of MPEG take anything and write what they do not know as anonymous private data.
+MPEG_VIDEO = ("h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4")
 _TS_HOLDS = {
-    *("h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "av1"),
+    *MPEG_VIDEO,
     *("mp2", "mp2float", "mp3", "mp3float", "mp1", "mp1float", "aac", "aac_latm", "ac3", "eac3"),
     *("dca", "dts", "opus", "truehd", "s302m"),
     *("dvb_subtitle", "dvbsub", "dvb_teletext", "klv", "scte_35", "timed_id3"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -291,6 +292,25 @@ def test_the_report_shows_verdicts_and_a_pair_of_pictures(tmp_path: Path) -> Non
     pictures = sorted(path.name for path in (tmp_path / "page_files").iterdir())
     assert [name.rpartition("-")[2] for name in pictures] == ["after.png", "before.png"] * 2
     assert all(f'src="page_files/{name}"' in text for name in pictures)
+
+
+def test_the_report_of_a_file_done_again_shows_the_new_result(tmp_path: Path) -> None:
+    archive, page, seen = make_archive(tmp_path / "in", 1), tmp_path / "page.html", []
+    for strength in (0.0, 1.0):
+        options = replace(
+            PLAIN,
+            report=page,
+            filter=replace(
+                PLAIN.filter,
+                target=TargetOptions(video_codec="rawvideo", format="matroska"),
+                restore=RestoreOptions(strength=strength),
+            ),
+        )
+        clean(archive, tmp_path / "out", options)
+        shown = re.findall(r'src="(page_files/[^"]*after\.png)"', page.read_text())
+        seen += [(tmp_path / name).read_bytes() for name in shown]
+    assert len(seen) == 2
+    assert seen[0] != seen[1]
 
 
 def test_a_plan_says_time_and_growth_and_does_nothing(tmp_path: Path) -> None:

@@ -45,6 +45,16 @@ def test_two_files_that_would_get_one_name_are_refused_with_a_way_out(tmp_path: 
     check_collisions(scan(tmp_path, tmp_path / "out", Naming(append=True)).videos)
 
 
+def test_a_result_that_would_have_the_name_of_a_folder_of_others_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mkv").mkdir()
+    for name in ("a.avi", "a.mkv/b.mp4", "a.mkv/c.mp4"):
+        (tmp_path / name).write_bytes(b"x")
+    found = scan(tmp_path, tmp_path / "out", Naming())
+    with pytest.raises(CarfilterError, match=r"a\.avi and a\.mkv/[bc]\.mp4 .*--append-ext"):
+        check_collisions(found.videos)
+    check_collisions(scan(tmp_path, tmp_path / "out", Naming(append=True)).videos)
+
+
 @pytest.mark.parametrize("out", ["in", "in/inside", "."])
 def test_overlapping_folders_are_refused(tmp_path: Path, out: str) -> None:
     (tmp_path / "in").mkdir()

@@ -34,6 +34,20 @@ def test_a_video_is_never_written_over(tmp_path: Path, option: str) -> None:
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["out/camera0/clip000.mp4", "out/camera0/clip000.mp4.json", "folder"]
+)
+def test_a_page_that_would_cost_a_result_or_fail_is_refused_before_the_work(
+    tmp_path: Path, name: str
+) -> None:
+    archive, out = make_archive(tmp_path / "in", 1), tmp_path / "out"
+    (tmp_path / "folder").mkdir()
+    code, _, said = run_batch(archive, out, *FIXED, "--sidecar", "--report", tmp_path / name)
+    assert code == 1
+    assert f"{tmp_path / name}: is " in said
+    assert not out.exists()
+
+
 def test_two_outputs_of_a_run_never_share_a_file(tmp_path: Path) -> None:
     archive, out, one = make_archive(tmp_path / "in", 1), tmp_path / "out", tmp_path / "one"
     code, _, said = run_batch(archive, out, *FIXED, "--report", one, "--log-json", one)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import carfilter.archive.book as books
 from carfilter.archive.book import Book, Settings, describe_options
 from carfilter.archive.plan import Found
 from carfilter.archive.state import (
@@ -25,6 +26,8 @@ from carfilter.errors import CarfilterError
 from carfilter.media.options import TargetOptions
 from carfilter.restore.restorer import RestoreOptions
 from carfilter.run.options import FilterOptions
+from carfilter.run.sidecar import sidecar_of
+from carfilter.unfinished import place
 
 SETTINGS = Settings("weights", "{}")
 
@@ -151,6 +154,8 @@ def test_a_verified_result_survives_a_cut_before_and_after_its_renaming(
     found, book = make_found(tmp_path), open_book(tmp_path)
     part = book.begin(found, None)
     part.write_bytes(b"result")
+    sidecar_of(part).write_bytes(b"fresh")
+    sidecar_of(found.target).write_bytes(b"of an earlier result")
     row = book.row(found)
     row.status, row.target_size = VERIFIED, 6
     book.state.save(row)
@@ -160,7 +165,32 @@ def test_a_verified_result_survives_a_cut_before_and_after_its_renaming(
     book.recover()
     assert book.row(found).status == DONE
     assert found.target.read_bytes() == b"result"
+    assert sidecar_of(found.target).read_bytes() == b"fresh"
     assert not part.exists()
+
+
+@pytest.mark.parametrize("at", ["before", "after"])
+def test_a_cut_while_a_result_gets_its_name_costs_no_sidecar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    found, book = make_found(tmp_path), open_book(tmp_path)
+    part = book.begin(found, None)
+    part.write_bytes(b"result")
+    sidecar_of(part).write_bytes(b"fresh")
+
+    def cut(*given: Path, **how: bool) -> None:
+        if at == "after":
+            place(*given, **how)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(books, "place", cut)
+    outcome = Outcome(found.key, target_size=6, frames=3, content_sha256="abc")
+    with pytest.raises(KeyboardInterrupt):
+        book.accept(found, part, outcome)
+    monkeypatch.undo()
+    open_book(tmp_path).recover()
+    assert found.target.read_bytes() == b"result"
+    assert sidecar_of(found.target).read_bytes() == b"fresh"
 
 
 def test_a_verified_result_that_is_gone_is_done_again(tmp_path: Path) -> None:

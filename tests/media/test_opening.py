@@ -20,6 +20,7 @@ from carfilter import filter_video, restored_frames
 from carfilter.errors import DeviceError, MediaError
 from carfilter.media import opening
 from carfilter.media.options import SourceOptions
+from carfilter.media.source import open_source
 from carfilter.restore.restorer import RestoreOptions
 from carfilter.run.options import FilterOptions
 from clips import make_clip, read_content, tiny_weights
@@ -367,3 +368,13 @@ def test_a_device_that_is_not_there_leaves_no_source_open(tmp_path: Path) -> Non
     with pytest.raises(DeviceError, match="--device nowhere") as _too:
         filter_video(source, tmp_path / "out.mp4", weights, options)
     assert not is_open()
+
+
+def test_an_mp4_that_ends_within_its_header_is_no_source_that_is_down(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "in.mp4", frames=50)
+    data = path.read_bytes()
+    for kept in range(data.rindex(b"moov"), len(data), 97):
+        path.write_bytes(data[:kept])
+        with pytest.raises(MediaError) as refusal:
+            open_source(path)
+        assert "the source is up" not in str(refusal.value)

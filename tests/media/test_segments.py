@@ -48,6 +48,15 @@ def test_segments_are_cut_at_the_second_and_hold_every_frame_and_packet(
     assert not list(tmp_path.glob(".*"))
 
 
+def test_segments_count_from_the_first_frame_as_ffmpeg_does(tmp_path: Path) -> None:
+    late = [8 + number for number in range(90)]
+    source = make_clip(tmp_path / "in.mkv", frames=90, pts=late)
+    assert float(read_content(source).seconds[0]) == pytest.approx(8 / 25, abs=0.001)
+    cut(source, tmp_path / "part%03d.mkv")
+    contents = [read_content(part) for part in sorted(tmp_path.glob("part*"))]
+    assert [len(content.planes) for content in contents] == [25, 25, 25, 15]
+
+
 def test_each_segment_can_begin_at_zero_and_says_how_it_was_made(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "in.mp4", frames=60)
     cut(source, tmp_path / "a%d.mkv", reset_timestamps=1)

@@ -276,6 +276,51 @@ def test_g711_is_named_where_not_even_pcm_can_go(tmp_path: Path, codec: str) -> 
     assert kinds(tmp_path / "out.ts")[1] == ("audio", "aac")
 
 
+@pytest.mark.parametrize(("codec", "target", "rate"), [("libopus", "mkv", 48000),
+                                                       ("ac3", "ts", 32000)])  # fmt: skip
+def test_sound_is_encoded_at_a_rate_that_the_encoder_knows(
+    tmp_path: Path, codec: str, target: str, rate: int
+) -> None:
+    """AC-3 does not know the 8 kHz of telephones, and Opus not the 44.1 kHz of discs."""
+    made = tmp_path / "tone.mkv"
+    source = make_clip(tmp_path / "in.mkv", frames=50, audio="aac" if rate > 40000 else "pcm_s16le")
+    if rate > 40000:
+        with av.open(str(source)) as clip, av.open(str(made), "w") as out:
+            video = out.add_stream_from_template(clip.streams.video[0], opaque=True)
+            sound = out.add_stream("aac", rate=44100)
+            sound.codec_context.layout = "mono"
+            for packet in clip.demux(clip.streams.video[0]):
+                if packet.size:
+                    packet.stream = video
+                    out.mux_one(packet)
+            for at in range(0, 88200, 1024):
+                frame = av.AudioFrame("fltp", "mono", 1024)
+                for plane in frame.planes:
+                    plane.update(bytes(plane.buffer_size))
+                frame.pts, frame.sample_rate, frame.time_base = at, 44100, Fraction(1, 44100)
+                out.mux(sound.encode(frame))
+            out.mux(sound.encode(None))
+        source = made
+    through(source, tmp_path / f"out.{target}", audio_codec=codec)
+    with av.open(str(tmp_path / f"out.{target}")) as result:
+        frames = list(result.decode(audio=0))
+    assert frames[0].sample_rate == rate
+    assert sum(frame.samples for frame in frames) == pytest.approx(2 * rate, abs=rate / 10)
+
+
+@pytest.mark.parametrize("target", ["out.ts", "out.m2ts", "out.mpg"])
+@pytest.mark.parametrize("codec", ["ffv1", "rawvideo", "mjpeg"])
+def test_pictures_that_mpeg_has_no_name_for_are_refused(
+    tmp_path: Path, codec: str, target: str
+) -> None:
+    """Its muxers take them, and nobody could read what they write."""
+    source = make_clip(tmp_path / "in.mkv")
+    with pytest.raises(MediaError, match=f"-c:v {codec}: .*cannot hold it; use an .mkv target"):
+        through(source, tmp_path / target, video_codec=codec)
+    assert not (tmp_path / target).exists()
+    through(source, tmp_path / target, video_codec="mpeg2video")
+
+
 def test_alpha_stays_in_matroska_and_is_named_for_h264(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "in.mkv", codec="ffv1", pix_fmt="yuva420p")
     through(source, tmp_path / "out.mkv")

@@ -312,6 +312,46 @@ def test_a_cut_counts_in_the_times_behind_the_jump(tmp_path: Path) -> None:
     assert set(steps(content)) == {FRAME}
 
 
+@pytest.mark.parametrize("ending", ["ts", "mpg"])
+def test_a_cut_of_recordings_that_were_joined_is_of_the_whole(tmp_path: Path, ending: str) -> None:
+    """FFmpeg seeks in MPEG by time, which each of them begins anew."""
+    if ending == "ts":
+        clip = second_of_video(tmp_path)
+        part = transport_stream(clip, Fraction(1))
+    else:
+        clip = make_clip(tmp_path / "one.mpg", codec="mpeg2video", frames=25)
+        part = clip.read_bytes()
+    source = tmp_path / f"in.{ending}"
+    source.write_bytes(part * 4)
+    options = replace(THROUGH, source=SourceOptions(start_seconds=0.6))
+    run, content = restored(source, tmp_path / "out.nut", options)
+    assert 80 <= run.frames <= 88  # sound may begin before the picture
+    assert equal_planes(content.planes[-25:], read_content(clip).planes)
+
+
+def test_a_matroska_file_that_begins_late_is_whole(tmp_path: Path) -> None:
+    late = tmp_path / "late.ts"
+    late.write_bytes(transport_stream(second_of_video(tmp_path), Fraction(5)))
+    _, first = restored(late, tmp_path / "late.mkv")
+    assert first.seconds[0] > 4
+    strict = replace(THROUGH, source=SourceOptions(stop_on_error=True))
+    run, again = restored(tmp_path / "late.mkv", tmp_path / "again.mkv", strict)
+    assert run.damaged == 0
+    assert again.seconds == first.seconds
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+def test_a_clock_that_wraps_within_a_file_hides_no_picture(tmp_path: Path, container: str) -> None:
+    source = tmp_path / "in.ts"
+    source.write_bytes(transport_stream(second_of_video(tmp_path), WRAP - Fraction(7, 10)))
+    with av.open(str(source)) as opened:
+        assert opened.start_time < -500_000
+    run, content = restored(source, tmp_path / f"out.{container}")
+    assert run.frames == len(content.seconds) == 25
+    assert 0 <= content.seconds[0] < 0.2
+    assert max(steps(content)) < 0.042
+
+
 @pytest.mark.parametrize("name", ["in.ts", "in.mp4", "in.mkv"])
 def test_a_cut_begins_where_it_should_however_far_the_key_frame_lies(
     tmp_path: Path, name: str
