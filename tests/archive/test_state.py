@@ -1,5 +1,6 @@
 """What the database promises: one writer, recovery from any moment, redo of what has changed."""
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +31,7 @@ from carfilter.run.sidecar import sidecar_of
 from carfilter.unfinished import place
 
 SETTINGS = Settings("weights", "{}")
+FRESH = json.dumps({"carfilter": "1.0", "target": {"name": "a.mp4"}}).encode()  # a sidecar
 
 
 OPENED: list[State] = []
@@ -154,8 +156,8 @@ def test_a_verified_result_survives_a_cut_before_and_after_its_renaming(
     found, book = make_found(tmp_path), open_book(tmp_path)
     part = book.begin(found, None)
     part.write_bytes(b"result")
-    sidecar_of(part).write_bytes(b"fresh")
-    sidecar_of(found.target).write_bytes(b"of an earlier result")
+    sidecar_of(part).write_bytes(FRESH)
+    sidecar_of(found.target).write_bytes(FRESH.replace(b"1.0", b"0.9"))
     row = book.row(found)
     row.status, row.target_size = VERIFIED, 6
     book.state.save(row)
@@ -165,7 +167,7 @@ def test_a_verified_result_survives_a_cut_before_and_after_its_renaming(
     book.recover()
     assert book.row(found).status == DONE
     assert found.target.read_bytes() == b"result"
-    assert sidecar_of(found.target).read_bytes() == b"fresh"
+    assert sidecar_of(found.target).read_bytes() == FRESH
     assert not part.exists()
 
 
@@ -176,7 +178,7 @@ def test_a_cut_while_a_result_gets_its_name_costs_no_sidecar(
     found, book = make_found(tmp_path), open_book(tmp_path)
     part = book.begin(found, None)
     part.write_bytes(b"result")
-    sidecar_of(part).write_bytes(b"fresh")
+    sidecar_of(part).write_bytes(FRESH)
 
     def cut(*given: Path, **how: bool) -> None:
         if at == "after":
@@ -190,7 +192,7 @@ def test_a_cut_while_a_result_gets_its_name_costs_no_sidecar(
     monkeypatch.undo()
     open_book(tmp_path).recover()
     assert found.target.read_bytes() == b"result"
-    assert sidecar_of(found.target).read_bytes() == b"fresh"
+    assert sidecar_of(found.target).read_bytes() == FRESH
 
 
 def test_a_verified_result_that_is_gone_is_done_again(tmp_path: Path) -> None:
