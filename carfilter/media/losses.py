@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from carfilter.media.conform import is_quarter_turn
 from carfilter.media.frames import display_matrix
-from carfilter.media.ticks import frame_seconds
+from carfilter.media.ticks import as_fraction, frame_seconds, packet_seconds
 
 if TYPE_CHECKING:
     import av
@@ -27,6 +27,8 @@ _WITHOUT_SHAPE = {"ivf", "obu", "flv", "rawvideo"}
 _WITH_SHAPE = ("libx26", "h264", "hevc", "mpeg", "mjpeg")
 _MPEG2_SHAPES = (Fraction(4, 3), Fraction(16, 9), Fraction(221, 100))  # of a picture
 _SHAPE_APART = 0.002  # share by which a sample may come out wider or narrower
+_CLOSED_UP = {"mov": ("pcm_",), "mp4": ("pcm_",), "avi": ("pcm_", "mp3")}  # codecs by their names
+_PAUSE = Fraction(1, 5)  # seconds
 _UNSPECIFIED, _FULL_RANGE = 2, 2  # FFmpeg's numbers
 
 
@@ -39,6 +41,7 @@ class Losses:
         self._format, self._codec = format_name, codec
         self._step = 1 / (rate or Fraction(25))
         self._has_times = has_times
+        self.pauses = Pauses(format_name)
         self._start: Fraction | None = None
         self._frames = 0
 
@@ -150,3 +153,35 @@ class Losses:
                 self._frames,
                 float(1 / self._step),
             )
+
+
+class Pauses:
+    """Watch the packets of sound; warn of the first pause that a container closes up.
+
+    Where all samples take as many bytes MOV counts them alone, and AVI counts the bytes.
+    """
+
+    def __init__(self, format_name: str) -> None:
+        self._format, self._ends = format_name, dict[int, Fraction]()
+        self._closed = _CLOSED_UP.get(format_name, ())
+
+    def note(self, packet: av.Packet[Any]) -> None:
+        """Look at the next packet on its way to the muxer."""
+        stream, at = packet.stream, packet_seconds(packet)
+        if not self._closed or at is None or stream.type != "audio":
+            return
+        end, base = self._ends.get(stream.index), as_fraction(packet.time_base)
+        self._ends[stream.index] = at + (packet.duration or 0) * base
+        codec = stream.codec_context.name if stream.codec_context else ""
+        if end is None or at - end < _PAUSE or not codec.startswith(self._closed):
+            return
+        logger.warning(
+            "sound #%d (%s) pauses for %.3f s at %.3f s, which the %s format closes up: what"
+            " follows comes too early; use an .mkv target",
+            stream.index,
+            codec,
+            at - end,
+            end,
+            self._format,
+        )
+        self._closed = ()

@@ -22,12 +22,13 @@ from carfilter.errors import MediaError
 from carfilter.media.selection import is_picture
 from carfilter.media.streams import COVER_ENDINGS, Copy, add_attachment, add_copy, stream_codec
 from carfilter.media.tags import WITH_CHAPTERS
-from carfilter.media.ticks import BARE, shift_packet
+from carfilter.media.ticks import BARE, packet_seconds, shift_packet
 
 _PCM = {"pcm_mulaw", "pcm_alaw", "pcm_bluray", "pcm_dvd", "s302m"}  # samples in a packing of theirs
 # Sound that comes back whole from every container whose muxer takes it; other sound is tried.
 _SURE = {"aac", "ac3", "eac3", "flac", "mp2", "mp3", "opus", "vorbis"}
 _TRIED_PACKETS = 50
+_LATE = Fraction(1, 10)  # seconds that such sound may come to lie elsewhere
 _UNKNOWN = "nobody knows what it is; FFmpeg leaves it out as well"
 _WHOLE = {"audio": "sound", "video": "picture"}
 # The muxers of MPEG take anything and write what they do not know as anonymous private data.
@@ -237,9 +238,9 @@ def _is_known(file: io.BytesIO, format_name: str, stream: av.stream.Stream) -> b
 
 
 def _is_heard(format_name: str, stream: av.stream.Stream, again: OpenAgain) -> bool:
-    """Try whether sound that few know is heard when it has gone through a format: a demuxer may not
-    know what its own muxer takes (DFPWM in MOV), or a container lack what another one needs (NUT
-    does not tell the blocks of ADPCM)."""
+    """Try whether sound that few know is heard, in time, when it has gone through a format: a
+    demuxer may not know what its own muxer takes (DFPWM in MOV), or a container lack what another
+    one needs (NUT does not tell the blocks of ADPCM, and FFmpeg's AVI not how long they last)."""
     if not isinstance(stream, av.AudioStream) or stream.codec_context is None:
         return True
     codec = stream.codec_context.codec.canonical_name
@@ -251,6 +252,7 @@ def _is_heard(format_name: str, stream: av.stream.Stream, again: OpenAgain) -> b
             twin = opened.streams[stream.index]
             packets = [p for p in islice(opened.demux(twin), _TRIED_PACKETS) if p.size]
             wanted, carrier = _samples(twin, packets), Copy(target, twin)
+            lasting = _lasting(packets)
             start = next((p.dts for p in packets if p.dts is not None), 0)
             for packet in packets:
                 shift_packet(packet, -start)
@@ -261,9 +263,17 @@ def _is_heard(format_name: str, stream: av.stream.Stream, again: OpenAgain) -> b
     try:
         with av.open(file, "r") as made:
             (back,) = made.streams
-            return not refusals and _samples(back, made.demux(back)) >= wanted / 2
+            packets = [p for p in made.demux(back) if p.size]
+            in_time = abs(_lasting(packets) - lasting) <= _LATE + lasting / 10
+            return not refusals and in_time and _samples(back, packets) >= wanted / 2
     except (av.error.FFmpegError, ValueError):
         return False
+
+
+def _lasting(packets: Sequence[av.Packet[Any]]) -> Fraction:
+    """Return the seconds from the first packet to the last one; zero where they have no times."""
+    times = [at for at in map(packet_seconds, packets) if at is not None]
+    return times[-1] - times[0] if times else Fraction(0)
 
 
 def _samples(stream: av.stream.Stream, packets: Iterable[av.Packet[Any]]) -> int:

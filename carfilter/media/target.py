@@ -196,6 +196,7 @@ class Target:
         """Keep packets back until the video catches up: muxed early they pile up in the muxer,
         which gives up interleaving after ten seconds."""
         for packet in packets:
+            self.losses.pauses.note(packet)
             at = packet_seconds(packet)
             self._held.append((self._clock if at is None else float(at), packet))
             self._held_bytes += packet.size

@@ -81,17 +81,32 @@ def test_pcm_without_a_layout_goes_into_flv(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("codec", "ending", "target"),
-    [("dfpwm", "nut", "mov"), ("adpcm_ms", "nut", "mkv"), ("adpcm_ms", "nut", "avi")],
-)
+    [("dfpwm", "nut", "mov"), ("adpcm_ms", "nut", "mkv"), ("adpcm_ms", "nut", "avi"),
+     ("adpcm_ima_wav", "avi", "avi")],
+)  # fmt: skip
 def test_sound_that_nobody_would_hear_is_refused_and_the_remedy_keeps_it(
     tmp_path: Path, codec: str, ending: str, target: str
 ) -> None:
-    """The muxer takes it; what it writes is not known again, or lacks what the decoder needs."""
+    """The muxer takes it; what it writes is not known again, lacks what the decoder needs, or says
+    that a block lasts a fourth of its time."""
     source = with_sound(tmp_path / f"in.{ending}", codec, 48000, 2)
     with pytest.raises(MediaError, match=r"cannot hold stream #1 .*; give -c:a aac"):
         through(source, tmp_path / f"out.{target}")
     through(source, tmp_path / f"out.{target}", audio_codec="aac")
     assert abs(heard(tmp_path / f"out.{target}") - heard(source)) < 0.05
+
+
+@pytest.mark.parametrize(("target", "closes"), [("mov", True), ("avi", True), ("mkv", False)])
+def test_a_pause_that_the_target_closes_up_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, target: str, closes: bool
+) -> None:
+    source, paused = tmp_path / "in.mkv", "aselect='lt(t,1)+gt(t,2)'"
+    tone = ("-f", "lavfi", "-i", "sine=d=3:r=8000", "-af", paused, "-c:a", "pcm_alaw")
+    ffmpeg(*VIDEO[:3], "testsrc2=s=64x48:r=25:d=3", *tone, "-c:v", "mpeg4", source)
+    through(source, tmp_path / f"out.{target}")
+    told = re.search(rf"pauses for (\S+) s at \S+ s, which the {target} format closes", caplog.text)
+    assert (told is not None) == closes
+    assert told is None or 0.8 < float(told[1]) < 1.2
 
 
 def heard(path: Path) -> float:
