@@ -64,8 +64,8 @@ class Destination:
             muxer, form, name = {}, "", Path(self.path).name
         elif is_stdout(self.path):
             name, form = f"pipe:{_own_stdout()}", options.format or "nut"
-            if form in ("mp4", "mov"):  # a plain one needs to seek back
-                muxer.setdefault("movflags", _FRAGMENTED)
+        if (form or Path(name).suffix[1:]) in ("mp4", "mov") and self._is_pipe:
+            muxer.setdefault("movflags", _FRAGMENTED)  # a plain one needs to seek back
         if form in ("matroska", "webm") or name.endswith((".mkv", ".mka", ".webm")):
             # Its first cluster can hold the negative timestamps of AAC priming; by default the
             # muxer shifts every stream by them instead.
@@ -85,6 +85,10 @@ class Destination:
             raise MediaError(
                 f"{self.path}: {hint}; use .mkv, .mp4, .mov, .nut, .ts, .avi or -f"
             ) from error
+
+    @property
+    def _is_pipe(self) -> bool:
+        return is_stdout(self.path) or (self.part is None and Path(self.path).is_fifo())
 
     def check(self) -> None:
         """Raise what went wrong while a segment was written, which its muxer was not told.

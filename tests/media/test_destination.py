@@ -92,14 +92,21 @@ def test_a_link_to_itself_is_refused_in_one_sentence(tmp_path: Path) -> None:
         assert result.stderr.count("\n") == 1, result.stderr
 
 
-@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/{}", "fifo.mkv"])
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/{}", "fifo.mkv", "fifo.mp4", "fifo.mov"])
 def test_pipes_and_descriptors_are_written_directly(tmp_path: Path, name: str) -> None:
     clip, out = make_clip(tmp_path / "in.mkv"), tmp_path / "out.mkv"
     with out.open("wb") as file:
         number = file.fileno()
         target = name.format(number) if name.startswith("/") else str(tmp_path / name)
-        command = [*COMMAND, str(clip), target, "--strength", "0", "-f", "matroska"]
-        command += ["-c:v", "libx264", "-loglevel", "error"]
+        command = [*COMMAND, str(clip), target, "--strength", "0"]
+        command += [
+            "-f",
+            {"fifo.mp4": "mp4", "fifo.mov": "mov"}.get(name, "matroska"),
+            "-c:v",
+            "libx264",
+            "-loglevel",
+            "error",
+        ]
         if name.startswith("fifo"):
             os.mkfifo(target)
             reader = subprocess.Popen(["cat", target], stdout=file)
