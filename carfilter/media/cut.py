@@ -50,8 +50,12 @@ class Cut:
     @property
     def begins_by_a_clock(self) -> bool:
         """Whether the source begins so far from zero that its times are those of some clock."""
-        wrapped = self.container.format.name in _MPEG and self.first < _WRAPPED
-        return wrapped or abs(self.first) > _FAR
+        return self.begins_before_zero or abs(self.first) > _FAR
+
+    @property
+    def begins_before_zero(self) -> bool:
+        """Whether its clock began anew on the way, for times that few containers hold."""
+        return self.container.format.name in _MPEG and self.first < _WRAPPED
 
     def seek(self, again: OpenAgain) -> bool:
         """Go to a key frame before the start; False where none is found or the source cannot seek.

@@ -142,9 +142,9 @@ class Source:
         A source may begin anywhere: at the time of the day, or at that since 1970. What is small
         stays: the lead-in of MPEG-TS, the priming of sound.
         """
-        if self.options.copyts or self.options.live:
-            return Fraction(0)
         cut = self.cut()
+        if self.options.live or (self.options.copyts and not cut.begins_before_zero):
+            return Fraction(0)
         if cut.begin is not None:
             return cut.begin
         from_zero = self.counts_from_zero or cut.begins_by_a_clock

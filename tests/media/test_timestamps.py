@@ -341,13 +341,17 @@ def test_a_matroska_file_that_begins_late_is_whole(tmp_path: Path) -> None:
     assert again.seconds == first.seconds
 
 
+@pytest.mark.parametrize("copyts", [False, True])
 @pytest.mark.parametrize("container", ["mp4", "mkv"])
-def test_a_clock_that_wraps_within_a_file_hides_no_picture(tmp_path: Path, container: str) -> None:
+def test_a_clock_that_wraps_within_a_file_hides_no_picture(
+    tmp_path: Path, container: str, copyts: bool
+) -> None:
     source = tmp_path / "in.ts"
     source.write_bytes(transport_stream(second_of_video(tmp_path), WRAP - Fraction(7, 10)))
     with av.open(str(source)) as opened:
         assert opened.start_time < -500_000
-    run, content = restored(source, tmp_path / f"out.{container}")
+    options = replace(THROUGH, source=SourceOptions(copyts=copyts))
+    run, content = restored(source, tmp_path / f"out.{container}", options)
     assert run.frames == len(content.seconds) == 25
     assert 0 <= content.seconds[0] < 0.2
     assert max(steps(content)) < 0.042
