@@ -230,7 +230,11 @@ read_options = grouped(
     click.option("-rtsp_transport", metavar="NAME", help="tcp or udp for RTSP input."),
     click.option("-hwaccel", metavar="NAME", help="Decode on a GPU: cuda, auto."),
     click.option(
-        "-threads", type=click.IntRange(0), default=0, show_default=False, help="Codec threads."
+        "-threads",
+        type=click.IntRange(0, 1024),
+        default=0,
+        show_default=False,
+        help="Codec threads.",
     ),
     click.option(
         "--max-pixels", type=click.IntRange(1), help="Refuse larger pictures.  [default: 8192x4352]"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from carfilter.commands.stdio import drop_stdout
 from carfilter.errors import CarfilterError
+from carfilter.run.sidecar import sidecar_of
 from carfilter.unfinished import check_outputs, is_stdout
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ class ProgressWriter:
         CarfilterError: it cannot be opened, stdout is taken, or it is the source or the target.
     """
 
-    def __init__(self, where: str, period_seconds: float, source: str, target: str) -> None:
-        _check(where, source, target)
+    def __init__(
+        self, where: str, period_seconds: float, source: str, target: str, *, sidecar: bool = False
+    ) -> None:
+        _check(where, source, target, sidecar=sidecar)
         self._where = where
         self._file: TextIO | None = _open(where)
         self._period = period_seconds
@@ -106,7 +109,7 @@ def eta_seconds(run: "Run") -> float | None:
     return left * run.elapsed_seconds / run.video_seconds
 
 
-def _check(where: str, source: str, target: str) -> None:
+def _check(where: str, source: str, target: str, *, sidecar: bool) -> None:
     """Refuse what the video needs, before opening it would empty it."""
     if where in ("-", "pipe:1", "pipe:"):
         if is_stdout(target):
@@ -116,6 +119,7 @@ def _check(where: str, source: str, target: str) -> None:
     elif not where.startswith("pipe:"):
         read = "/dev/stdin" if source in ("-", "pipe:0", "pipe:") else source
         outputs = [_path(where)] if is_stdout(target) else [_path(where), _path(target)]
+        outputs += [sidecar_of(_path(target))] if sidecar else []
         check_outputs(outputs, [_path(read)])
 
 

@@ -102,7 +102,9 @@ def _run(source: str, target: str, given: dict[str, Any]) -> int:
         writer = None
         if given["progress"]:
             period = given["stats_period"] or 0.5
-            writer = ProgressWriter(given["progress"], period, source, target)
+            writer = ProgressWriter(
+                given["progress"], period, source, target, sidecar=given["sidecar"]
+            )
 
         def report(run: "Run") -> None:
             display(run)

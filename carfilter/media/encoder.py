@@ -42,6 +42,12 @@ _BOTTOM_FIRST = (3, 5)  # AV_FIELD_BB, AV_FIELD_BT
 _KEEP_FIELDS = ("ffv1", "rawvideo", "utvideo", "mjpeg")  # each picture by itself, nothing predicted
 # Without any, NVENC aims at FFmpeg's 2 Mb/s whatever the size. As for libx264: a quality, no rate.
 _NVENC = {"rc": "vbr", "cq": "19", "b": "0"}
+_MOST_THREADS = {"libx265": 16}  # which takes them for pictures at a time (--frame-threads)
+_SET_HERE = {
+    "time_base": "the source's times",
+    "video_size": "the source's size",
+    "pixel_format": "-pix_fmt",
+}
 _DEFAULT_CRF = {"libx264": "18", "libx265": "18"}
 
 
@@ -91,7 +97,7 @@ def add_video(
             context.pix_fmt,
         )
     context.width, context.height = size or (decoder.width, decoder.height)
-    context.thread_count = options.threads
+    context.thread_count = min(options.threads, _MOST_THREADS.get(codec, options.threads))
     # As FFmpeg has it. PyAV's own choice, SLICE, makes x264 cut each picture into slices: less of
     # the cores is used, and the file is larger. Frame threads hold back a frame each.
     context.thread_type = "SLICE" if options.live else "AUTO"
@@ -265,6 +271,8 @@ def _encoder_options(
     supported = context.supported_options
     known = {o.name for o in (*supported.generic, *supported.private)}
     for name in given:
+        if name in _SET_HERE:
+            raise MediaError(f"-c:v {codec}: {name} follows {_SET_HERE[name]}; leave it out")
         if name not in known:
             raise MediaError(f"-c:v {codec}: has no option {name!r}; see ffmpeg -h encoder={codec}")
     sets_rate = _RATE_CONTROL & given.keys() or any(

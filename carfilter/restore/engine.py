@@ -73,8 +73,8 @@ class Engine(Protocol):
     @property
     def is_compiling(self) -> bool: ...
 
-    def describe(self) -> str:
-        """Say in a few words on what and how the network runs."""
+    def describe(self, depth: int = 8) -> str:
+        """Say in a few words on what and how the network runs, for samples of so many bits."""
 
     def working(self) -> AbstractContextManager[object]:
         """Return what holds its threads while pictures are restored."""

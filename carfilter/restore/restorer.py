@@ -110,9 +110,9 @@ class Restorer:
         """How long the network was waited for so far."""
         return self.engine.busy_seconds
 
-    def describe(self) -> str:
-        """Say in a few words on what and how the network runs."""
-        return self.engine.describe()
+    def describe(self, depth: int = 8) -> str:
+        """Say in a few words on what and how the network runs, for samples of so many bits."""
+        return self.engine.describe(depth)
 
     def restore(self, pictures: Iterable[Picture]) -> Iterator[Luma]:
         """Yield the restored luma of each picture, same dtype and shape, in order.

@@ -124,14 +124,15 @@ class TorchEngine:
         """Return what works on restored planes."""
         return CpuPlanes() if self.on_cpu else CardPlanes(self.device)
 
-    def describe(self) -> str:
-        """Say in a few words on what and how the network runs."""
+    def describe(self, depth: int = 8) -> str:
+        """Say in a few words on what and how the network runs, for samples of so many bits."""
+        precision = "fp32" if self._twin is not None and depth > 8 else self.precision
         if self.device.type == "cuda":
             where = f"{torch.cuda.get_device_name(self.device)}"
         else:
             where = f"CPU ({torch.get_num_threads()} threads)"
         tiles = f", tiles of {self.tile}" if self.tile else ""
-        return f"{where}, {self.precision}, batch {self.batch_size}{tiles}"
+        return f"{where}, {precision}, batch {self.batch_size}{tiles}"
 
     @property
     def ahead(self) -> int:

@@ -1,5 +1,6 @@
 """The command as people and scripts use it: exit codes, sentences, pipes, signals."""
 
+import json
 import os
 import resource
 import signal
@@ -18,7 +19,9 @@ from click.testing import CliRunner, Result
 from cameras import COMMAND
 from carfilter.commands.options import Seconds
 from carfilter.commands.restore import carfilter
+from carfilter.restore.int8.rows import open_rows
 from carfilter.restore.restorer import RestoreOptions
+from carfilter.restore.weights import load_weights
 from clips import draw_frame, equal_planes, make_clip, read_content, tiny_weights
 
 
@@ -143,6 +146,18 @@ def failing_cases(folder: Path) -> dict[str, tuple[list[object], str]]:
         "audio codec for video": ([clip, out, "-c:v", "aac", *use], "-c:v aac: encodes audio"),
         "unknown audio codec": ([clip, out, "-c:a", "mp9", *use], "-c:a mp9: there is no such"),
         "unknown option": ([clip, out, "--enc-opt", "nix=1", *use], "no option 'nix'"),
+        "option that the source decides": (
+            [clip, out, "--enc-opt", "time_base=1/7", *use],
+            "time_base follows the source's times; leave it out",
+        ),
+        "size that the source decides": (
+            [clip, out, "--enc-opt", "video_size=32x32", *use],
+            "video_size follows the source's size; leave it out",
+        ),
+        "progress in the sidecar": (
+            [clip, out, "--sidecar", "-progress", f"{out}.json", *use],
+            "would be written twice",
+        ),
         "refused setting": ([clip, out, "-preset", "warp", *use], "libx264 refuses these settings"),
         "odd pixel format": ([clip, out, "-pix_fmt", "pal8", *use], "no default for pixel format"),
         "pixel format the encoder refuses": (
@@ -202,10 +217,33 @@ def test_an_existing_target_is_refused_without_y(clip: Path) -> None:
         ["-ss", "soon"],
         ["--strength", "2"],
         ["--enc-opt", "a"],
+        ["-threads", "99999999999"],
     ],
 )
 def test_wrong_usage_is_exit_two(clip: Path, arguments: list[str]) -> None:
     assert call(clip, clip.with_name("out.mkv"), *arguments).exit_code == 2
+
+
+def test_x265_takes_as_many_threads_as_it_can(clip: Path) -> None:
+    out = clip.with_name("out.mkv")
+    result = call(clip, out, "--strength", "0", "-c:v", "libx265", "-threads", "64")
+    assert result.exit_code == 0, result.stderr
+    assert len(read_content(out).planes) == 12
+
+
+@pytest.mark.parametrize(("pix_fmt", "said"), [("yuv420p10le", "fp32"), ("yuv420p", "int8")])
+def test_the_log_and_the_sidecar_say_how_footage_of_this_depth_is_computed(
+    tmp_path: Path, pix_fmt: str, said: str
+) -> None:
+    if open_rows(load_weights("fast").int8) is None:  # type: ignore[arg-type]
+        pytest.skip("nothing was compiled for this CPU")
+    source = make_clip(tmp_path / "in.mkv", frames=2, pix_fmt=pix_fmt)
+    out = tmp_path / "out.mkv"
+    result = call(source, out, "--weights", "fast", "--device", "cpu", "--sidecar")
+    assert result.exit_code == 0, result.stderr
+    engine = json.loads(out.with_name("out.mkv.json").read_text())["engine"]
+    assert said in engine
+    assert engine in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(

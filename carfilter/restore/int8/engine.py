@@ -71,8 +71,10 @@ class RowsEngine:
         """Return what works on restored planes."""
         return CpuPlanes()
 
-    def describe(self) -> str:
-        """Say in a few words on what and how the network runs."""
+    def describe(self, depth: int = 8) -> str:
+        """Say in a few words on what and how the network runs, for samples of so many bits."""
+        if depth > 8:
+            return self._deeper().describe(depth)
         return f"CPU ({self.threads} threads), {self._rows.label}, batch {self.batch_size}"
 
     def working(self) -> AbstractContextManager[object]:
