@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from carfilter.inspection.inspection import Filter
-from carfilter.media.frames import bit_depth
+from carfilter.media.frames import coded_depth
 from carfilter.media.survey.costs import decoding_cost, encoding_cost
 from carfilter.media.survey.reading import Survey
 from carfilter.pictures import MACROBLOCK, Luma, Picture, cropped
@@ -57,7 +57,7 @@ def try_filter(
     return Filter(
         model=model.name,
         sha256=model.sha256,
-        engine=restorer.describe(8 if context.format is None else bit_depth(context.format)),
+        engine=restorer.describe(coded_depth(context)),
         change=_change(pieces, restored),
         network_seconds=network / count if on_cpu else network,
         decode_seconds=decode / count,

@@ -17,6 +17,7 @@ import av
 from carfilter.media.selection import is_picture
 from carfilter.media.ticks import as_fraction, packet_seconds, rate_of, shift_packet
 
+MPEG = ("mpegts", "mpeg")  # whose clocks begin anew behind 2^33 ticks
 _TS_DISCONT = 0x200  # AVFMT_TS_DISCONT: the format may jump by itself, as MPEG-TS does
 _BACKWARD = Fraction(1, 10)  # seconds; less is jitter, which is repaired frame by frame
 _FORWARD_DISCONT = Fraction(10)  # of formats that jump by themselves
@@ -57,7 +58,7 @@ class Clock:
     def __init__(self, container: av.container.InputContainer, video: av.VideoStream) -> None:
         jumps_by_itself = bool(container.format.flags & _TS_DISCONT)
         self.forward = _FORWARD_DISCONT if jumps_by_itself else _FORWARD
-        self.wrap = Fraction(2**33, 90000) if container.format.name in ("mpegts", "mpeg") else None
+        self.wrap = Fraction(2**33, 90000) if container.format.name in MPEG else None
         self.video_index = video.index
         self.jumps = 0
         self.first_jump: tuple[float, float] | None = None  # where and by how much, in seconds

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import Any
 
 import av
 import av.error
 
-from carfilter.media.clock import Clock
+from carfilter.media.clock import MPEG, Clock
+from carfilter.media.opening import OpenAgain
 from carfilter.media.selection import is_picture
 from carfilter.media.ticks import as_fraction, packet_seconds, shift_packet
-
-OpenAgain: TypeAlias = Callable[[], av.container.InputContainer]
 
 _MOST_REORDERED = 16  # pictures, in H.264 and HEVC
 _FAR = 10  # seconds from zero at which a source begins by a clock
 _WRAPPED = -0.5  # before which it does where a clock begins anew, as MPEG's does behind 2^33
-_MPEG = ("mpegts", "mpeg")  # FFmpeg seeks in them by time alone, which splices repeat
 
 
 class Cut:
@@ -55,26 +53,24 @@ class Cut:
     @property
     def begins_before_zero(self) -> bool:
         """Whether its clock began anew on the way, for times that few containers hold."""
-        return self.container.format.name in _MPEG and self.first < _WRAPPED
+        return self.container.format.name in MPEG and self.first < _WRAPPED
 
     def seek(self, again: OpenAgain) -> bool:
         """Go to a key frame before the start; False where none is found or the source cannot seek.
 
         The reader may stand anywhere afterwards if there is none.
-
-        Args:
-            again: opens the source once more; the container is closed here.
         """
         assert self.begin is not None
         try:
-            if self.container.format.name in _MPEG:
+            # FFmpeg seeks in these by time alone, which recordings that were joined repeat.
+            if self.container.format.name in MPEG:
                 self._reach = self._byte_of(self.begin, again)
                 if self._reach is None:
                     return False
             place = self._place_of_key(self.begin)
             if place is not None:
                 self._go_to(place)
-        except av.error.FFmpegError:
+        except (av.error.FFmpegError, IndexError):  # https://github.com/PyAV-Org/PyAV/issues/692
             return False
         self.video.codec_context.flush_buffers()
         return place is not None

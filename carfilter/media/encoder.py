@@ -78,17 +78,7 @@ def add_video(
     codec = options.video_codec or _default_codec(holder, asked, is_pipe=is_pipe)
     check_encoder(codec, "video", "-c:v", "libx264")
     codec, given = usable_encoder(codec, options.encoder)
-    if holder.format.name in _MPEG and av.Codec(codec, "w").canonical_name not in MPEG_VIDEO:
-        raise MediaError(cannot_hold(holder, "-c:v", codec))
-    try:
-        stream = container.add_stream(
-            codec,
-            rate=source.rate or 25,
-            time_base=_time_base(codec, holder, source),
-        )
-    except (av.error.FFmpegError, ValueError) as error:
-        raise MediaError(cannot_hold(container, "-c:v", codec)) from error
-    assert isinstance(stream, av.VideoStream)
+    stream = _new_stream(container, holder, codec, source)
     context = stream.codec_context
     context.pix_fmt = _written_format(holder, codec, asked, was_asked=bool(options.pix_fmt))
     if container.format.name == "yuv4mpegpipe" and (context.pix_fmt or "") not in _Y4M_FORMATS:
@@ -111,6 +101,24 @@ def add_video(
         _code_interlaced(context, decoder.field_order)
     copy_tags(source.video, stream)
     _forget_lost_alpha(stream, source)
+    return stream
+
+
+def _new_stream(
+    container: av.container.OutputContainer,
+    holder: av.container.OutputContainer,
+    codec: str,
+    source: Source,
+) -> av.VideoStream:
+    """Add a stream of a codec that the container holds, and that is read back from it."""
+    if holder.format.name in _MPEG and av.Codec(codec, "w").canonical_name not in MPEG_VIDEO:
+        raise MediaError(cannot_hold(holder, "-c:v", codec))
+    base = _time_base(codec, holder, source)
+    try:
+        stream = container.add_stream(codec, rate=source.rate or 25, time_base=base)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise MediaError(cannot_hold(container, "-c:v", codec)) from error
+    assert isinstance(stream, av.VideoStream)
     return stream
 
 

@@ -39,6 +39,11 @@ def bit_depth(pix_fmt: av.VideoFormat) -> int:
     return _bits(pix_fmt.name)
 
 
+def coded_depth(context: av.VideoCodecContext) -> int:
+    """Return the bits of the samples that a decoder gives, 8 where it does not know yet."""
+    return 8 if context.format is None else bit_depth(context.format)
+
+
 @functools.cache
 def _bits(pix_fmt: str) -> int:
     # Asked several times a frame, and each frame makes the description of its format anew.

@@ -167,8 +167,10 @@ class Pauses:
 
     def note(self, packet: av.Packet[Any]) -> None:
         """Look at the next packet on its way to the muxer."""
+        if not self._closed or packet.stream.type != "audio":
+            return
         stream, at = packet.stream, packet_seconds(packet)
-        if not self._closed or at is None or stream.type != "audio":
+        if at is None:
             return
         end, base = self._ends.get(stream.index), as_fraction(packet.time_base)
         self._ends[stream.index] = at + (packet.duration or 0) * base

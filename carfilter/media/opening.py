@@ -14,15 +14,18 @@ import re
 import select
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import av
 import av.error
 
 from carfilter.errors import MediaError, NotAVideoError
 from carfilter.media.options import MAX_PIXELS
+
+OpenAgain: TypeAlias = Callable[[], av.container.InputContainer]
+"""Opens a source once more; who calls it closes the container."""
 
 _LIVE = re.compile(r"^(rtsp|rtsps|rtmp|rtmps|rtp|udp|tcp|srt|http|https|mmsh|mmst)://", re.I)
 _NETWORK_PROTOCOLS = (

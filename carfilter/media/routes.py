@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -19,6 +19,7 @@ import av.error
 from av.stream import Discard
 
 from carfilter.errors import MediaError
+from carfilter.media.opening import OpenAgain
 from carfilter.media.selection import is_picture
 from carfilter.media.streams import COVER_ENDINGS, Copy, add_attachment, add_copy, stream_codec
 from carfilter.media.tags import WITH_CHAPTERS
@@ -50,9 +51,6 @@ _NAMES = {
     "an .avi": "avi",
     "a .nut": "nut",
 }  # formats that a remedy may name, the usual ones first
-
-
-OpenAgain = Callable[[], av.container.InputContainer]
 
 
 # No repr of the fields: that of a PyAV stream crashes once its container is closed.

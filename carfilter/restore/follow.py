@@ -134,7 +134,13 @@ def along(
     """
     library = compiled() if isinstance(luma, np.ndarray) else None
     if library is None or not in_rows(luma):
-        return _along_by_links(planes, luma, beside, depth, level, amount)
+        before, after = (
+            None
+            if one is None
+            else Linked(one.luma, planes.links(one.luma, luma, depth, level, _SHARE, one.moving))
+            for one in beside
+        )
+        return _between(planes, luma, before, after, amount)
     table, average = share_table(depth, level, _SHARE), np.empty(luma.shape, luma.dtype)
     lumas = [None if one is None else np.ascontiguousarray(one.luma) for one in beside]
     marks = [None if one is None else np.ascontiguousarray(one.moving) for one in beside]
@@ -150,20 +156,9 @@ def along(
     return average
 
 
-def _along_by_links(
-    planes: Planes,
-    luma: Plane,
-    beside: Sequence[Beside | None],
-    depth: int,
-    level: float,
-    amount: float,
+def _between(
+    planes: Planes, luma: Plane, before: Linked | None, after: Linked | None, amount: float
 ) -> Plane:
-    before, after = (
-        None
-        if one is None
-        else Linked(one.luma, planes.links(one.luma, luma, depth, level, _SHARE, one.moving))
-        for one in beside
-    )
     run = [Linked(luma, None if before is None else before.link)]
     if before is not None:
         run.insert(0, Linked(before.luma, None))

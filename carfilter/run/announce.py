@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from carfilter import __version__
-from carfilter.media.frames import bit_depth
+from carfilter.media.frames import coded_depth
 from carfilter.media.ticks import has_times
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def announce(
         return
     suits = f", for {restorer.suits}" if restorer.suits else ""
     run.model = f"{model.name}{suits} (sha256 {model.sha256[:12]})"
-    run.engine = restorer.describe(8 if decoder.format is None else bit_depth(decoder.format))
+    run.engine = restorer.describe(coded_depth(decoder))
     logger.info("model %s on %s", run.model, run.engine)
     if model.uses_qp and not (source.is_h264 and source.options.qp_maps):
         logger.info("QP %s; --qp sets another", _way_to_qp(run, source, restorer))
