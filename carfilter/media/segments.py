@@ -34,7 +34,8 @@ class Segments:
         pattern: a path whose last part holds a %d, or a time as strftime writes it.
         options: of the muxer; `segment_time` and `strftime` are read here.
         source: what is read meanwhile.
-        overwrite: replace files of the same name; else times that repeat get a number.
+        overwrite: replace files of the same name, the source apart; else times that repeat get
+            a number.
 
     Raises:
         MediaError: the names would repeat, their folder cannot be written to, or they exist, or
@@ -44,7 +45,7 @@ class Segments:
     def __init__(
         self, pattern: Path, options: dict[str, str], source: Path, *, overwrite: bool
     ) -> None:
-        self.pattern, self.overwrite = pattern, overwrite
+        self.pattern, self.overwrite, self._source = pattern, overwrite, source
         self.seconds = _as_seconds(options.get("segment_time"))
         self.failure: OSError | None = None  # of the first file that could not be written
         self.interrupted = False  # what is open then ends as NAME.partial.EXT
@@ -53,7 +54,7 @@ class Segments:
         self._first_seconds = 0.0  # of the first frame
         self._growing: dict[Path, Path] = {}  # hidden files by the names they will have
         self._by_time = options.get("strftime", "0") not in ("0", "false")
-        self._check(source)
+        self._check()
 
     def open(self, url: str, flags: int, options: dict[str, str]) -> BinaryIO:  # noqa: ARG002
         """Open a file for the muxer, which closes it when it is complete (PyAV's io_open).
@@ -66,7 +67,7 @@ class Segments:
             return self._growing[path].open("rb")
         try:
             if self.partial is not None:  # another one follows, so it was complete
-                place(self.partial, self._cut_off, overwrite=self.overwrite)
+                self._place(self.partial, self._cut_off)
                 self.partial = None
             part = begin(path)
         except OSError as error:
@@ -108,11 +109,19 @@ class Segments:
                 part.unlink(missing_ok=True)
             return
         wanted = partial_of(path) if self.interrupted else path
-        placed = place(part, wanted, overwrite=self.overwrite)
+        placed = self._place(part, wanted)
         if self.interrupted:
             self.partial, self._cut_off = placed, path
 
-    def _check(self, source: Path) -> None:
+    def _place(self, part: Path, path: Path) -> Path:
+        overwrite = self.overwrite
+        try:
+            check_outputs([path], [self._source])
+        except MediaError:  # a name by time may be the source's: it cannot be known beforehand
+            overwrite = False
+        return place(part, path, overwrite=overwrite)
+
+    def _check(self) -> None:
         path = self.pattern
         if "%" in str(path.parent):
             raise MediaError(f"{path}: only the last part may hold a %; make the folder beforehand")
@@ -133,9 +142,9 @@ class Segments:
                 " or a time such as %Y%m%d-%H%M%S with -strftime 1"
             )
         else:
-            self._check_existing(source)
+            self._check_existing()
 
-    def _check_existing(self, source: Path) -> None:
+    def _check_existing(self) -> None:
         number = _NUMBER.search(self.pattern.name)
         assert number is not None
         before, after = self.pattern.name[: number.start()], self.pattern.name[number.end() :]
@@ -143,7 +152,7 @@ class Segments:
         for path in self.pattern.parent.iterdir():
             if not like.fullmatch(path.name):
                 continue
-            check_outputs([path], [source])
+            check_outputs([path], [self._source])
             if not self.overwrite:
                 raise MediaError(
                     f"{path}: exists already; give -y to replace it, another name,"

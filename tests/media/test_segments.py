@@ -84,6 +84,15 @@ def test_names_by_time_never_cost_a_recording_of_the_same_name(tmp_path: Path) -
         assert len(read_content(path).planes) == 60
 
 
+def test_a_name_by_time_never_replaces_the_source(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / time.strftime("day-%Y.mkv"), frames=30)
+    before = source.read_bytes()
+    options = {"strftime": 1, "segment_time": 40_000_000, "overwrite": True}
+    cut(source, tmp_path / "day-%Y.mkv", **options)
+    assert source.read_bytes() == before
+    assert len(read_content(source.with_stem(source.stem + "-2")).planes) == 30
+
+
 def test_names_that_would_repeat_are_refused_before_any_work(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "in.mp4", frames=30)
     for pattern, changes, words in (
