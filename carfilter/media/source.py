@@ -84,6 +84,7 @@ class Source:
     _hardware: HardwareDecoder | None = None
     lost: str = ""  # why a network source ended before its time
     counts_from_zero: bool = False  # so does the target's format
+    is_left: bool = False  # nobody waits for more of it, not even for a first frame behind -ss
 
     @property
     def time_base(self) -> Fraction:
@@ -147,8 +148,7 @@ class Source:
             return Fraction(0)
         if cut.begin is not None:
             return cut.begin
-        from_zero = self.counts_from_zero or cut.begins_by_a_clock
-        return cut.first if from_zero else Fraction(0)
+        return cut.first if self.counts_from_zero or cut.begins_by_a_clock else Fraction(0)
 
     def goes_to_start(self) -> bool:
         """Go to the key frame before -ss; False if the reader has moved and not arrived there."""
@@ -178,7 +178,7 @@ class Source:
                 self._correct(packet, clock)
                 if packet.size and beside.keeps(packet) and cut.keeps_packet(packet):
                     yield packet
-            if cut.is_past(packet):
+            if cut.is_past(packet) or self.is_left:
                 break
         else:
             yield from self._frames(None, cut, times)

@@ -78,6 +78,7 @@ class Stages:
         return network
 
     def __exit__(self, *exc: object) -> None:
+        self.source.is_left = True
         ended = [stage.close() for stage in reversed(self._stages.values())]
         if all(ended):  # closing under a thread that still reads would crash the process
             self.source.close()

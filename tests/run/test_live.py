@@ -1,5 +1,6 @@
 """Cameras: real servers on loopback that send in real time, fall silent, die and come back."""
 
+import os
 import signal
 import subprocess
 import time
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cameras import Process, carfilter, feed, free_port, rtsp_camera, stop, wait_for
+from cameras import Process, carfilter, ended, feed, free_port, rtsp_camera, stop, wait_for
 from carfilter import filter_video
 from carfilter.errors import MediaError
 from carfilter.media.options import SourceOptions, TargetOptions
@@ -114,6 +115,22 @@ def test_a_signal_ends_a_recording_at_once_even_where_the_camera_is_silent(
     assert code == 128 + number, text
     assert [p.name for p in tmp_path.glob("*.mkv")] == ["out.partial.mkv"]
     assert len(seconds_of(tmp_path / "out.partial.mkv")[0]) > 25
+
+
+def test_a_signal_ends_reading_up_to_a_start_that_has_not_come(tmp_path: Path) -> None:
+    clip, pipe = make_clip(tmp_path / "in.ts", frames=50), tmp_path / "pipe.ts"
+    os.mkfifo(pipe)
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-stream_loop", "-1", "-i", str(clip)]
+    feeding = [*command, "-c", "copy", "-f", "mpegts", "-y", str(pipe)]
+    arguments = (pipe, tmp_path / "out.mp4", "-ss", "1000000", "--strength", "0")
+    with ended(subprocess.Popen(feeding)), carfilter(*arguments) as run:
+        wait_for(run, b"strength 0")
+        time.sleep(1)
+        began = time.monotonic()
+        code, text = stop(run, signal.SIGINT)
+    assert code == 130, text
+    assert time.monotonic() - began < 6
+    assert "nothing is written" in text
 
 
 @pytest.mark.slow
