@@ -115,4 +115,7 @@ def _read_rows(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        return [  # what was scored on other packs has no value here
+            {key: float(value or "nan") for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]

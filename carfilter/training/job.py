@@ -28,9 +28,10 @@ from carfilter.training.dataset import (
     draw_crops,
     load_pairs,
 )
-from carfilter.training.loop import Group, Hooks, load_state, new_state, train
+from carfilter.training.loop import Group, Hooks, train
 from carfilter.training.recipe import Budget, Recipe, paper_recipe
 from carfilter.training.smaller import narrow
+from carfilter.training.state import load_state, new_state
 from carfilter.training.things import find_things
 from carfilter.training.validation import Score, by_crf, score_network
 from carfilter.unfinished import is_stdout, is_written_through
@@ -133,6 +134,13 @@ def interrupts() -> Iterator[list[int]]:
         restore()
 
 
+def _check_out(out: Path) -> None:
+    if is_stdout(out) or is_written_through(out):
+        raise CarfilterError(f"{out}: is no file, and a training reads OUT again; name a file")
+    if out in (out.with_suffix(ending) for ending in _BESIDE):
+        raise CarfilterError(f"{out}: its course would be called so; name it OUT.pt")
+
+
 def check_free(out: Path) -> None:
     """Refuse what a new training would replace: OUT.pt, or what lies under its names beside it.
 
@@ -172,6 +180,21 @@ def check_crops(recipe: Recipe, pairs: Pairs) -> None:
         )
 
 
+def check_apart(pairs: Pairs, valid: Pairs, folder: Path) -> None:
+    """Refuse scores of clips that are trained on, by their pictures, whatever they are called.
+
+    Raises:
+        CarfilterError: such a clip lies in `folder`.
+    """
+    trained = {about["clean_check"] for about in pairs.about}
+    for about in valid.about:
+        if about["clean_check"] in trained:
+            raise CarfilterError(
+                f"{folder}: {about['clip']} is trained on as well, which scores would flatter; give"
+                " --valid other clips, outside of PAIRS_DIR"
+            )
+
+
 def run_training(
     pairs_dir: Path,
     out: Path,
@@ -184,8 +207,7 @@ def run_training(
         CarfilterError: an option does not fit, or a file is missing, damaged or in the way.
         KeyboardInterrupt: with its number, after SIGINT or SIGTERM, when everything is saved.
     """
-    if is_stdout(out) or is_written_through(out):
-        raise CarfilterError(f"{out}: is no file, and a training reads OUT again; name a file")
+    _check_out(out)
     if not (options["resume"] or options["overwrite"]):
         check_free(out)
     if options["threads"]:
@@ -214,6 +236,7 @@ def run_training(
         valid = None
         if options["valid"] and group.rank == 0:
             valid = load_pairs(options["valid"], references=references)
+            check_apart(pairs, valid, options["valid"])
         out.parent.mkdir(parents=True, exist_ok=True)
         with interrupts() as seen:
             hooks = Hooks(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from carfilter.errors import CarfilterError
+from carfilter.unfinished import written_whole
 
 
 class TrainingLog:
@@ -25,12 +26,33 @@ class TrainingLog:
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    new = not path.exists() or path.stat().st_size == 0
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    known = _columns(path)
+    columns = list(dict.fromkeys([*known, *row]))
+    if known == columns:
+        with path.open("a", newline="") as file:
+            csv.DictWriter(file, columns).writerow(row)
+        return
+    _write(path, columns, [*(_rows(path) if known else ()), row])  # the first, or of other packs
+
+
+def _write(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
+    """Write a whole file, which a kill leaves as it was."""
+    with written_whole(path) as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _columns(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file).fieldnames or ())
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _cut_after(path: Path, step: int, column: str) -> None:
@@ -38,23 +60,21 @@ def _cut_after(path: Path, step: int, column: str) -> None:
 
     Args:
         column: that a file of ours has.
+
+    Raises:
+        CarfilterError: it is another file.
     """
-    if not path.exists():
+    if not step:
+        path.unlink(missing_ok=True)
         return
-    rows = _rows_until(path, step, column) if step else []
-    path.unlink()
-    for row in rows:
-        _append(path, row)
-
-
-def _rows_until(path: Path, step: int, column: str) -> list[dict[str, Any]]:
     try:
-        with path.open(newline="") as file:
-            course = csv.DictReader(file)
-            if course.fieldnames and column not in course.fieldnames:
-                raise KeyError(column)
-            return [row for row in course if int(row["step"]) <= step]
+        columns = _columns(path)
+        if columns and column not in columns:
+            raise KeyError(column)
+        kept = [row for row in (_rows(path) if columns else ()) if int(row["step"]) <= step]
     except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise CarfilterError(
             f"{path}: is not the course of this training; move it away to go on"
         ) from error
+    if columns:
+        _write(path, columns, kept)

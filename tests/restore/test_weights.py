@@ -14,8 +14,8 @@ import torch
 from carfilter.errors import WeightsError
 from carfilter.restore.network import Fast, FastConfig, build_network
 from carfilter.restore.weights import find_weights, load_weights, save_weights, shipped_models
-from carfilter.training.loop import load_state, new_state, save_state
 from carfilter.training.recipe import Recipe
+from carfilter.training.state import load_state, new_state, save_state
 
 
 class Bomb:

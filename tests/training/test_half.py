@@ -6,8 +6,9 @@ import torch
 
 from carfilter.training import loop
 from carfilter.training.dataset import Crops
-from carfilter.training.loop import new_state, train_step
+from carfilter.training.loop import train_step
 from carfilter.training.recipe import Recipe
+from carfilter.training.state import new_state
 
 
 def crops() -> Crops:

@@ -36,25 +36,36 @@ from carfilter.restore.network import (
 from carfilter.restore.weights import load_weights, save_weights
 from carfilter.restore.window import PAST_SLOTS, REFERENCES
 from carfilter.training.dataset import Pairs, Sampling, draw_crops, load_pairs
-from carfilter.training.loop import Hooks, load_state, new_state, sampling_at, train
+from carfilter.training.loop import Hooks, sampling_at, train
 from carfilter.training.recipe import Budget, Recipe, learning_rate, loss_of, paper_recipe
+from carfilter.training.state import load_state, new_state
 from carfilter.training.validation import frame_of, score_network
 from packs import make_packs
 
 SMALL = Recipe(batch=4, crop=32, late_crop=48, lr=2e-3, warmup=5, tail_first=5)
 CPU = torch.device("cpu")
+BRIEF = ("--batch", 2, "--crop", 16, "--late-crop", 0, "--channels", 8, "--layers", 1)
 
 
 @pytest.fixture(scope="module")
 def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Packs of a drifting texture of 96x64 pixels at CRF 30 and 44."""
-    folder = tmp_path_factory.mktemp("training")
-    rng = np.random.default_rng(3)
+    return texture_packs(tmp_path_factory.mktemp("training"), seed=3, crfs="30,44")
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of another texture."""
+    return texture_packs(tmp_path_factory.mktemp("valid"), seed=4, crfs="30,44")
+
+
+def texture_packs(folder: Path, seed: int, crfs: str) -> Path:
+    rng = np.random.default_rng(seed)
     texture = rng.integers(30, 220, (16, 40)).repeat(4, 0).repeat(4, 1)
     luma = np.stack([texture[:, t : t + 96] for t in range(8)]).astype(np.uint8)
     chroma = np.full((8, 2, 32, 48), 128, np.uint8)
     write_clip(folder / "texture.mkv", Clip(luma, chroma, Fraction(25)), {"qp": "0"})
-    return make_packs(folder / "texture.mkv", "30,44")
+    return make_packs(folder / "texture.mkv", crfs)
 
 
 @pytest.fixture(scope="module")
@@ -523,10 +534,10 @@ def test_a_time_budget_ends_and_leaves_model_log_and_curve(packs: Path, tmp_path
 
 
 def test_a_finished_run_keeps_its_validation_scores_in_the_model(
-    packs: Path, tmp_path: Path
+    packs: Path, valid: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "a.pt"
-    options = ("--steps", 2, "--batch", 2, "--crop", 16, "--late-crop", 0, "--valid", packs)
+    options = ("--steps", 2, "--batch", 2, "--crop", 16, "--late-crop", 0, "--valid", valid)
     code, said = invoke(packs, out, *options)
     assert code == 0
     assert "qp_44" in said
@@ -537,6 +548,64 @@ def test_a_finished_run_keeps_its_validation_scores_in_the_model(
     assert result.exit_code == 0
     assert "QP known" in result.stdout
     assert "QP unknown" in result.stdout
+
+
+def test_clips_that_are_trained_on_are_no_validation(packs: Path, tmp_path: Path) -> None:
+    """Pictures count, and not names: a copy elsewhere, and a folder within the other."""
+    copy = shutil.copytree(packs, tmp_path / "copy")
+    for valid in (packs, copy):
+        code, message = invoke(packs, tmp_path / "a.pt", *BRIEF, "--steps", 1, "--valid", valid)
+        assert code == 1
+        assert f"{valid}: texture is trained on as well" in message
+        assert not (tmp_path / "a.pt").exists()
+
+
+def test_a_resumed_run_may_be_scored_on_other_clips(
+    packs: Path, valid: Path, tmp_path: Path
+) -> None:
+    out, other = tmp_path / "a.pt", texture_packs(tmp_path, seed=5, crfs="36")
+    assert invoke(packs, out, *BRIEF, "--steps", 2, "--valid", valid)[0] == 0
+    assert invoke(packs, out, *BRIEF, "--steps", 4, "--valid", other, "--resume")[0] == 0
+    with out.with_suffix(".scores.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["qp_36"], second["qp_30"]) == ("", "")
+    assert first["qp_30"]
+    assert second["qp_36"]
+    assert out.with_suffix(".png").exists()
+
+
+def test_a_run_that_diverges_costs_nothing_that_was_saved(packs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.pt"
+    assert invoke(packs, out, *BRIEF, "--steps", 2)[0] == 0
+    good = weights_of(out)
+    wild = ("--steps", 90, "--lr", 2e4, "--warmup", 0, "--save-minutes", 0, "--init", out)
+    code, message = invoke(packs, tmp_path / "b.pt", *BRIEF, *wild)
+    assert code == 1
+    assert "the loss is no number any more; give a lower --lr, anew or to --init" in message
+    for name in ("a.pt", "b.pt"):
+        assert all(bool(w.isfinite().all()) for w in weights_of(tmp_path / name).values())
+    again = ("--steps", 2, "--init", tmp_path / "b.pt", "--lr", 1e-5)
+    assert invoke(packs, tmp_path / "c.pt", *BRIEF, *again)[0] == 0
+    assert good.keys() == weights_of(tmp_path / "c.pt").keys()
+
+
+def test_starting_over_leaves_no_state_of_the_run_before(packs: Path, tmp_path: Path) -> None:
+    """A kill before the first save would let --resume go on with that run."""
+    out = tmp_path / "a.pt"
+    assert invoke(packs, out, *BRIEF, "--steps", 2)[0] == 0
+    wild = ("--steps", 9, "--lr", 1e38, "--warmup", 0)
+    assert invoke(packs, out, *BRIEF, *wild, "-y")[0] == 1
+    code, message = invoke(packs, out, *BRIEF, "--steps", 4, "--resume")
+    assert code == 1
+    assert "no training state; start without --resume" in message
+
+
+@pytest.mark.parametrize("ending", [".png", ".csv"])
+def test_a_model_is_not_called_as_its_course_is(packs: Path, tmp_path: Path, ending: str) -> None:
+    code, message = invoke(packs, tmp_path / f"a{ending}", *BRIEF, "--steps", 1)
+    assert code == 1
+    assert "its course would be called so; name it OUT.pt" in message
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -9,8 +9,9 @@ import torch
 from carfilter.pairs.packs import Twin, save_clean, save_twin
 from carfilter.restore.weights import load_weights
 from carfilter.training.dataset import Pairs, Sampling, draw_crops, load_pairs
-from carfilter.training.loop import load_state, new_state, train
+from carfilter.training.loop import train
 from carfilter.training.recipe import Budget, Recipe
+from carfilter.training.state import load_state, new_state
 
 # The compiler warns about much that is not ours.
 pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("default")]
