@@ -15,7 +15,7 @@ from typing import Any
 import av
 
 from carfilter.media.selection import is_picture
-from carfilter.media.ticks import as_fraction, packet_seconds, rate_of, shift_packet
+from carfilter.media.ticks import as_fraction, length_of, packet_seconds, rate_of, shift_packet
 
 MPEG = ("mpegts", "mpeg")  # whose clocks begin anew behind 2^33 ticks
 _TS_DISCONT = 0x200  # AVFMT_TS_DISCONT: the format may jump by itself, as MPEG-TS does
@@ -103,10 +103,10 @@ class Clock:
         else:
             lasting = [s for s in container.streams if s.type in ("video", "audio")]
             unread = [s for s in lasting if s.index not in self._places and not is_picture(s)]
-            if unread or not self._places or not container.duration:
+            length = length_of(container)
+            if unread or not self._places or length is None:
                 return ""
-            begin = (counts and container.start_time) or 0
-            end = Fraction(begin + container.duration, 1_000_000)
+            end = Fraction((counts and container.start_time) or 0, 1_000_000) + length
             reached = max(place.next for place in self._places.values())
         allowed = _SHORT + _SHORT_FRAMES / (rate_of(video) or Fraction(25))
         if end - reached <= allowed:

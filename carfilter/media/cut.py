@@ -16,7 +16,6 @@ from carfilter.media.ticks import as_fraction, packet_seconds, shift_packet
 
 _MOST_REORDERED = 16  # pictures, in H.264 and HEVC
 _FAR = 10  # seconds from zero at which a source begins by a clock
-_WRAPPED = -0.5  # before which it does where a clock begins anew, as MPEG's does behind 2^33
 
 
 class Cut:
@@ -52,8 +51,9 @@ class Cut:
 
     @property
     def begins_before_zero(self) -> bool:
-        """Whether its clock began anew on the way, for times that few containers hold."""
-        return self.container.format.name in MPEG and self.first < _WRAPPED
+        """Whether its clock began anew on the way, as MPEG's does behind 2^33: few containers hold
+        such times."""
+        return self.container.format.name in MPEG and self.first < 0
 
     def seek(self, again: OpenAgain) -> bool:
         """Go to a key frame before the start; False where none is found or the source cannot seek.

@@ -75,7 +75,7 @@ class Destination:
         if self.segments is not None and not trial:
             muxer, open_file = self.segments.muxer_options(muxer), self.segments.open
         try:
-            return _open(name, form, muxer, open_file)
+            made = _open(name, form, muxer, open_file)
         except (av.error.FFmpegError, ValueError) as error:
             hint = (
                 f"there is no output format {form!r}"
@@ -85,6 +85,13 @@ class Destination:
             raise MediaError(
                 f"{self.path}: {hint}; use .mkv, .mp4, .mov, .nut, .ts, .avi or -f"
             ) from error
+        if made.format.name == "image2" and "%" in Path(self.path).name:
+            made.close()
+            raise MediaError(
+                f"{self.path}: numbered pictures are many files; write one file, such as an .mkv"
+                " with -c:v ffv1, and take them from it with ffmpeg"
+            )
+        return made
 
     @property
     def _is_pipe(self) -> bool:

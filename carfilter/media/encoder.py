@@ -33,6 +33,7 @@ _RATE_CONTROL = {"crf", "qp", "b", "maxrate", "minrate", "bufsize", "cq", "rc", 
 _PARAMS = ("x264-params", "x264opts", "x265-params")
 _Y4M_FORMATS = ("yuv411p", "yuv420p", "yuvj420p", "yuv422p", "yuv444p", "gray")
 _MPEG = ("mpegts", "mpeg", "vcd", "svcd", "vob", "dvd")  # the muxers of MPEG-TS and -PS
+COUNT_PICTURES = ("mpeg1video", "mpeg2video")
 _MPEG4_TICKS = 60_000  # a second; below its 2^16, and whole at 24, 25, 29.97, 30, 50 and 60 fps
 # All that its own detection asks for (x264's common/cpu.c).
 _X264_AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
@@ -97,8 +98,9 @@ def add_video(
     settings = _with_defaults(codec, dict(given), options)
     context.options = _encoder_options(context, codec, settings, verbose=options.verbose_encoder)
     _keep_chroma_location(context, source)
-    if decoder.field_order > 1:
-        _code_interlaced(context, decoder.field_order)
+    field_order = _BOTTOM_FIRST[0] if decoder.name == "dvvideo" else decoder.field_order
+    if field_order > 1:
+        _code_interlaced(context, field_order)
     copy_tags(source.video, stream)
     _forget_lost_alpha(stream, source)
     return stream
@@ -130,8 +132,9 @@ def _forget_lost_alpha(stream: av.VideoStream, source: Source) -> None:
         del stream.metadata[tag]
         logger.warning(
             "%s: its alpha is lost, since its decoder does not give it; make it FFV1 first with"
-            " ffmpeg -c:v libvpx-vp9 -i INPUT -c:v ffv1 OUTPUT.mkv",
+            " ffmpeg -c:v %s -i INPUT -c:v ffv1 OUTPUT.mkv",
             source.name,
+            "libvpx" if source.video.codec_context.name == "vp8" else "libvpx-vp9",
         )
 
 
@@ -153,7 +156,7 @@ def _time_base(codec: str, container: av.container.OutputContainer, source: Sour
     too_fine = codec == "mpeg4" and source.time_base.denominator > _MPEG4_TICKS
     # MPEG-1 and -2 know a few constant rates and no times, and in a bare stream nothing else does.
     # AVI writes something into every tick, and it and IVF call the ticks the rate.
-    counts = codec in ("mpeg1video", "mpeg2video") or not has_times(container)
+    counts = codec in COUNT_PICTURES or not has_times(container)
     if container.format.name in ("avi", "ivf"):
         counts = counts or too_fine or is_constant(source.video)
     if counts and source.rate:

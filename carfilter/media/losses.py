@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from carfilter.media.conform import is_quarter_turn
-from carfilter.media.frames import display_matrix
+from carfilter.media.frames import display_matrix, side_data
 from carfilter.media.ticks import as_fraction, frame_seconds, packet_seconds
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _BESIDE = {6: "stereo 3D", 21: "360-degree projection", 36: "cropping", 38: "3D 
 # They tell no shape of a sample, and of these codecs only some do so themselves.
 _WITHOUT_SHAPE = {"ivf", "obu", "flv", "rawvideo"}
 _WITH_SHAPE = ("libx26", "h264", "hevc", "mpeg", "mjpeg")
+_WITH_CAPTIONS = ("libx264", "mpeg2video", "h264_nvenc", "hevc_nvenc")
 _MPEG2_SHAPES = (Fraction(4, 3), Fraction(16, 9), Fraction(221, 100))  # of a picture
 _SHAPE_APART = 0.002  # share by which a sample may come out wider or narrower
 _CLOSED_UP = {"mov": ("pcm_",), "mp4": ("pcm_",), "avi": ("pcm_", "mp3")}  # codecs by their names
@@ -36,11 +37,19 @@ class Losses:
     """Watch the frames of one target; warn of colour tags and of times that it cannot hold."""
 
     def __init__(
-        self, format_name: str, codec: str, rate: Fraction | None, *, has_times: bool
+        self,
+        format_name: str,
+        codec: str,
+        rate: Fraction | None,
+        decoder: av.VideoCodecContext,
+        *,
+        has_times: bool,
     ) -> None:
         self._format, self._codec = format_name, codec
         self._step = 1 / (rate or Fraction(25))
         self._has_times = has_times
+        self._decoder, self._shape = decoder, decoder.sample_aspect_ratio or 1
+        self._keeps_captions = codec.startswith(_WITH_CAPTIONS)
         self.pauses = Pauses(format_name)
         self._start: Fraction | None = None
         self._frames = 0
@@ -49,9 +58,29 @@ class Losses:
         """Look at the next frame on its way to the encoder."""
         if self._frames == 0:
             self._check_colours(frame)
+        if not self._keeps_captions and side_data(frame, "A53_CC") is not None:
+            self._keeps_captions = True  # once is enough
+            logger.warning(
+                "the source has closed captions in its pictures, which %s does not carry; use"
+                " libx264, or write them to a file of their own with ffmpeg",
+                self._codec,
+            )
+        self._note_change_of_shape()
         if not self._has_times and (at := frame_seconds(frame)) is not None:
             self._check_time(at)
         self._frames += 1
+
+    def _note_change_of_shape(self) -> None:
+        # The decoder is some frames ahead, and PyAV does not tell it of a frame.
+        shape = self._decoder.sample_aspect_ratio or 1
+        if self._shape and shape != self._shape:
+            logger.warning(
+                "the shape of a sample changes from %s to %s on the way, and a file has one: the"
+                " result has the first; cut the source there to keep both",
+                self._shape,
+                shape,
+            )
+            self._shape = 0  # once is enough
 
     def note_container(self, kinds: Collection[int], shape: Fraction | None) -> None:
         """Say what the source's container tells of its video that is not carried.

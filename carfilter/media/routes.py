@@ -43,6 +43,12 @@ _TS_HOLDS = {
 # That of Blu-ray knows these as well: https://ffmpeg.org/ffmpeg-formats.html (mpegts_m2ts_mode).
 M2TS = "m2ts"
 _M2TS_HOLDS = {*_TS_HOLDS, "pcm_bluray", "pgssub"}
+# MPEG-PS's as well, and its reader takes all subtitles for those of DVDs; GXF's fails in mid-run.
+_LOSES_TEXT = ("mpeg", "vcd", "svcd", "vob", "dvd", "gxf")
+_LOST_THERE = {"subrip", "srt", "text", "webvtt", "ass", "ssa", "mov_text", "pgssub", "dvbsub"}
+# Their muxers want a picture, and before all else.
+_PICTURE_FIRST = ("mxf", "gxf")
+_WITH_TIMECODE = {"mov", "mp4", "matroska", "nut", "mxf"}
 _NAMES = {
     "an .mkv": "matroska",
     "a .mov": "mov",
@@ -163,7 +169,7 @@ def _is_free_data(stream: av.stream.Stream) -> bool:
 
 def _what_it_repeats(stream: av.stream.Stream, format_name: str) -> str:
     if "timecode" in stream.metadata:
-        kept = format_name not in ("mpegts", M2TS)
+        kept = format_name in _WITH_TIMECODE
         return "the timecode tag it repeats is kept" if kept else "this format holds no timecodes"
     kept = format_name in WITH_CHAPTERS
     return "the chapters it repeats are kept" if kept else "this format holds no chapters"
@@ -200,6 +206,8 @@ def can_hold(format_name: str, stream: av.stream.Stream) -> bool:
         return False  # likewise
     file, is_doubtful = io.BytesIO(), stream.type == "data"
     with _scratch(format_name, file) as (target, refusals):
+        if format_name in _PICTURE_FIRST:
+            _add_picture(target)
         if stream.type == "attachment":
             add_attachment(target, stream)
         else:
@@ -212,8 +220,16 @@ def can_hold(format_name: str, stream: av.stream.Stream) -> bool:
 
 
 def _is_named(format_name: str, codec: str) -> bool:
+    if format_name in _LOSES_TEXT:
+        return codec not in _LOST_THERE
     holds = {"mpegts": _TS_HOLDS, M2TS: _M2TS_HOLDS}.get(format_name)
     return holds is None or codec in holds
+
+
+def _add_picture(target: av.container.OutputContainer) -> None:
+    stream = target.add_stream("mpeg2video", rate=25)
+    assert isinstance(stream, av.VideoStream)
+    stream.width, stream.height, stream.pix_fmt = 720, 576, "yuv420p"
 
 
 def _mux_nothing(target: av.container.OutputContainer, stream: av.stream.Stream) -> None:
@@ -295,7 +311,11 @@ def _can_encode(format_name: str, codec: str) -> bool:
     if not _is_named(format_name, codec):
         return False
     with _scratch(format_name, io.BytesIO()) as (target, refusals):
+        if format_name in _PICTURE_FIRST:
+            _add_picture(target)
         target.add_stream(codec)
+        if format_name in _PICTURE_FIRST:
+            target.start_encoding()
     return not refusals
 
 

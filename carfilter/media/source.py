@@ -30,7 +30,7 @@ from carfilter.media.opening import can_seek, display_name, is_url, open_contain
 from carfilter.media.options import SourceOptions
 from carfilter.media.qp.reader import QpReader
 from carfilter.media.selection import main_video, select_streams
-from carfilter.media.ticks import as_fraction, has_times, rate_of
+from carfilter.media.ticks import as_fraction, has_times, length_of, rate_of
 from carfilter.pictures import QpMap
 
 logger = logging.getLogger("carfilter")
@@ -130,10 +130,10 @@ class Source:
     @property
     def seconds(self) -> float | None:
         """Estimate of the seconds to be read; None for pipes and live streams."""
-        duration = self.container.duration
-        if not duration or duration < 0:
+        length = length_of(self.container)
+        if length is None:
             return None
-        end = min(duration / 1e6, self.options.end_seconds or float("inf"))
+        end = min(float(length), self.options.end_seconds or float("inf"))
         return max(end - (self.options.start_seconds or 0.0), 0.0)
 
     @property

@@ -18,9 +18,11 @@ from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 from carfilter.errors import MediaError
 from carfilter.media.libav.stream import forget_codec_tag
 from carfilter.media.opening import open_container
-from carfilter.media.ticks import as_fraction, rescale
+from carfilter.media.ticks import ENDLESS_MS, as_fraction, rescale
 
 logger = logging.getLogger("carfilter")
+
+_SHOWN_MS = 10_000  # of a text without an end, which no encoder writes
 
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 COVER_ENDINGS = {"mjpeg": "jpg", "png": "png", "gif": "gif", "webp": "webp"}
@@ -148,6 +150,8 @@ class Copy:
             packet = _without_adts(packet)
         if self._is_sound:
             self._set_duration(packet)
+        elif (packet.duration or 0) * (packet.time_base or 0) >= Fraction(ENDLESS_MS, 1000):
+            packet.duration = 0  # MP4 takes none that long
         packet.stream = self.stream
         return (packet,)
 
@@ -296,6 +300,7 @@ class SubtitleConversion:
             if not isinstance(text, AssSubtitle):
                 continue
             shown_ms = round((packet.duration or 0) * float(base) * 1000)
+            shown_ms = shown_ms if shown_ms < ENDLESS_MS else _SHOWN_MS
             encoded = self._encoder.encode_subtitle(SubtitleSet.create(text.ass, 0, shown_ms))
             encoded.time_base = Fraction(1, 1000)
             encoded.pts = encoded.dts = round(packet.pts * float(base) * 1000)

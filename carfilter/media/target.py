@@ -20,7 +20,7 @@ import av.error
 from carfilter.errors import DownstreamClosedError, MediaError
 from carfilter.media.conform import convert, is_full_range, lies_on_side, picture_form, upright
 from carfilter.media.destination import Destination, choose_destination
-from carfilter.media.encoder import add_video, open_encoder
+from carfilter.media.encoder import COUNT_PICTURES, add_video, open_encoder
 from carfilter.media.libav.stream import side_data_kinds
 from carfilter.media.losses import Losses
 from carfilter.media.options import TargetOptions
@@ -65,6 +65,7 @@ class Target:
     _held_bytes: int = 0
     _clock: float = float("-inf")  # seconds of the last muxed video dts
     _frame_seconds: float | None = None  # of the last frame given to the encoder
+    _tick: int | None = None  # of that frame, where the encoder has a constant rate
     _last_dts: dict[int, int] = field(default_factory=dict)  # by stream, in its muxer's ticks
 
     @property
@@ -96,6 +97,8 @@ class Target:
                 frame = upright(frame, self._turn)
             # Zero, else the source's frame types are forced on the encoder.
             frame.pict_type = _KEY if self._begins_segment(frame) else 0
+            if self.encoder in COUNT_PICTURES:
+                self._set_tick(frame)
             packets = self.stream.encode(frame)  # after which the frame counts in its ticks
             self._last = frame.pts, frame.duration
             self._mux_video(packets)
@@ -162,6 +165,18 @@ class Target:
     def _interrupt(self) -> None:
         if self.destination.segments is not None:
             self.destination.segments.interrupted = True
+
+    def _set_tick(self, frame: av.VideoFrame) -> None:
+        """Let a frame come a tick later than the last one where both would fall on one: encoders
+        that know a constant rate alone refuse that."""
+        base = self.stream.codec_context.time_base
+        if frame.pts is None or not frame.time_base or not base:
+            return
+        tick = rescale(frame.pts, frame.time_base, base)
+        if self._tick is not None and tick <= self._tick:
+            tick = self._tick + 1
+            frame.pts, frame.time_base = tick, as_fraction(base)
+        self._tick = tick
 
     def _begins_segment(self, frame: av.VideoFrame) -> bool:
         segments = self.destination.segments
@@ -302,7 +317,7 @@ def _open_target(
         container.close()
         raise
     name, codec, timed = holder.format.name, stream.codec_context.name, has_times(holder)
-    losses = Losses(name, codec, source.rate, has_times=timed)
+    losses = Losses(name, codec, source.rate, source.video.codec_context, has_times=timed)
     shape = source.video.sample_aspect_ratio
     losses.note_container(side_data_kinds(source.video), as_fraction(shape) if shape else None)
     return Target(destination, container, stream, source, options, routes, carriers, losses, name)

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     import av
 
 
+_HIGHEST_RATE = 1000  # frames/s; beyond it a container tells its ticks (raw DV: 60000)
+ENDLESS_MS = 2**32 - 1  # how long a subtitle lasts that says no end, for FFmpeg
+
 BARE = {  # FFmpeg's muxers and demuxers
     *("h264", "hevc", "vvc", "m4v", "mpeg1video", "mpeg2video", "mpegvideo", "mjpeg", "obu"),
     *("yuv4mpegpipe", "rawvideo"),
@@ -30,9 +33,20 @@ def has_times(container: av.container.Container) -> bool:
 def rate_of(video: av.VideoStream) -> Fraction | None:
     """Return the frames per second that a container says, a hint only; None where it does not."""
     average, guessed = video.average_rate, video.guessed_rate
+    if average and guessed and average > _HIGHEST_RATE:
+        average = guessed
     # FFmpeg's readers of bare streams take 25 for the average; what is coded tells more.
     rate = average or guessed if has_times(video.container) else guessed or average
     return as_fraction(rate) if rate else None
+
+
+def length_of(container: av.container.InputContainer) -> Fraction | None:
+    """Return the seconds that a container tells; None for pipes, live streams, and where a subtitle
+    without an end is counted in."""
+    length = container.duration
+    if not length or not 0 < length < ENDLESS_MS * 1000:
+        return None
+    return Fraction(length, 1_000_000)
 
 
 def is_constant(video: av.VideoStream) -> bool:

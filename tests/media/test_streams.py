@@ -92,12 +92,8 @@ def test_cover_art_that_mov_would_leave_out_is_named(tmp_path: Path) -> None:
     assert through(source, tmp_path / "out.mov", drop_unsupported=True).frames == 12
 
 
-@pytest.mark.parametrize("container", ["mov", "mp4", "mkv"])
-def test_the_timecode_stays(
-    tmp_path: Path, container: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    source = tmp_path / "in.mov"
-    with av.open(str(source), "w") as out:
+def with_timecode(path: Path) -> Path:
+    with av.open(str(path), "w") as out:
         video = out.add_stream("libx264", rate=25, time_base=Fraction(1, 25))
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
         video.metadata["timecode"] = "01:02:03:04"
@@ -106,6 +102,26 @@ def test_the_timecode_stays(
             frame.pts, frame.time_base = number, Fraction(1, 25)
             out.mux(video.encode(frame))
         out.mux(video.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("container", ["avi", "flv"])
+def test_a_timecode_that_the_target_cannot_hold_is_named(
+    tmp_path: Path, container: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, target = with_timecode(tmp_path / "in.mov"), tmp_path / f"out.{container}"
+    with caplog.at_level(logging.INFO, logger="carfilter"):
+        through(source, target)
+    assert "#1 data (timecode) -> drop: this format holds no timecodes" in caplog.text
+    with av.open(str(target)) as made:
+        assert "timecode" not in {**made.metadata, **made.streams.video[0].metadata}
+
+
+@pytest.mark.parametrize("container", ["mov", "mp4", "mkv"])
+def test_the_timecode_stays(
+    tmp_path: Path, container: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = with_timecode(tmp_path / "in.mov")
     assert kinds(source)[1][0] == "data"
     with caplog.at_level(logging.INFO, logger="carfilter"):
         through(source, tmp_path / f"out.{container}")
