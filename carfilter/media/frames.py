@@ -96,9 +96,12 @@ def check_pix_fmt(pix_fmt: av.VideoFormat, source: str) -> None:
         MediaError: RGB, palette, packed YUV, hardware or floating point formats.
     """
     if not has_luma_plane(pix_fmt):
+        bits = max((component.bits for component in pix_fmt.components), default=8)
+        depth = next((f"{depth}le" for depth in (10, 12, 16) if 8 < bits <= depth), "")
         raise MediaError(
             f"{source}: pixel format {pix_fmt.name} has no luma plane of its own;"
-            " carfilter -pix_fmt yuv444p (or yuv422p, yuv420p) converts it first"
+            f" carfilter -pix_fmt yuv444p{depth} (or yuv422p{depth}, yuv420p{depth}) converts it"
+            " first"
         )
 
 
