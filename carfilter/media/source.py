@@ -213,8 +213,8 @@ class Source:
     def close(self) -> None:
         """Close the container; no more packets of it may be muxed afterwards."""
         self.container.close()
-        # It refers back; as garbage in a forked process it would be freed without its threads, which
-        # hangs or crashes there.
+        # It refers back; as garbage in a forked process it would be freed there without its
+        # threads, which hangs or crashes.
         self.__dict__.pop("_decoder", None)
 
     def packets(self, streams: list[av.stream.Stream]) -> Iterator[av.Packet[Any]]:
