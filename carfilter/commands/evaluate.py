@@ -226,6 +226,20 @@ def _check_outputs(clean: tuple[Path, ...], options: dict[str, Any]) -> None:
         check_writable(path)
     read = find_sources(clean).values() if clean else [options[side] for side in _SIDES]
     check_outputs(outputs, read)
+    _check_cache(options["cache"])
+
+
+def _check_cache(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK) else "it cannot be written to"
+    except OSError as error:
+        reason = str(error.strerror)
+    if reason:
+        raise CarfilterError(
+            f"{folder}: cannot keep variants and scores ({reason}); give another folder by"
+            " --cache PATH"
+        )
 
 
 def _study_options(clean: tuple[Path, ...], given: dict[str, Any]) -> "Options":
