@@ -123,6 +123,14 @@ def test_the_torch_that_is_shown_to_be_installed_is_one_that_is_taken() -> None:
 
 
 @each_manual
+def test_no_two_lines_export_to_the_same_file(manual: Path) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", MANUALS[manual], re.S)
+    for block in blocks:
+        written = re.findall(r"^carfilter-export \S+ (\S+)", block, re.M)
+        assert len(set(written)) == len(written), written
+
+
+@each_manual
 def test_its_links_lead_somewhere(manual: Path) -> None:
     for name, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", MANUALS[manual]):
         linked = manual.parent / name if name else manual

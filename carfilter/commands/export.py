@@ -22,7 +22,7 @@ frames as `best` orders them, aligned to it; one that is missing is the frame it
 \b
 Examples:
   carfilter-export best clean.onnx --qp 38
-  carfilter-export fast clean.onnx --qp 38 --levels limited --precision fp16
+  carfilter-export fast vs.onnx --qp 38 --levels limited --precision fp16
 
 int8 is for CPUs (ONNX Runtime, OpenVINO), fp16 for GPUs.
 """
