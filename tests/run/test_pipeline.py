@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from carfilter import filter_video, restored_frames
-from carfilter.errors import CarfilterError, MediaError
+from carfilter.errors import CarfilterError, ImpossibleValueError, MediaError
 from carfilter.media.options import SourceOptions, TargetOptions
 from carfilter.restore.restorer import RestoreOptions
 from carfilter.restore.weights import Model, load_weights
@@ -390,6 +390,21 @@ def test_an_interrupted_run_keeps_a_playable_part_under_another_name(tmp_path: P
 def test_a_time_without_end_is_an_error_of_ours(name: str, seconds: float) -> None:
     with pytest.raises(CarfilterError, match=rf"{name}_seconds has to be finite, not {seconds}"):
         SourceOptions(**{f"{name}_seconds": seconds})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("start", "end"), [(1.0, 0.5), (1.0, 1.0), (None, 0.0)])
+def test_times_that_leave_nothing_are_refused_as_the_command_does(
+    start: float | None, end: float
+) -> None:
+    with pytest.raises(ImpossibleValueError, match=r"^-to .*has to lie behind -ss .*, or behind"):
+        SourceOptions(start_seconds=start, end_seconds=end)
+
+
+def test_a_source_without_a_name_is_said_to_have_none(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match=r"^no input is named; give a file"):
+        filter_video("", tmp_path / "out.mkv", options=EXACT)
+    with pytest.raises(MediaError, match=r"^no input is named"):
+        next(restored_frames("", options=EXACT))
 
 
 def test_a_name_that_no_file_can_have_is_an_error_of_ours(tmp_path: Path) -> None:
