@@ -56,8 +56,8 @@ def count_gpus(device: str) -> int:
     """
     if device == "cpu" or (device == "auto" and not may_have_card()):
         return 0
-    what = "the GPU that seems to be here" if device == "auto" else f"--device {device}"
-    with needing_torch(f"{what} (and not --device cpu)"):
+    what = "the GPU whose driver is here" if device == "auto" else f"--device {device}"
+    with needing_torch(f"{what} (unlike --device cpu)"):
         import torch
 
     from carfilter.restore.devices import choose_device
