@@ -10,7 +10,11 @@ CarfilterError
 +-- ImpossibleValueError  no option or picture has such a value; a ValueError as well
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+
+_TORCH = "torch>=2.9,<2.14"  # as in pyproject.toml
 
 
 class CarfilterError(Exception):
@@ -45,3 +49,20 @@ class DecodingDeviceError(DeviceError):
 
 class ImpossibleValueError(CarfilterError, ValueError):
     """An option or a picture is given what it cannot have; as Python's own, a ValueError."""
+
+
+@contextlib.contextmanager
+def needing_torch(what: str) -> Iterator[None]:
+    """Make a sentence of it where `what` needs torch, without which int8 restores, and it lacks.
+
+    Raises:
+        DeviceError: torch is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "torch":
+            raise
+        raise DeviceError(
+            f'{what} needs PyTorch, which is not installed; pip install "{_TORCH}"'
+        ) from error

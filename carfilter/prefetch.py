@@ -74,6 +74,7 @@ class Prefetch(Generic[T]):
         """Stop the thread; True if it has ended, False if it still sits in a blocking call."""
         with self._change:
             self._closed = True
+            self._error = None  # raised by now; its traceback would keep all that the thread used
             self._queue.clear()
             self._change.notify_all()
         is_stuck = self._stuck is not None and self._stuck()

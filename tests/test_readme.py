@@ -16,7 +16,8 @@ MANUALS = {
     for path in (REPOSITORY / "README.md", *sorted(REPOSITORY.glob("carfilter/*/README.md")))
 }
 EVERYTHING = "\n\n".join(MANUALS.values())
-SCRIPTS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+SCRIPTS = PROJECT["scripts"]
 BY_MODULE = {target.split(":")[0]: script for script, target in SCRIPTS.items()}
 LONG = 36  # characters of a sentence that nobody writes twice by chance
 
@@ -112,6 +113,21 @@ def test_the_options_named_as_ffmpegs_are_there() -> None:
     named = set(re.findall(r"(?<![\w-])-[a-z_:]+", EVERYTHING[start:end]))
     assert len(named) > 25
     assert named <= options_of("carfilter"), named - options_of("carfilter")
+
+
+def test_the_torch_that_is_shown_to_be_installed_is_one_that_is_taken() -> None:
+    (taken,) = [one for one in PROJECT["dependencies"] if one.startswith("torch")]
+    shown = re.findall(r'pip install "?torch([^" ]*)', EVERYTHING)
+    assert shown
+    assert all(below and below in taken for below in shown), shown
+
+
+@each_manual
+def test_no_two_lines_export_to_the_same_file(manual: Path) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", MANUALS[manual], re.S)
+    for block in blocks:
+        written = re.findall(r"^carfilter-export \S+ (\S+)", block, re.M)
+        assert len(set(written)) == len(written), written
 
 
 @each_manual

@@ -122,7 +122,7 @@ def _row(row: Row, folder: Path) -> dict[str, Any]:
             size_text(row.target_size or 0) if is_done else "",
         ),
         "pictures": [
-            (when, quote(f"{folder.name}/{image.name}"))
+            (when, quote(bytes(Path(folder.name, image.name))))
             for when, image in pictures
             if is_done and image.exists()
         ],

@@ -20,7 +20,7 @@ from carfilter.commands.options import (
     read_options,
     restore_options,
 )
-from carfilter.commands.stdio import outlive_stderr
+from carfilter.commands.stdio import Command
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
 from carfilter.process import stop_on_signals
@@ -98,7 +98,7 @@ _archive_options = grouped(
 )
 
 
-@click.command(context_settings=CONTEXT_SETTINGS)
+@click.command(cls=Command, context_settings=CONTEXT_SETTINGS)
 @click.argument("in_dir", metavar="IN_DIR", type=_FOLDER, required=False)
 @click.argument("out_dir", metavar="OUT_DIR", type=_FOLDER, required=False)
 @restore_options
@@ -124,7 +124,6 @@ def carfilter_batch(in_dir: Path | None, out_dir: Path | None, **given: Any) -> 
 
 def main() -> None:
     """Run the command; the one place where errors become exit codes."""
-    outlive_stderr()
     carfilter_batch()
 
 

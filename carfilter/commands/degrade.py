@@ -12,6 +12,7 @@ from carfilter.commands.options import (
     guarded,
     terminated_as_interrupted,
 )
+from carfilter.commands.stdio import Command
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
 
@@ -68,7 +69,7 @@ def _check_plain(codecs: tuple[str, ...], crfs: tuple[int, ...]) -> None:
                 )
 
 
-@click.command("carfilter-degrade", context_settings=CONTEXT_SETTINGS)
+@click.command("carfilter-degrade", cls=Command, context_settings=CONTEXT_SETTINGS)
 @click.argument("clean", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("out_dir", type=click.Path(path_type=Path, file_okay=False))
 @click.option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from carfilter.commands.options import CONTEXT_SETTINGS, dash, even_size, files_told, on_stdout
-from carfilter.commands.stdio import outlive_stderr
+from carfilter.commands.stdio import Command
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
 from carfilter.unfinished import check_outputs, check_writable
@@ -79,7 +79,7 @@ def _codec(_context: click.Context, _parameter: click.Parameter, name: str) -> s
     return name
 
 
-class _Recorded(click.Command):
+class _Recorded(Command):
     """A command that remembers its arguments, for the record of how a result was made."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -180,7 +180,6 @@ def main(clean: tuple[Path, ...], **options: Any) -> None:
     if given:
         _refuse_of_a_pair()
     quiet = on_stdout({f"--{name.removesuffix('_path')}": options[name] for name in _OUTPUTS})
-    outlive_stderr()
     try:
         with files_told():
             failed = _run(clean, options, quiet=quiet)
@@ -227,6 +226,20 @@ def _check_outputs(clean: tuple[Path, ...], options: dict[str, Any]) -> None:
         check_writable(path)
     read = find_sources(clean).values() if clean else [options[side] for side in _SIDES]
     check_outputs(outputs, read)
+    _check_cache(options["cache"])
+
+
+def _check_cache(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK) else "it cannot be written to"
+    except OSError as error:
+        reason = str(error.strerror)
+    if reason:
+        raise CarfilterError(
+            f"{folder}: cannot keep variants and scores ({reason}); give another folder by"
+            " --cache PATH"
+        )
 
 
 def _study_options(clean: tuple[Path, ...], given: dict[str, Any]) -> "Options":

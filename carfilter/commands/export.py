@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from carfilter.commands.options import CONTEXT_SETTINGS, guarded, models
+from carfilter.commands.stdio import Command
 from carfilter.commands.version import version_option
-from carfilter.errors import CarfilterError
+from carfilter.errors import CarfilterError, needing_torch
 from carfilter.unfinished import check_outputs, check_writable, is_written_through
 
 _DIGITS = re.compile("[0-9]{1,3}")  # str.isdigit() takes "²" for one, which int() does not
@@ -21,7 +22,7 @@ frames as `best` orders them, aligned to it; one that is missing is the frame it
 \b
 Examples:
   carfilter-export best clean.onnx --qp 38
-  carfilter-export fast clean.onnx --qp 38 --levels limited --precision fp16
+  carfilter-export fast vs.onnx --qp 38 --levels limited --precision fp16
 
 int8 is for CPUs (ONNX Runtime, OpenVINO), fp16 for GPUs.
 """
@@ -35,7 +36,7 @@ def _qp(_context: click.Context, _parameter: click.Parameter, text: str) -> int 
     return int(text)
 
 
-@click.command("carfilter-export", context_settings=CONTEXT_SETTINGS, epilog=_EPILOG)
+@click.command("carfilter-export", cls=Command, context_settings=CONTEXT_SETTINGS, epilog=_EPILOG)
 @click.argument("model", shell_complete=models)
 @click.argument("target", metavar="OUT.onnx", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
@@ -73,7 +74,8 @@ def main(model: str, target: Path, overwrite: bool, **options: Any) -> None:
         if target.exists() and not overwrite and not is_written_through(target):
             raise CarfilterError(f"{target}: exists already; give -y to replace it")
         try:
-            from carfilter.hosts.export import ExportOptions, export
+            with needing_torch("carfilter-export"):
+                from carfilter.hosts.export import ExportOptions, export
         except ImportError as error:
             raise CarfilterError('this needs onnx; pip install "carfilter[export]"') from error
         from carfilter.restore.weights import load_weights

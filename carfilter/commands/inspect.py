@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from carfilter.commands.options import CONTEXT_SETTINGS, dash, grouped, model_options, on_stdout
-from carfilter.commands.stdio import outlive_stderr
+from carfilter.commands.stdio import Command
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
 from carfilter.process import load_numpy, prepare_process
@@ -42,7 +42,7 @@ _options = grouped(
 )
 
 
-@click.command(context_settings=CONTEXT_SETTINGS)
+@click.command(cls=Command, context_settings=CONTEXT_SETTINGS)
 @click.argument("inputs", metavar="INPUT...", type=click.Path(), nargs=-1, required=True)
 @_options
 @version_option
@@ -64,7 +64,6 @@ def carfilter_inspect(inputs: tuple[str, ...], **given: Any) -> None:
 
 def main() -> None:
     """Run the command; the one place where errors become exit codes."""
-    outlive_stderr()
     carfilter_inspect()
 
 

@@ -57,11 +57,12 @@ class InspectDisplay:
         out.print(Text(str(seen.path), style="bold"), soft_wrap=True)
         facts = _grid()
         width = max(min(_WIDEST, out.width - 24), 10)
+        draws = not out.options.ascii_only  # else the encoding has no bars
         for name, text in lines_of(seen):
             facts.add_row(name, Text(text))
-            if name == "bit rate" and len(seen.coding.rates) > 1:
+            if draws and name == "bit rate" and len(seen.coding.rates) > 1:
                 facts.add_row("", Text(sparkline(seen.coding.rates, width), style="cyan"))
-            if name == "QP" and seen.qp is not None and len(seen.qp.over_time) > 1:
+            if draws and name == "QP" and seen.qp is not None and len(seen.qp.over_time) > 1:
                 values = [value for _, value in seen.qp.over_time]
                 facts.add_row("", Text(sparkline(values, width), style="magenta"))
             if name.startswith("stream "):

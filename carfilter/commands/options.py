@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from carfilter.commands.stdio import outlive_stderr
 from carfilter.errors import CarfilterError
 from carfilter.unfinished import is_stdout
 
@@ -271,7 +270,6 @@ def guarded(command: str, work: Callable[[], None]) -> None:
 
     A KeyboardInterrupt may bring the number of another signal, which that code tells then.
     """
-    outlive_stderr()
     try:
         with files_told():
             work()

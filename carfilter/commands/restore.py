@@ -22,7 +22,7 @@ from carfilter.commands.options import (
     read_options,
     restore_options,
 )
-from carfilter.commands.stdio import drop_stdout, outlive_stderr
+from carfilter.commands.stdio import Command, drop_stdout
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError, DownstreamClosedError
 from carfilter.media.segments import FORMATS as SEGMENT_FORMATS
@@ -57,7 +57,7 @@ _report_options = grouped(
 )
 
 
-@click.command(context_settings=CONTEXT_SETTINGS)
+@click.command(cls=Command, context_settings=CONTEXT_SETTINGS)
 @click.argument("source", metavar="INPUT", shell_complete=files)
 @click.argument("target", metavar="OUTPUT", shell_complete=files)
 @restore_options
@@ -84,7 +84,6 @@ def carfilter(source: str, target: str, **given: Any) -> None:
 
 def main() -> None:
     """Run the command; the one place where errors become exit codes."""
-    outlive_stderr()
     carfilter()
 
 

@@ -1,17 +1,45 @@
-"""stdin, stdout and stderr, when one of them is closed or its other end goes away."""
+"""stdin, stdout and stderr, when one of them is closed, full or its other end goes away."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from carfilter.errors import CarfilterError, needing_torch
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _MODES = {0: os.O_RDONLY, 1: os.O_RDONLY, 2: os.O_WRONLY}  # what goes to a closed stdout is lost
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # said of no file by name
+
+
+class Command(click.Command):
+    """A command that outlives its stderr, and says so where stdout fails or torch is missing."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run it as click does, and end the process."""
+        outlive_stderr()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # no name and no bar ends a command
+        try:
+            with needing_torch(str(self.name)):
+                return super().main(*args, **extra)
+        except CarfilterError as error:
+            sentence = str(error)
+        except OSError as error:
+            if error.filename is not None or error.errno not in _FULL:
+                raise
+            drop_stdout()
+            sentence = f"stdout: cannot be written ({error.strerror}); make room there"
+        click.echo(f"{self.name}: error: {sentence}", err=True)
+        sys.exit(1)
 
 
 def outlive_stderr() -> None:

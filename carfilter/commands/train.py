@@ -11,10 +11,11 @@ from carfilter.commands.options import (
     guarded,
     terminated_as_interrupted,
 )
+from carfilter.commands.stdio import Command
 from carfilter.commands.version import version_option
 
 
-@click.command("carfilter-train", context_settings=CONTEXT_SETTINGS)
+@click.command("carfilter-train", cls=Command, context_settings=CONTEXT_SETTINGS)
 @click.argument("pairs_dir", type=click.Path(path_type=Path, file_okay=False))
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import vapoursynth
 
-from carfilter.errors import MediaError
+from carfilter.errors import ImpossibleValueError, MediaError
+from carfilter.media.frames import VideoFrame
 from carfilter.media.options import SourceOptions
 from carfilter.media.source import Decoded, open_source
 from carfilter.pictures import MACROBLOCK, Luma, Picture, QpMap, uniform_qp
@@ -56,12 +57,12 @@ def restore(
 
     Raises:
         WeightsError, DeviceError: as with the filter.
-        ImpossibleValueError: a `qp` beyond 0..51.
-        MediaError: the clip's format is another, VapourSynth has one thread only, or `source` holds
-            fewer frames than the clip, which shows when such a frame is asked for.
+        ImpossibleValueError: a `qp` beyond 0..51, or that is neither a whole number nor a name.
+        MediaError: the clip's format is another, or VapourSynth has one thread only; or for a frame
+            that is asked for, `source` has none, or one of another size, or a property no QP.
     """
     _check(clip)
-    options = options or RestoreOptions()
+    options, qp = options or RestoreOptions(), _whole(qp)
     if isinstance(qp, int):
         options = replace(options, qp=qp)
     model = weights if isinstance(weights, Model) else load_weights(weights)
@@ -86,6 +87,18 @@ def _check(clip: vapoursynth.VideoNode) -> None:
         raise MediaError(f"the clip is {given.name}; convert it to 8 to 16 bits a sample first")
     if vapoursynth.core.num_threads < 2:  # one waits for the filter, which waits for its frames
         raise MediaError("VapourSynth has one thread; set core.num_threads = 2 first")
+
+
+def _whole(qp: Any) -> int | str | None:
+    """Return a number of any type as Python's own; what is not whole could only be ignored."""
+    if qp is None or isinstance(qp, str):
+        return qp
+    is_number = isinstance(qp, int | float | np.integer | np.floating) and not isinstance(qp, bool)
+    if not is_number or not float(qp).is_integer():
+        raise ImpossibleValueError(
+            f"qp has to be a whole number in 0..51, or the name of a property, not {qp!r}"
+        )
+    return int(qp)
 
 
 class _Feed:
@@ -124,12 +137,21 @@ class _Feed:
                         f"{self._source}: ends before the clip; give the file that it shows"
                     )
                 with self._clip.get_frame(n) as frame:
+                    self._check_size(known.frame, frame)
                     yield replace(
                         self._picture(frame),
                         qp=known.qp,
                         frame_type=known.frame_type,
                         interlaced=known.frame.interlaced_frame,
                     )
+
+    def _check_size(self, known: VideoFrame, frame: vapoursynth.VideoFrame) -> None:
+        if (known.width, known.height) != (frame.width, frame.height):
+            raise MediaError(
+                f"{self._source}: its pictures are {known.width}x{known.height} and the clip's"
+                f" {frame.width}x{frame.height}; give the file that it shows, or restore it before"
+                " it is resized"
+            )
 
     def _decoded(self, path: Path) -> Generator[Decoded]:
         with closing(open_source(path, self._reading)) as source:
@@ -152,7 +174,15 @@ class _Feed:
         given = None if self._property is None else frame.props.get(self._property)
         if given is None:
             return None
-        values = np.atleast_1d(np.rint(np.asarray(given, float))).clip(0, 51).astype(np.int16)
+        try:
+            told = np.atleast_1d(np.asarray(given, float))
+        except (TypeError, ValueError):  # of text, or another clip
+            told = np.array([np.nan])
+        if not np.isfinite(told).all():
+            raise MediaError(
+                f"property {self._property} holds {given!r:.40}, which is no QP; give a number"
+            )
+        values: QpMap = np.rint(told).clip(0, 51).astype(np.int16)
         if values.size == 1:
             return uniform_qp(luma.shape, int(values[0]))
         rows, columns = (-(-side // MACROBLOCK) for side in luma.shape)

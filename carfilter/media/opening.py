@@ -178,6 +178,8 @@ def _descriptor(source: str | Path) -> Iterator[int]:
         _wait_for_data(0)
         yield 0
         return
+    if not str(source):
+        raise MediaError("no input is named; give a file, a URL, or - for stdin")
     path = Path(source)
     _check_file(path)
     number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))

@@ -35,11 +35,15 @@ class SourceOptions:
         """Check the times.
 
         Raises:
-            ImpossibleValueError: one is not finite; None is no limit.
+            ImpossibleValueError: one is not finite, or they leave nothing; None is no limit.
         """
         for name, seconds in (("start", self.start_seconds), ("end", self.end_seconds)):
             if seconds is not None and not math.isfinite(seconds):
                 raise ImpossibleValueError(f"{name}_seconds has to be finite, not {seconds}")
+        if self.end_seconds is not None and self.end_seconds <= (self.start_seconds or 0.0):
+            raise ImpossibleValueError(
+                "-to (end_seconds) has to lie behind -ss (start_seconds), or behind zero"
+            )
 
     @property
     def dropped_types(self) -> set[str]:

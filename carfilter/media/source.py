@@ -191,13 +191,8 @@ class Source:
 
     def cut(self) -> Cut:
         """Return the stretch that -ss, -t and -to leave, for one reading."""
-        return Cut(
-            self.container,
-            self.video,
-            self.copied,
-            self.options.start_seconds,
-            self.options.end_seconds,
-        )
+        start, end = self.options.start_seconds, self.options.end_seconds
+        return Cut(self.container, self.video, self.copied, start, end)
 
     def opened_again(self, options: Mapping[str, str] | None = None) -> av.container.InputContainer:
         """Open the same file once more, for a look ahead or back; the caller closes it.
@@ -218,6 +213,9 @@ class Source:
     def close(self) -> None:
         """Close the container; no more packets of it may be muxed afterwards."""
         self.container.close()
+        # It refers back; as garbage in a forked process it would be freed there without its
+        # threads, which hangs or crashes.
+        self.__dict__.pop("_decoder", None)
 
     def packets(self, streams: list[av.stream.Stream]) -> Iterator[av.Packet[Any]]:
         """Demux through errors: a generator of PyAV ends with its first one, so start another."""

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from carfilter.errors import needing_torch
 from carfilter.restore.engine import Engine, RestoreOptions
 from carfilter.restore.int8.engine import RowsEngine
 from carfilter.restore.int8.rows import open_rows
@@ -22,19 +23,23 @@ def open_engine(model: Model, options: RestoreOptions, size: tuple[int, int]) ->
         size: height and width of most pictures.
 
     Raises:
-        DeviceError: the device or the precision is not to be had here.
+        DeviceError: the device or the precision is not to be had here, as without torch.
     """
+    needs = f"--device {options.device} --precision {options.precision}"
     wants_int8 = options.precision in ("auto", "int8") and _is_for_cpu(options.device)
     if wants_int8 and model.int8 is not None:
         rows = open_rows(model.int8)
         if rows is not None:
             floats = replace(options, device="cpu", precision="fp32")
-            return RowsEngine(rows, lambda: _by_torch(model, floats, size), options, size)
-    return _by_torch(model, options, size)
+            deep = "footage of more than 8 bits"
+            return RowsEngine(rows, lambda: _by_torch(model, floats, size, deep), options, size)
+        needs = "int8 without compiled code for this CPU"
+    return _by_torch(model, options, size, needs)
 
 
-def _by_torch(model: Model, options: RestoreOptions, size: tuple[int, int]) -> Engine:
-    from carfilter.restore.torch_engine import TorchEngine
+def _by_torch(model: Model, options: RestoreOptions, size: tuple[int, int], needs: str) -> Engine:
+    with needing_torch(needs):
+        from carfilter.restore.torch_engine import TorchEngine
 
     return TorchEngine(model, options, size)
 
@@ -47,11 +52,13 @@ def count_gpus(device: str) -> int:
     """Return how many GPUs of this machine a device may stand for: "auto", "cpu", "cuda"...
 
     Raises:
-        DeviceError: there is no such device.
+        DeviceError: there is no such device, or torch is missing, which knows of it.
     """
     if device == "cpu" or (device == "auto" and not may_have_card()):
         return 0
-    import torch
+    what = "the GPU whose driver is here" if device == "auto" else f"--device {device}"
+    with needing_torch(f"{what} (unlike --device cpu)"):
+        import torch
 
     from carfilter.restore.devices import choose_device
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carfilter.errors import WeightsError
+from carfilter.errors import WeightsError, needing_torch
 from carfilter.restore.checkpoint import (
     DAMAGED,
     check_file,
@@ -254,6 +254,7 @@ def load_weights(name: str | Path | None = None) -> Model:
 
     Raises:
         WeightsError: missing, truncated, not ours, or its weights do not fit its network.
+        DeviceError: it carries no int8 form, and torch is not installed.
     """
     path = find_weights(name)
     check_file(path)
@@ -283,7 +284,8 @@ def load_weights(name: str | Path | None = None) -> Model:
 def _read(path: Path) -> dict[str, _Content]:
     """Return the networks of a checkpoint by their names in SUITS; "" is the first."""
     is_pt = path.suffix != ".safetensors"
-    about = _checked(path, read_pt(path) if is_pt else read_safetensors(path))
+    with needing_torch(f"{path}: this model"):
+        about = _checked(path, read_pt(path) if is_pt else read_safetensors(path))
     others = _notes(path, about, "others")
     if not all(name in SUITS and isinstance(other, dict) for name, other in others.items()):
         raise WeightsError(f"{path}: holds networks this version does not know; update carfilter")

@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,11 +115,12 @@ def restored_frames(
     source: str | Path,
     weights: str | Path | Model | None = None,
     options: FilterOptions | None = None,
-) -> Iterator[VideoFrame]:
+) -> Generator[VideoFrame, None, None]:
     """Yield the restored frames of a source, lazily and in order, for a detector or a display.
 
     Each frame keeps its chroma, pts, time_base and colour tags. Decoding and restoring run ahead
-    in threads; leaving the loop early stops them.
+    in threads. Leaving the loop early stops them; where the generator has a name, which keeps it,
+    its close() does.
 
     Raises:
         CarfilterError: at the first frame, or where the source or the device fails.

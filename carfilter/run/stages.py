@@ -71,8 +71,13 @@ class Stages:
             restored = keep_up(decode, self._restored, self._unrestored, self._pace)
         else:
             restored = self._restored(decode)
+        restorer = self.restorer  # not self: a decoder in a cycle would outlive the run
+
+        def compiles() -> bool:
+            return restorer is not None and restorer.is_compiling
+
         network = Prefetch(
-            restored, _QUEUE_EVENTS, _QUEUE_BYTES, _event_bytes, decode, self.stop, self._compiles
+            restored, _QUEUE_EVENTS, _QUEUE_BYTES, _event_bytes, decode, self.stop, compiles
         )
         self._stages["network"] = network
         return network
@@ -87,9 +92,6 @@ class Stages:
     def passed(self) -> int:
         """Frames that went unrestored."""
         return 0 if self._pace is None else self._pace.passed
-
-    def _compiles(self) -> bool:
-        return self.restorer is not None and self.restorer.is_compiling
 
     def _restored(self, events: Iterable[Event]) -> Iterator[Event]:
         waiting: deque[_Waiting] = deque()

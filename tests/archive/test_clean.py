@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import pytest
 
@@ -292,6 +293,16 @@ def test_the_report_shows_verdicts_and_a_pair_of_pictures(tmp_path: Path) -> Non
     pictures = sorted(path.name for path in (tmp_path / "page_files").iterdir())
     assert [name.rpartition("-")[2] for name in pictures] == ["after.png", "before.png"] * 2
     assert all(f'src="page_files/{name}"' in text for name in pictures)
+
+
+def test_a_report_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
+    page = tmp_path / os.fsdecode(b"r\xfc.html")
+    archive = make_archive(tmp_path / "in", 1)
+    totals, _ = clean(archive, tmp_path / "out", replace(PLAIN, report=page))
+    assert totals.done == 1
+    shown = re.findall(rb'src="([^"]*)"', page.read_bytes())
+    assert len(shown) == 2
+    assert all((tmp_path / os.fsdecode(unquote_to_bytes(name))).exists() for name in shown)
 
 
 def test_the_report_of_a_file_done_again_shows_the_new_result(tmp_path: Path) -> None:

@@ -146,3 +146,29 @@ def test_a_report_of_progress_never_empties_an_earlier_result(tmp_path: Path) ->
     assert run.returncode == 1
     assert "out.mkv: would be written twice; give each output its own name" in run.stderr
     assert out.read_bytes() == b"an earlier result"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_what_stdout_has_no_signs_for_ends_no_command(tmp_path: Path, encoding: str) -> None:
+    clip = make_clip(tmp_path / "Zürich ▶.mkv", frames=30)
+    told = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [*INSPECT, str(clip)]
+    run = subprocess.run(command, env=told, capture_output=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr
+    shown = run.stdout.decode(encoding)
+    assert ("Zürich ▶.mkv" in shown) == ("▁" in shown or "█" in shown) == (encoding == "utf-8")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["--help", "--version", ""])
+def test_a_full_stdout_is_told_in_a_sentence(tmp_path: Path, words: str, unbuffered: str) -> None:
+    words = words or str(make_clip(tmp_path / "in.mkv"))
+    told = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(
+            [*INSPECT, words], env=told, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert run.returncode == 1
+    assert run.stderr.startswith("carfilter-inspect: error: stdout: cannot be written (No space")
+    assert run.stderr.count("\n") == 1

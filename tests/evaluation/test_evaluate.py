@@ -449,6 +449,19 @@ def test_help_imports_neither_torch_nor_av() -> None:
     assert "--detector" in done.stdout
 
 
+def test_a_cache_that_cannot_be_made_names_the_option_for_another(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    refused = run(scene.clips["gate"], "--no-shipped")
+    assert refused.exit_code == 1
+    folder = tmp_path / "file" / "carfilter" / "eval"
+    assert refused.stderr.startswith(f"carfilter-eval: error: {folder}: cannot keep variants and")
+    assert refused.stderr.endswith("give another folder by --cache PATH\n")
+    assert refused.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "arguments",
     [(), ("a.mkv", "--reference", "b.mkv"), ("--reference", "b.mkv"), ("--size", "3x3")],

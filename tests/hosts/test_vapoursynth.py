@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import carfilter
-from carfilter.errors import MediaError
+from carfilter.errors import ImpossibleValueError, MediaError
 from carfilter.media.frames import copy_luma
 from carfilter.media.options import SourceOptions
 from carfilter.media.source import Decoded, open_source
@@ -86,6 +86,31 @@ def test_frames_come_in_any_order(clip: Any, wanted: dict[str, list[Any]]) -> No
     restored = carfilter.vapoursynth.restore(clip, "fast", source=PLAZA, options=PAST)
     for n in (7, 3, 19, 0):
         assert np.array_equal(luma(restored, n), wanted["fast"][n]), n
+
+
+@pytest.mark.parametrize("qp", [np.int64(12), np.int16(12), 12.0, np.float32(12)])
+def test_a_whole_number_of_any_type_is_a_qp(clip: Any, qp: Any) -> None:
+    fine = carfilter.vapoursynth.restore(clip, "fast", qp=qp, options=PAST)
+    assert np.array_equal(luma(fine, 3), luma(clip, 3))  # too good to touch
+
+
+@pytest.mark.parametrize("qp", [True, 12.5, float("nan"), float("inf"), [12], 52, b"QP"])
+def test_what_is_no_qp_is_refused(clip: Any, qp: Any) -> None:
+    with pytest.raises(ImpossibleValueError, match="qp has to"):
+        carfilter.vapoursynth.restore(clip, "fast", qp=qp)
+
+
+@pytest.mark.parametrize("held", ["coarse", float("nan")])
+def test_a_property_that_holds_no_qp_is_named(clip: Any, held: Any) -> None:
+    told = clip.std.SetFrameProps(QP=held)
+    with pytest.raises(vs.Error, match=f"property QP holds .*{held}.*, which is no QP"):
+        luma(carfilter.vapoursynth.restore(told, "fast", qp="QP", options=PAST), 0)
+
+
+def test_a_source_of_another_size_is_named(clip: Any) -> None:
+    smaller = carfilter.vapoursynth.restore(clip.std.CropAbs(64, 48), "fast", source=PLAZA)
+    with pytest.raises(vs.Error, match=r"plaza.mp4: its pictures are 384x288 and the clip's 64"):
+        luma(smaller, 0)
 
 
 def test_what_cannot_be_is_said(clip: Any) -> None:

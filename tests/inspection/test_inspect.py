@@ -8,6 +8,7 @@ import subprocess
 import wave
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -21,6 +22,7 @@ from carfilter.inspection.inspect import InspectOptions, inspect
 from clips import make_clip, read_content, tiny_weights
 
 FACTS = InspectOptions(tries=False)
+MANUAL = Path(__file__).parents[2] / "carfilter" / "inspection" / "README.md"
 
 
 def decoded_types(path: Path) -> dict[str, int]:
@@ -278,3 +280,15 @@ def test_a_folder_that_cannot_be_read_is_named_and_fails(tmp_path: Path) -> None
     result = CliRunner().invoke(carfilter_inspect, given)
     assert result.exit_code == 1
     assert "deep: cannot be read (File name too long)" in result.stderr
+
+
+@pytest.mark.parametrize(("codec", "has_qp"), [("libx264", True), ("ffv1", False)])
+def test_the_example_of_the_manual_serves_any_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, has_qp: bool
+) -> None:
+    make_clip(tmp_path / "camera.mkv", codec=codec)
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", MANUAL.read_text(), re.S)
+    known: dict[str, Any] = {}
+    exec(example.replace("camera.mp4", "camera.mkv"), known)
+    assert (known["seen"].qp is not None) == has_qp

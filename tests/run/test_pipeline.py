@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from fractions import Fraction
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from carfilter import filter_video, restored_frames
-from carfilter.errors import CarfilterError, MediaError
+from carfilter.errors import CarfilterError, ImpossibleValueError, MediaError
 from carfilter.media.options import SourceOptions, TargetOptions
 from carfilter.restore.restorer import RestoreOptions
 from carfilter.restore.weights import Model, load_weights
@@ -389,6 +392,21 @@ def test_a_time_without_end_is_an_error_of_ours(name: str, seconds: float) -> No
         SourceOptions(**{f"{name}_seconds": seconds})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("start", "end"), [(1.0, 0.5), (1.0, 1.0), (None, 0.0)])
+def test_times_that_leave_nothing_are_refused_as_the_command_does(
+    start: float | None, end: float
+) -> None:
+    with pytest.raises(ImpossibleValueError, match=r"^-to .*has to lie behind -ss .*, or behind"):
+        SourceOptions(start_seconds=start, end_seconds=end)
+
+
+def test_a_source_without_a_name_is_said_to_have_none(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match=r"^no input is named; give a file"):
+        filter_video("", tmp_path / "out.mkv", options=EXACT)
+    with pytest.raises(MediaError, match=r"^no input is named"):
+        next(restored_frames("", options=EXACT))
+
+
 def test_a_name_that_no_file_can_have_is_an_error_of_ours(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "in.mp4")
     with pytest.raises(MediaError, match=r"cannot be made \(embedded null byte\); choose another"):
@@ -427,6 +445,46 @@ def test_restored_frames_feed_a_detector_lazily(tmp_path: Path) -> None:
     every = list(restored_frames(source, weights))
     assert [frame.pts for frame in every] == sorted(frame.pts for frame in every)
     assert len(every) == 60
+
+
+_FORKS = """
+import gc, os, signal, sys
+import carfilter
+from carfilter.media.options import SourceOptions
+
+def to_the_end():
+    return sum(1 for _ in carfilter.restored_frames(sys.argv[1], "fast"))
+
+def left_early():
+    return next(carfilter.restored_frames(sys.argv[1], "fast"))
+
+def failing():
+    options = carfilter.FilterOptions(source=SourceOptions(stop_on_error=True))
+    try:
+        list(carfilter.restored_frames(sys.argv[2], "fast", options))
+        sys.exit("no failure")
+    except carfilter.errors.MediaError:
+        pass
+
+gc.disable()  # as by chance between two collections
+for use in (to_the_end, left_early, failing):
+    use()
+    if os.fork() == 0:
+        signal.alarm(5)
+        gc.collect()
+        os._exit(0)
+    print(use.__name__, os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork(2)")
+def test_a_process_that_has_read_frames_can_fork(tmp_path: Path) -> None:
+    source, bad = make_clip(tmp_path / "in.mp4", frames=30), tmp_path / "bad.mp4"
+    sound = source.read_bytes()
+    bad.write_bytes(sound[:2000] + bytes(1000) + sound[3000:])
+    command = [sys.executable, "-W", "ignore", "-c", _FORKS, str(source), str(bad)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout.split() == ["to_the_end", "0", "left_early", "0", "failing", "0"], run.stderr
 
 
 def test_restored_frames_of_which_there_is_none_are_an_error(tmp_path: Path) -> None:
