@@ -179,6 +179,26 @@ def test_bd_rate_of_curves_that_cannot_be_compared_is_unknown(quality: list[floa
     assert bd_rate(rates, [28.0, 31.0, 33.0], rates, quality) is None
 
 
+def test_rows_of_bd_rates_are_compared_over_the_same_clips(scene: Scene) -> None:
+    def fitful(coded: Clip, clean: Clip) -> Clip:
+        """Good, but not where the second clip is coded best."""
+        error = coded.luma.astype(int) - clean.luma
+        best = np.array_equal(clean.luma, street) and np.abs(error).mean() < 8
+        return replace(coded, luma=(clean.luma + error * (9 if best else 0.9)).astype(np.uint8))
+
+    street = read_clip(scene.clips["street"]).luma
+    rows = [methods.decode(), methods.network(scene.model)]
+    rows.append(replace(rows[0], name="fitful", key="fitful", restore=fitful))
+    done = evaluate(scene.clips, rows, [measures.quality()], scene.settings)
+    gate = [clip for clip in done.clips if clip.name == "gate"]
+    both, alone = (tables.bd_rate_table(replace(done, clips=c)) for c in (done.clips, gate))
+    assert both is not None
+    assert alone is not None
+    assert both.rows == alone.rows
+    assert "Clips left out: PSNR 1, SSIM 1 of 2." in both.notes
+    assert len(alone.notes) == 1
+
+
 # Baselines ---------------------------------------------------------------------------------------
 
 
