@@ -202,19 +202,29 @@ def _refuse_of_a_pair() -> None:
 
 
 def _run(clean: tuple[Path, ...], options: dict[str, Any], *, quiet: bool) -> bool:
-    """Measure, show and write; say whether a clip failed."""
-    from carfilter.commands import evaluate_display as display
+    """Measure, write and show; say whether a clip failed."""
+    from carfilter.commands.evaluate_display import eval_progress
     from carfilter.evaluation import study
 
     _check_outputs(clean, options)
-    with display.eval_progress() as step:
+    with eval_progress() as step:
         outcome = study.run(_study_options(clean, options), step)
-    if not quiet:
-        display.show_tables(outcome.tables)
-        display.show_verdicts(outcome.verdicts)
-    display.show_failures(outcome.evaluation.failures)
-    _write(outcome, options)
+    try:
+        _write(outcome, options)
+    finally:
+        _show(outcome, quiet=quiet)
     return bool(outcome.evaluation.failures)
+
+
+def _show(outcome: "Outcome", *, quiet: bool) -> None:
+    from carfilter.commands import evaluate_display as display
+
+    try:
+        if not quiet:
+            display.show_tables(outcome.tables)
+            display.show_verdicts(outcome.verdicts)
+    finally:  # whoever reads stdout may have left
+        display.show_failures(outcome.evaluation.failures)
 
 
 def _check_outputs(clean: tuple[Path, ...], options: dict[str, Any]) -> None:
@@ -269,6 +279,7 @@ def _study_options(clean: tuple[Path, ...], given: dict[str, Any]) -> "Options":
 
 
 def _write(outcome: "Outcome", options: dict[str, Any]) -> None:
+    """Write what was asked for, files first: who reads stdout may leave early."""
     from carfilter.evaluation import formats, report
 
     parts = (outcome.tables, outcome.evaluation, outcome.record, outcome.verdicts)
@@ -278,8 +289,8 @@ def _write(outcome: "Outcome", options: dict[str, Any]) -> None:
         "markdown_path": lambda: formats.markdown(*parts),
         "report": lambda: report.page(*parts, next(iter(outcome.found), None), options["every"]),
     }
-    for key, text in texts.items():
-        path: Path | None = options[key]
+    for key in sorted(texts, key=lambda key: str(options[key]) == "-"):
+        path, text = options[key], texts[key]
         if path is None:
             continue
         if str(path) == "-":

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -580,6 +581,20 @@ def test_json_on_stdout_is_nothing_but_json(pair: Pair, tmp_path: Path) -> None:
     result = run(*sides, "--no-vmaf", "--json", "-", "--cache", tmp_path / "c")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["tables"][0]["key"] == "psnr"
+
+
+def test_a_reader_of_stdout_that_leaves_costs_no_file(pair: Pair, tmp_path: Path) -> None:
+    sides = ("--reference", pair.clean, "--distorted", pair.coded, "--restored", pair.restored)
+    code = "from carfilter.commands.evaluate import main; main()"
+    command = [sys.executable, "-c", code, *sides, "--no-vmaf", "--cache", tmp_path / "cache"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run(
+        [*command, "--json", tmp_path / "e.json"], stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (run.returncode, run.stderr) == (1, "")
+    assert json.loads((tmp_path / "e.json").read_text())["tables"]
 
 
 def test_a_page_on_stdout_is_nothing_but_the_page(pair: Pair, tmp_path: Path) -> None:
