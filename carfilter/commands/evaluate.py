@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carfilter.commands.options import CONTEXT_SETTINGS, dash, even_size, files_told, on_stdout
+from carfilter.commands.options import (
+    CONTEXT_SETTINGS,
+    buffer_option,
+    dash,
+    even_size,
+    files_told,
+    on_stdout,
+)
 from carfilter.commands.stdio import outlive_stderr
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
@@ -55,7 +62,7 @@ Exit codes: 0 done, 1 a clip or everything failed, 2 usage, 130 interrupted.
 """
 _OF_CLEAN_CLIPS = (
     *("size", "scale", "codec", "preset", "gop", "bframes", "bufsize_seconds", "scale_caps"),
-    *("max_frames", "every_variant"),
+    *("max_frames", "every_variant", "shipped", "spp"),
 )
 _SIDES = ("reference", "distorted", "restored")
 _OUTPUTS = ("json_path", "csv_path", "markdown_path", "report")
@@ -144,7 +151,7 @@ class _Recorded(click.Command):
     "-g", "--gop", type=click.IntRange(1), help="Key frame distance. [default: the encoder's]"
 )
 @click.option("-bf", "--bframes", type=click.IntRange(0), help="B-frames in a row, likewise.")
-@click.option("--bufsize-seconds", default=1.0, help="VBV buffer, in seconds of its cap.")
+@buffer_option
 @click.option("--scale-caps", is_flag=True, help="Scale the paper's caps with the pixel rate.")
 @click.option(
     "--max-frames", default=300, type=click.IntRange(2), help="Of each clip, from its start."
@@ -196,7 +203,8 @@ def main(clean: tuple[Path, ...], **options: Any) -> None:
 def _refuse_of_a_pair() -> None:
     context = click.get_current_context()
     for name in _OF_CLEAN_CLIPS:
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+        given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+        if given and context.params[name] is not False:  # --no-spp is as it is
             option = next(p.opts[-1] for p in context.command.params if p.name == name)
             raise click.UsageError(f"{option} is about clean clips; a pair is measured as it is")
 

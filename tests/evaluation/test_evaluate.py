@@ -419,9 +419,17 @@ def test_a_table_that_could_not_be_written_is_refused_before_the_work(
 
 def test_what_is_about_clean_clips_is_refused_of_a_pair(pair: Pair) -> None:
     sides = ("--reference", pair.clean, "--distorted", pair.coded, "--restored", pair.restored)
-    refused = run(*sides, "--max-frames", "4")
+    for option in (("--max-frames", "4"), ("--spp",), ("--shipped",)):
+        refused = run(*sides, *option)
+        assert refused.exit_code == 2
+        assert f"{option[0]} is about clean clips" in refused.stderr
+
+
+@pytest.mark.parametrize("seconds", ["nan", "0", "-1"])
+def test_a_buffer_that_no_encoder_has_is_refused(scene: Scene, seconds: str) -> None:
+    refused = run(scene.clips["gate"], "--bufsize-seconds", seconds)
     assert refused.exit_code == 2
-    assert "--max-frames is about clean clips" in refused.stderr
+    assert "'--bufsize-seconds'" in refused.stderr
 
 
 def test_a_pair_of_another_size_is_refused(pair: Pair, tmp_path: Path) -> None:

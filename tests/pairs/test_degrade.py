@@ -367,6 +367,24 @@ def test_what_no_encode_has_is_refused_by_the_name_of_the_option(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--codec hevc --size source", "the paper's variants are H.264; give --variants plain"),
+        ("-crf 20,30", "-crf is of plain variants alone; give --variants plain with it"),
+        ("--variants mixed --crf 20", "-crf is of plain variants alone"),
+    ],
+)
+def test_what_the_variants_would_not_have_is_refused(
+    clean_folder: Path, tmp_path: Path, options: str, said: str
+) -> None:
+    arguments = [str(clean_folder), str(tmp_path / "out"), *options.split()]
+    result = CliRunner().invoke(degrade_main, arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_results_are_not_overwritten_without_being_asked(
     clean_folder: Path, tmp_path: Path
 ) -> None:
