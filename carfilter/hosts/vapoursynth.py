@@ -179,8 +179,14 @@ class _Order:
             if n not in self._kept and not self._next <= n < self._next + _NEAR:
                 self._running.close()
                 self._begin(0 if n < _NEAR else n)
+            if self._error is not None and n not in self._kept:
+                raise self._error  # what ended is asked in vain
             while n not in self._kept:
-                self._kept[self._next] = next(self._running)
+                try:
+                    self._kept[self._next] = next(self._running)
+                except Exception as error:
+                    self._error = error
+                    raise
                 self._next += 1
                 while len(self._kept) > _KEPT:
                     self._kept.popitem(last=False)
@@ -188,5 +194,6 @@ class _Order:
 
     def _begin(self, n: int) -> None:
         self._kept.clear()
+        self._error: Exception | None = None
         self._running: Any = self._restorer.restore(self._feed.pictures(n))
         self._next = n  # number of the frame that `running` gives next
