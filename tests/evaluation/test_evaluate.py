@@ -504,6 +504,14 @@ def test_a_bad_clip_is_reported_the_rest_is_done_and_the_exit_code_is_1(
     assert "| gate | 12 | 128x96 |" in target.read_text()
 
 
+def test_a_clip_whose_variants_cannot_be_kept_stops_no_other(scene: Scene, tmp_path: Path) -> None:
+    clips = {"long" * 60: scene.clips["street"], "gate": scene.clips["gate"]}
+    done = evaluate(clips, [methods.decode()], [measures.quality()], scene.settings)
+    assert [clip.name for clip in done.clips] == ["gate"]
+    assert "street.mkv: its variants cannot be kept" in done.failures["long" * 60]
+    assert "give the clip a shorter name" in done.failures["long" * 60]
+
+
 def test_no_usable_clip_is_one_sentence_and_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "broken.mkv").write_bytes(b"no video in here")
     result = run(tmp_path / "broken.mkv", "--no-shipped", "--cache", tmp_path / "c")
