@@ -77,7 +77,7 @@ def print_scores(rows: Sequence[tuple[str, float, float, float]], title: str) ->
     """Print mean gains over the decode to stdout.
 
     Args:
-        rows: CRF or codec and quality, mean PSNR gain, smallest PSNR gain of a clip, mean SSIM gain.
+        rows: of by_crf(): CRF, mean PSNR gain, smallest PSNR gain of a clip, mean SSIM gain.
     """
     table = Table(title=title)
     for heading in ("CRF", "PSNR gain dB", "least of a clip", "SSIM gain"):
