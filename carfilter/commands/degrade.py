@@ -7,7 +7,7 @@ import click
 
 from carfilter.commands.options import (
     CONTEXT_SETTINGS,
-    Number,
+    buffer_option,
     even_size,
     guarded,
     terminated_as_interrupted,
@@ -51,8 +51,17 @@ def _codecs(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     return names
 
 
+def _check_unused(variants: str, codecs: tuple[str, ...]) -> None:
+    """Refuse a codec or qualities that these variants would not have."""
+    if variants == "paper" and set(codecs) != {"h264"}:
+        raise click.UsageError("the paper's variants are H.264; give --variants plain with --codec")
+    source = click.get_current_context().get_parameter_source("crfs")
+    if variants != "plain" and source is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("-crf is of plain variants alone; give --variants plain with it")
+
+
 def _check_plain(codecs: tuple[str, ...], crfs: tuple[int, ...]) -> None:
-    """Refuse qualities that a codec does not have; of the other variants --crf is none."""
+    """Refuse qualities that a codec does not have."""
     from carfilter.pairs.variants import CODECS
 
     if len(set(codecs)) < len(codecs):
@@ -112,12 +121,7 @@ def _check_plain(codecs: tuple[str, ...], crfs: tuple[int, ...]) -> None:
     default="before",
     help="Scale to --size before the encoder, or what it has coded (then there is no QP map).",
 )
-@click.option(
-    "--bufsize-seconds",
-    default=1.0,
-    type=Number(0.01, 60),
-    help="VBV buffer, in seconds of the cap it belongs to.",
-)
+@buffer_option
 @click.option("--scale-caps", is_flag=True, help="Scale the paper's caps with the pixel rate.")
 @click.option(
     "--noise",
@@ -157,6 +161,7 @@ def main(
 
     Example: carfilter-degrade footage/ photos/ pairs/ --variants mixed --jobs 4
     """
+    _check_unused(options["variants"], options["codecs"])
     if options["variants"] == "plain":
         _check_plain(options["codecs"], options["crfs"])
 

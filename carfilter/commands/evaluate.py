@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carfilter.commands.options import CONTEXT_SETTINGS, dash, even_size, files_told, on_stdout
+from carfilter.commands.options import (
+    CONTEXT_SETTINGS,
+    buffer_option,
+    dash,
+    even_size,
+    files_told,
+    on_stdout,
+)
 from carfilter.commands.stdio import Command
 from carfilter.commands.version import version_option
 from carfilter.errors import CarfilterError
@@ -55,7 +62,7 @@ Exit codes: 0 done, 1 a clip or everything failed, 2 usage, 130 interrupted.
 """
 _OF_CLEAN_CLIPS = (
     *("size", "scale", "codec", "preset", "gop", "bframes", "bufsize_seconds", "scale_caps"),
-    *("max_frames", "every_variant"),
+    *("max_frames", "every_variant", "shipped", "spp"),
 )
 _SIDES = ("reference", "distorted", "restored")
 _OUTPUTS = ("json_path", "csv_path", "markdown_path", "report")
@@ -144,7 +151,7 @@ class _Recorded(Command):
     "-g", "--gop", type=click.IntRange(1), help="Key frame distance. [default: the encoder's]"
 )
 @click.option("-bf", "--bframes", type=click.IntRange(0), help="B-frames in a row, likewise.")
-@click.option("--bufsize-seconds", default=1.0, help="VBV buffer, in seconds of its cap.")
+@buffer_option
 @click.option("--scale-caps", is_flag=True, help="Scale the paper's caps with the pixel rate.")
 @click.option(
     "--max-frames", default=300, type=click.IntRange(2), help="Of each clip, from its start."
@@ -195,25 +202,36 @@ def main(clean: tuple[Path, ...], **options: Any) -> None:
 def _refuse_of_a_pair() -> None:
     context = click.get_current_context()
     for name in _OF_CLEAN_CLIPS:
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+        given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+        if given and context.params[name] is not False:  # --no-spp is as it is
             option = next(p.opts[-1] for p in context.command.params if p.name == name)
             raise click.UsageError(f"{option} is about clean clips; a pair is measured as it is")
 
 
 def _run(clean: tuple[Path, ...], options: dict[str, Any], *, quiet: bool) -> bool:
-    """Measure, show and write; say whether a clip failed."""
-    from carfilter.commands import evaluate_display as display
+    """Measure, write and show; say whether a clip failed."""
+    from carfilter.commands.evaluate_display import eval_progress
     from carfilter.evaluation import study
 
     _check_outputs(clean, options)
-    with display.eval_progress() as step:
+    with eval_progress() as step:
         outcome = study.run(_study_options(clean, options), step)
-    if not quiet:
-        display.show_tables(outcome.tables)
-        display.show_verdicts(outcome.verdicts)
-    display.show_failures(outcome.evaluation.failures)
-    _write(outcome, options)
+    try:
+        _write(outcome, options)
+    finally:
+        _show(outcome, quiet=quiet)
     return bool(outcome.evaluation.failures)
+
+
+def _show(outcome: "Outcome", *, quiet: bool) -> None:
+    from carfilter.commands import evaluate_display as display
+
+    try:
+        if not quiet:
+            display.show_tables(outcome.tables)
+            display.show_verdicts(outcome.verdicts)
+    finally:  # whoever reads stdout may have left
+        display.show_failures(outcome.evaluation.failures)
 
 
 def _check_outputs(clean: tuple[Path, ...], options: dict[str, Any]) -> None:
@@ -282,6 +300,7 @@ def _study_options(clean: tuple[Path, ...], given: dict[str, Any]) -> "Options":
 
 
 def _write(outcome: "Outcome", options: dict[str, Any]) -> None:
+    """Write what was asked for, files first: who reads stdout may leave early."""
     from carfilter.evaluation import formats, report
 
     parts = (outcome.tables, outcome.evaluation, outcome.record, outcome.verdicts)
@@ -291,8 +310,8 @@ def _write(outcome: "Outcome", options: dict[str, Any]) -> None:
         "markdown_path": lambda: formats.markdown(*parts),
         "report": lambda: report.page(*parts, next(iter(outcome.found), None), options["every"]),
     }
-    for key, text in texts.items():
-        path: Path | None = options[key]
+    for key in sorted(texts, key=lambda key: str(options[key]) == "-"):
+        path, text = options[key], texts[key]
         if path is None:
             continue
         if str(path) == "-":

@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,16 +114,18 @@ def _show_one(path: Path, given: dict[str, Any], display: Any) -> int:
     from carfilter.inspection.inspect import look_at
 
     look = look_at(path, _options_of(given))
-    display.show(look.inspection)
-    _write_json(given["json_file"], look.inspection.as_dict())
-    if given["csv_file"]:
-        _write_csv(given["csv_file"], [(path, look.inspection)])
-    if given["html"] is not None:
+
+    def html() -> str:
         from carfilter.inspection.page import page
 
-        _write(given["html"], page(look, _options_of(given), Path(given["html"]).name))
-        if given["html"] != "-":
-            display.note(f"wrote {given['html']}")
+        return page(look, _options_of(given), Path(given["html"]).name)
+
+    try:
+        _write_all(given, look.inspection.as_dict(), [(path, look.inspection)], html)
+    finally:
+        display.show(look.inspection)
+    if given["html"] not in (None, "-"):
+        display.note(f"wrote {given['html']}")
     return 0
 
 
@@ -144,10 +146,10 @@ def _show_many(
                 failed.append((path, str(error).removeprefix(f"{path}: ")))
             advance(path)
     seen.sort(key=lambda one: -one[1].gain)
-    display.show_table(seen, failed)
-    _write_json(given["json_file"], [one.as_dict() for _, one in seen])
-    if given["csv_file"]:
-        _write_csv(given["csv_file"], seen)
+    try:
+        _write_all(given, [one.as_dict() for _, one in seen], seen)
+    finally:
+        display.show_table(seen, failed)
     return 1 if failed else 0
 
 
@@ -158,12 +160,21 @@ def _options_of(given: dict[str, Any]) -> "InspectOptions":
     return InspectOptions(**{name: given[name] for name in names})
 
 
-def _write_json(name: str | None, content: Any) -> None:
-    if name is not None:
-        _write(name, json.dumps(content, indent=2) + "\n")
+def _write_all(
+    given: dict[str, Any], content: Any, seen: Sequence[Any], html: Callable[[], str] = str
+) -> None:
+    """Write what was asked for, files first: who reads stdout may leave early."""
+    texts: list[tuple[str | None, Callable[[], str]]] = [
+        (given["json_file"], lambda: json.dumps(content, indent=2) + "\n"),
+        (given["csv_file"], lambda: _csv_text(seen)),
+        (given["html"], html),
+    ]
+    for name, text in sorted(texts, key=lambda one: one[0] == "-"):
+        if name is not None:
+            _write(name, text())
 
 
-def _write_csv(name: str, seen: Sequence[Any]) -> None:
+def _csv_text(seen: Sequence[Any]) -> str:
     import io
 
     from carfilter.inspection.summary import CSV_COLUMNS, values_of
@@ -172,7 +183,7 @@ def _write_csv(name: str, seen: Sequence[Any]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     writer.writerows(values_of(one, str(path)) for path, one in seen)
-    _write(name, text.getvalue())
+    return text.getvalue()
 
 
 def _write(name: str, text: str) -> None:

@@ -88,12 +88,14 @@ class InspectDisplay:
         failed: Sequence[tuple[Path, str]],
     ) -> None:
         """Print a line a file."""
-        if not self._quiet:
-            from carfilter.inspection.summary import COLUMNS, row_of
+        from carfilter.inspection.summary import COLUMNS, row_of
 
-            print_plan(self._out, COLUMNS, [row_of(one, str(path)) for path, one in seen])
-        for path, reason in failed:
-            self._err.print(f"carfilter: {path}: {reason}", markup=False, soft_wrap=True)
+        try:
+            if not self._quiet:
+                print_plan(self._out, COLUMNS, [row_of(one, str(path)) for path, one in seen])
+        finally:  # whoever reads stdout may have left
+            for path, reason in failed:
+                self._err.print(f"carfilter: {path}: {reason}", markup=False, soft_wrap=True)
 
 
 def print_plan(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

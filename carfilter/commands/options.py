@@ -186,6 +186,12 @@ restore_options = grouped(
         "--no-reuse", is_flag=True, help="Compute unchanged frames and areas again each time."
     ),
 )
+buffer_option = click.option(
+    "--bufsize-seconds",
+    default=1.0,
+    type=Number(0.01, 60),
+    help="VBV buffer, in seconds of the cap it belongs to.",
+)
 encode_options = grouped(
     click.option("-c:v", "video_codec", metavar="CODEC", help="Video encoder.  [default: libx264]"),
     click.option("-c:a", "audio_codec", metavar="CODEC", help="Audio encoder.  [default: copy]"),

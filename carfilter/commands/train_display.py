@@ -73,17 +73,17 @@ def training_progress(name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
         yield show
 
 
-def print_scores(rows: Sequence[tuple[int, float, float, float]], title: str) -> None:
+def print_scores(rows: Sequence[tuple[str, float, float, float]], title: str) -> None:
     """Print mean gains over the decode to stdout.
 
     Args:
-        rows: CRF, mean PSNR gain, smallest PSNR gain of a clip, mean SSIM gain.
+        rows: of by_crf(): CRF, mean PSNR gain, smallest PSNR gain of a clip, mean SSIM gain.
     """
     table = Table(title=title)
     for heading in ("CRF", "PSNR gain dB", "least of a clip", "SSIM gain"):
         table.add_column(heading, justify="right")
     for crf, gain, least, like in rows:
-        table.add_row(str(crf), f"{gain:+.3f}", f"{least:+.3f}", f"{like:+.4f}")
+        table.add_row(crf, f"{gain:+.3f}", f"{least:+.3f}", f"{like:+.4f}")
     Console(emoji=False).print(table)
 
 

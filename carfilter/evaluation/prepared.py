@@ -70,8 +70,14 @@ def prepare(name: str, source: Path, settings: Settings, cache: Path) -> Prepare
     made = _SCALED_VERSION if settings.scale_caps else _DEGRADE_VERSION
     made_of = [made, name, digest, asdict(settings), version("av")]
     folder = cache / "variants" / f"{name}-{key_of(made_of)[:16]}"
-    if not (folder / _LISTING).exists():
-        _degrade(name, source, folder, settings)
+    try:
+        if not (folder / _LISTING).exists():
+            _degrade(name, source, folder, settings)
+    except OSError as error:
+        raise MediaError(
+            f"{source}: its variants cannot be kept in {cache} ({error.strerror}); give the clip a"
+            " shorter name, or another --cache"
+        ) from error
     rows = json.loads((folder / _LISTING).read_text())
     variants = tuple(
         Variant(

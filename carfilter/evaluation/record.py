@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 
 from carfilter import __version__
@@ -17,6 +18,7 @@ from carfilter.pairs.variants import Settings as DegradeSettings
 
 _PACKAGES = ("av", "torch", "numpy", "onnxruntime", "pycocotools")
 _LINE = 60  # characters of the shown command after which the next option starts a new line
+_SENTENCE = "--note"  # whose value has slashes that are not of paths
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Record:
 def command_line(arguments: Sequence[str]) -> str:
     """Return the command, every path cut down to its last part, a line for a few options each."""
     lines = ["carfilter-eval"]
-    for argument in arguments:
-        shown = shlex.quote(_without_folders(argument))
+    for before, argument in pairwise(("", *arguments)):
+        shown = shlex.quote(argument if before == _SENTENCE else _without_folders(argument))
         if argument.startswith("-") and len(lines[-1]) > _LINE:
             lines.append(f"    {shown}")
         else:
@@ -44,8 +46,11 @@ def command_line(arguments: Sequence[str]) -> str:
 
 
 def _without_folders(argument: str) -> str:
-    """Cut a path down to its last part; sentences, which have slashes too, stay whole."""
-    return Path(argument).name if "/" in argument and " " not in argument.strip() else argument
+    """Cut a path, or the one in --option=path, down to its last part; a sentence stays whole."""
+    if argument.startswith("--") and "=" in argument:
+        option, value = argument.split("=", 1)
+        return argument if option == _SENTENCE else f"{option}={_without_folders(value)}"
+    return Path(argument).name if "/" in argument else argument
 
 
 def versions() -> dict[str, str]:

@@ -110,13 +110,21 @@ def _folders(paths: Sequence[Path], sources: dict[str, Path]) -> dict[str, tuple
     if len(folders) < 2:
         return {}
     common = Path(os.path.commonpath(folders))
+    parts = {path: path.relative_to(common).parts for path in folders if path != common}
     return {
-        folder.relative_to(common).parts[0]: tuple(
+        _short_name(own, [*parts.values()]): tuple(
             name for name, path in sources.items() if path.absolute().parent.resolve() == folder
         )
-        for folder in folders
-        if folder != common
+        for folder, own in parts.items()
     }
+
+
+def _short_name(own: tuple[str, ...], among: Sequence[tuple[str, ...]]) -> str:
+    """Return the first parts of a path, as few as no other begins with."""
+    for length in range(1, len(own)):
+        if sum(parts[:length] == own[:length] for parts in among) == 1:
+            return "/".join(own[:length])
+    return "/".join(own)
 
 
 class _Detector:

@@ -252,28 +252,28 @@ def variants_table(evaluation: Evaluation) -> Table:
 def bd_rate_table(evaluation: Evaluation) -> Table | None:
     """Return the bitrate saved at equal quality against the decode, in per cent."""
     series = _rate_series(evaluation.columns)
-    qualities = [value for value in VALUES if value.key in ("psnr", "ssim", "vmaf_neg")]
-    rows = []
-    for name in row_names(evaluation):
-        if name != DECODE:
-            cells = [
-                Cell(_mean_bd_rate(evaluation, columns, name, quality))
-                for quality in qualities
-                for columns in series.values()
-            ]
-            rows.append((name, tuple(cells)))
-    if all(cell.value is None for _, cells in rows for cell in cells):
+    names = [name for name in row_names(evaluation) if name != DECODE]
+    means, left_out = [], []
+    for quality in (value for value in VALUES if value.key in ("psnr", "ssim", "vmaf_neg")):
+        for caps, columns in series.items():
+            mean, missing = _mean_bd_rates(evaluation, columns, names, quality)
+            title = quality.key.upper().replace("_", " ")
+            label = f"{title}{f', {caps}' if len(series) > 1 else ''}"
+            means.append((label, mean))
+            if missing:
+                left_out.append(f"{label} {missing}")
+    if not any(mean for _, mean in means):
         return None
-    labels = tuple(
-        f"{quality.key.upper().replace('_', ' ')}{f', {caps}' if len(series) > 1 else ''}"
-        for quality in qualities
-        for caps in series
-    )
-    notes = (
+    rows = tuple((name, tuple(Cell(mean.get(name)) for _, mean in means)) for name in names)
+    notes = [
         "Bitrate of the compressed video at equal quality after the filter, mean over the clips;"
-        " negative saves bits. Clips whose curves share no quality are left out.",
-    )
-    return Table("bd_rate", "BD-rate against the decode, %", labels, tuple(rows), 1, False, notes)
+        " negative saves bits. A clip is left out of a column, for all rows, where the quality of"
+        " one falls as the bitrate rises, or none is shared with the decode."
+    ]
+    if left_out:
+        notes.append(f"Clips left out: {', '.join(left_out)} of {len(evaluation.clips)}.")
+    labels = tuple(label for label, _ in means)
+    return Table("bd_rate", "BD-rate against the decode, %", labels, rows, 1, False, tuple(notes))
 
 
 def _rate_series(columns: Sequence[Column]) -> dict[str, list[Column]]:
@@ -287,22 +287,34 @@ def _rate_series(columns: Sequence[Column]) -> dict[str, list[Column]]:
     }
 
 
-def _mean_bd_rate(
-    evaluation: Evaluation, columns: Sequence[Column], row: str, value: Value
-) -> float | None:
-    found = []
-    for clip in evaluation.clips:
-        points = []
-        for column in columns:
-            result = find_result(clip, column)
-            base, test = (value_of(clip, column, name, value) for name in (DECODE, row))
-            if result and base is not None and test is not None:
-                points.append((result.variant.kbps, base, test))
-        rates, reference, filtered = ([p[i] for p in points] for i in range(3))
-        rate = bd_rate(rates, reference, rates, filtered) if len(points) > 1 else None
-        if rate is not None:
-            found.append(rate)
-    return float(np.mean(found)) if found else None
+def _mean_bd_rates(
+    evaluation: Evaluation, columns: Sequence[Column], names: Sequence[str], value: Value
+) -> tuple[dict[str, float], int]:
+    """Return the mean of each row over the same clips, and how many clips that leaves out.
+
+    A row that no clip has a rate of leaves none out, and is not among the means.
+    """
+    found = [
+        {name: rate for name in names if (rate := _bd_rate(clip, columns, name, value)) is not None}
+        for clip in evaluation.clips
+    ]
+    compared = {name for rates in found for name in rates}
+    whole = [rates for rates in found if rates.keys() == compared]
+    missing = len(found) - len(whole) if compared else 0
+    if not whole:
+        return {}, missing
+    return {n: float(np.mean([rates[n] for rates in whole])) for n in compared}, missing
+
+
+def _bd_rate(clip: ClipResult, columns: Sequence[Column], row: str, value: Value) -> float | None:
+    points = []
+    for column in columns:
+        result = find_result(clip, column)
+        base, test = (value_of(clip, column, name, value) for name in (DECODE, row))
+        if result and base is not None and test is not None:
+            points.append((result.variant.kbps, base, test))
+    rates, reference, filtered = ([p[i] for p in points] for i in range(3))
+    return bd_rate(rates, reference, rates, filtered)
 
 
 def quality_tables(evaluation: Evaluation) -> list[Table]:

@@ -201,6 +201,7 @@ class _Order:
         self._feed, self._restorer = feed, restorer
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, Luma] = OrderedDict()
+        self._error: Exception | None = None  # by which the present run ended
         self._begin(0)
 
     def luma(self, n: int) -> Luma:
@@ -209,8 +210,14 @@ class _Order:
             if n not in self._kept and not self._next <= n < self._next + _NEAR:
                 self._running.close()
                 self._begin(0 if n < _NEAR else n)
+            if self._error is not None and n not in self._kept:
+                raise self._error  # what ended is asked in vain
             while n not in self._kept:
-                self._kept[self._next] = next(self._running)
+                try:
+                    self._kept[self._next] = next(self._running)
+                except Exception as error:
+                    self._error = error
+                    raise
                 self._next += 1
                 while len(self._kept) > _KEPT:
                     self._kept.popitem(last=False)
@@ -218,5 +225,6 @@ class _Order:
 
     def _begin(self, n: int) -> None:
         self._kept.clear()
+        self._error = None
         self._running: Any = self._restorer.restore(self._feed.pictures(n))
         self._next = n  # number of the frame that `running` gives next

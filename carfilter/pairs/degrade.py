@@ -60,14 +60,19 @@ def find_sources(paths: Sequence[Path]) -> dict[str, Path]:
     return sources
 
 
-def open_source(path: Path, name: str, settings: Settings, noise: float = 0.0) -> Clip:
+def open_source(
+    path: Path, name: str, settings: Settings, noise: float, photos: Sequence[Path]
+) -> Clip:
     """Read a clean clip, or make one of a photograph; noise, if asked for, becomes part of it.
 
     The noise belongs to the clean clip since it is what a camera hands to its encoder: the filter
     is to restore that, not to remove it.
+
+    Args:
+        photos: this one among them; pieces of them may cross a still view.
     """
     if path.suffix.lower() in _PHOTO_SUFFIXES:
-        luma = _photo_luma(path, name, settings)
+        luma = _photo_luma(path, name, settings, photos)
         height, width = luma.shape[1:]
         gray = np.full((len(luma), 2, height // 2, width // 2), 128, np.uint8)
         clip = Clip(luma, gray, Fraction(25), full_range=True)
@@ -82,26 +87,31 @@ def open_source(path: Path, name: str, settings: Settings, noise: float = 0.0) -
     return clip
 
 
-def _photo_luma(path: Path, name: str, settings: Settings) -> npt.NDArray[np.uint8]:
+def _photo_luma(
+    path: Path, name: str, settings: Settings, photos: Sequence[Path]
+) -> npt.NDArray[np.uint8]:
     rng = generator_for(settings.seed, name, "pan")
     if settings.photo_camera == "pan":
         return pan_and_zoom(read_photo(path), settings.photo_frames, rng)
-    beside = sorted(f for f in path.parent.iterdir() if f.suffix.lower() in _PHOTO_SUFFIXES)
-    chosen = rng.integers(0, len(beside), rng.integers(0, _MOST_PIECES + 1))
-    others = [read_photo(beside[index]) for index in chosen]
+    chosen = rng.integers(0, len(photos), rng.integers(0, _MOST_PIECES + 1))
+    others = [read_photo(photos[index]) for index in chosen]
     return still_scene(read_photo(path), others, settings.photo_frames, rng)
 
 
 def degrade_clip(
-    name: str, path: Path, out: Path, settings: Settings, noise: float = 0.0
+    name: str, path: Path, out: Path, settings: Settings, noise: float, photos: Sequence[Path]
 ) -> list[dict[str, Any]]:
     """Make every variant of one clip below `out`; return a manifest row of plain values for each.
+
+    Args:
+        photos: as of open_source().
 
     Raises:
         MediaError: the clip cannot be read, or a file cannot be written.
     """
     photo = path.suffix.lower() in _PHOTO_SUFFIXES
-    clip = open_source(path, name, settings, noise)
+    clip = open_source(path, name, settings, noise, photos)
+    (out / _MANIFEST).unlink(missing_ok=True)  # from here on an earlier one may not be true
     # What training compares with; differs from `clip` only when scaling comes after the encoder.
     clean = scale_clip(clip, *settings.size) if settings.size else clip
     write_clip(out / "clean" / f"{name}.mkv", clean, {"qp": "0", "preset": "veryfast"})
@@ -196,7 +206,6 @@ def degrade(
     for folder in ("clean", "videos", "packs", *(("scaled",) if settings.scale == "after" else ())):
         (out / folder).mkdir(parents=True, exist_ok=True)
     before = _made_before(out)
-    (out / _MANIFEST).unlink(missing_ok=True)  # from here on an earlier one may not be true
     stamps = _stamps(sources)  # first, so that a clip is made again that changes meanwhile
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
@@ -334,10 +343,11 @@ def _results(
     clips: dict[str, tuple[Path, float]], out: Path, settings: Settings, jobs: int
 ) -> Iterator[tuple[str, list[dict[str, Any]] | str]]:
     """Yield each clip with its rows, or with the sentence that says why it failed."""
+    photos = sorted({path for path, _ in clips.values() if path.suffix.lower() in _PHOTO_SUFFIXES})
     if jobs == 1:
         for name, (path, noise) in clips.items():
             try:
-                yield name, degrade_clip(name, path, out, settings, noise)
+                yield name, degrade_clip(name, path, out, settings, noise, photos)
             except CarfilterError as error:
                 yield name, str(error)
         return
@@ -345,7 +355,7 @@ def _results(
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker) as pool:
         try:
             tasks = {
-                pool.submit(degrade_clip, name, path, out, settings, noise): name
+                pool.submit(degrade_clip, name, path, out, settings, noise, photos): name
                 for name, (path, noise) in clips.items()
             }
             for task in as_completed(tasks):

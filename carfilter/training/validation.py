@@ -1,4 +1,4 @@
-"""What a network gains over the plain decode on validation packs, per clip and per CRF."""
+"""What a network gains over the plain decode on validation packs, per clip and per quality."""
 
 import math
 from collections.abc import Iterator
@@ -42,7 +42,8 @@ class Score:
     """Means over the scored frames of one clip at one CRF; gains are over the decode."""
 
     clip: str
-    crf: int
+    codec: str
+    crf: int  # or q, on the codec's own scale
     mode: str  # of MODES
     psnr: float  # dB, of the decode
     ssim: float
@@ -83,6 +84,7 @@ def score_network(
         scores.append(
             Score(
                 clip=str(about["clip"]),
+                codec=str(about.get("codec", "h264")),  # of which packs once were alone
                 crf=int(about["crf"]),
                 mode=mode,
                 psnr=before,
@@ -157,9 +159,18 @@ def restore_frame(network: Network, sample: Sample, device: torch.device) -> Ten
     return levels[0, 0].cpu()
 
 
-def by_crf(scores: list[Score]) -> Iterator[tuple[int, float, float, float]]:
-    """Yield CRF, mean PSNR gain, smallest PSNR gain of a clip, and mean SSIM gain."""
-    for crf in sorted({score.crf for score in scores}):
-        chosen = [score for score in scores if score.crf == crf]
+def by_crf(scores: list[Score]) -> Iterator[tuple[str, float, float, float]]:
+    """Yield CRF, mean PSNR gain, smallest PSNR gain of a clip, and mean SSIM gain.
+
+    Other codecs than H.264, whose qualities are on scales of their own, stand before theirs: "hevc
+    29".
+    """
+    for codec, crf in sorted({(s.codec, s.crf) for s in scores}, key=_h264_first):
+        chosen = [score for score in scores if (score.codec, score.crf) == (codec, crf)]
         gains = [score.psnr_gain for score in chosen]
-        yield crf, fmean(gains), min(gains), fmean(score.ssim_gain for score in chosen)
+        name = str(crf) if codec == "h264" else f"{codec} {crf}"
+        yield name, fmean(gains), min(gains), fmean(score.ssim_gain for score in chosen)
+
+
+def _h264_first(kind: tuple[str, int]) -> tuple[bool, str, int]:
+    return kind[0] != "h264", *kind

@@ -279,6 +279,23 @@ def test_two_detectors_judge_two_folders_apart(tmp_path: Path) -> None:
     assert [bar["met"] for bar in bars] == [True, True]  # these detectors see what they always see
 
 
+def test_folders_beside_each_other_are_judged_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("day/gate", "day/yard", "night/gate")]
+    for folder in paths:
+        folder.mkdir(parents=True)
+        save_clip(folder / f"{folder.parent.name}_{folder.name}.mkv", draw_clip(frames=3))
+    detector = save_detector(
+        tmp_path / "eye.onnx", yolox_output({80: [0.5, 0.5, 0, 0, 9, 0, 9, 0]})
+    )
+    command = [*paths, "--detector", detector, "--detector-size", "file", "-preset", "ultrafast"]
+    command += ["--no-shipped", "--no-spp", "--no-vmaf", "--cache", tmp_path / "c", "--json", "-"]
+    result = CliRunner().invoke(main, [str(part) for part in command])
+    assert result.exit_code == 0, result.stderr
+    tables = {table["key"]: table for table in json.loads(result.stdout)["tables"]}
+    groups = [label.split(":")[0] for label, _ in tables["map_groups_eye"]["rows"]]
+    assert groups[:3] == ["day/gate", "day/yard", "night"]
+
+
 def test_a_row_is_judged_by_its_worst_folder_and_clip() -> None:
     column = (41, (None,))
 
@@ -298,3 +315,22 @@ def test_a_row_is_judged_by_its_worst_folder_and_clip() -> None:
     verdict = _detection_of(evaluation, found, "fast")
     assert verdict.met is False
     assert "check CRF 41 (-0.010), road CRF 41 (-0.040)." in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("seen", "met"), [({}, None), ({80: [0.5, 0.5, 0, 0, 0.9, 0, 1, 0]}, False)]
+)
+def test_a_bar_is_met_by_nothing_that_was_not_tested(
+    tmp_path: Path, seen: dict[int, list[float]], met: bool | None
+) -> None:
+    clip = save_clip(tmp_path / "a.mkv", draw_clip(frames=3))
+    detector = save_detector(tmp_path / "eye.onnx", yolox_output(seen))
+    command = [clip, "--detector", detector, "--detector-size", "file", "-preset", "ultrafast"]
+    command += ["--weights", save_model(tmp_path / "detect.pt"), "--cache", tmp_path / "cache"]
+    command += ["--no-shipped", "--no-spp", "--no-vmaf", "--paper", "--json", "-"]
+    result = CliRunner().invoke(main, [str(part) for part in command])
+    assert result.exit_code == 0, result.stderr
+    (bar,) = [one for one in json.loads(result.stdout)["bars"] if "`detect`" in one["sentence"]]
+    assert bar["met"] is met
+    assert "spp" not in bar["sentence"]
+    assert ("nothing to find" in bar["sentence"]) == (met is None)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -177,6 +178,26 @@ def test_half_the_bits_at_equal_quality_are_minus_fifty_per_cent() -> None:
 def test_bd_rate_of_curves_that_cannot_be_compared_is_unknown(quality: list[float]) -> None:
     rates = [100.0, 200.0, 400.0]
     assert bd_rate(rates, [28.0, 31.0, 33.0], rates, quality) is None
+
+
+def test_rows_of_bd_rates_are_compared_over_the_same_clips(scene: Scene) -> None:
+    def fitful(coded: Clip, clean: Clip) -> Clip:
+        """Good, but not where the second clip is coded best."""
+        error = coded.luma.astype(int) - clean.luma
+        best = np.array_equal(clean.luma, street) and np.abs(error).mean() < 8
+        return replace(coded, luma=(clean.luma + error * (9 if best else 0.9)).astype(np.uint8))
+
+    street = read_clip(scene.clips["street"]).luma
+    rows = [methods.decode(), methods.network(scene.model)]
+    rows.append(replace(rows[0], name="fitful", key="fitful", restore=fitful))
+    done = evaluate(scene.clips, rows, [measures.quality()], scene.settings)
+    gate = [clip for clip in done.clips if clip.name == "gate"]
+    both, alone = (tables.bd_rate_table(replace(done, clips=c)) for c in (done.clips, gate))
+    assert both is not None
+    assert alone is not None
+    assert both.rows == alone.rows
+    assert "Clips left out: PSNR 1, SSIM 1 of 2." in both.notes
+    assert len(alone.notes) == 1
 
 
 # Baselines ---------------------------------------------------------------------------------------
@@ -398,9 +419,17 @@ def test_a_table_that_could_not_be_written_is_refused_before_the_work(
 
 def test_what_is_about_clean_clips_is_refused_of_a_pair(pair: Pair) -> None:
     sides = ("--reference", pair.clean, "--distorted", pair.coded, "--restored", pair.restored)
-    refused = run(*sides, "--max-frames", "4")
+    for option in (("--max-frames", "4"), ("--spp",), ("--shipped",)):
+        refused = run(*sides, *option)
+        assert refused.exit_code == 2
+        assert f"{option[0]} is about clean clips" in refused.stderr
+
+
+@pytest.mark.parametrize("seconds", ["nan", "0", "-1"])
+def test_a_buffer_that_no_encoder_has_is_refused(scene: Scene, seconds: str) -> None:
+    refused = run(scene.clips["gate"], "--bufsize-seconds", seconds)
     assert refused.exit_code == 2
-    assert "--max-frames is about clean clips" in refused.stderr
+    assert "'--bufsize-seconds'" in refused.stderr
 
 
 def test_a_pair_of_another_size_is_refused(pair: Pair, tmp_path: Path) -> None:
@@ -488,6 +517,14 @@ def test_a_bad_clip_is_reported_the_rest_is_done_and_the_exit_code_is_1(
     assert "| gate | 12 | 128x96 |" in target.read_text()
 
 
+def test_a_clip_whose_variants_cannot_be_kept_stops_no_other(scene: Scene) -> None:
+    clips = {"long" * 60: scene.clips["street"], "gate": scene.clips["gate"]}
+    done = evaluate(clips, [methods.decode()], [measures.quality()], scene.settings)
+    assert [clip.name for clip in done.clips] == ["gate"]
+    assert "street.mkv: its variants cannot be kept" in done.failures["long" * 60]
+    assert "give the clip a shorter name" in done.failures["long" * 60]
+
+
 def test_no_usable_clip_is_one_sentence_and_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "broken.mkv").write_bytes(b"no video in here")
     result = run(tmp_path / "broken.mkv", "--no-shipped", "--cache", tmp_path / "c")
@@ -573,6 +610,20 @@ def test_json_on_stdout_is_nothing_but_json(pair: Pair, tmp_path: Path) -> None:
     result = run(*sides, "--no-vmaf", "--json", "-", "--cache", tmp_path / "c")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["tables"][0]["key"] == "psnr"
+
+
+def test_a_reader_of_stdout_that_leaves_costs_no_file(pair: Pair, tmp_path: Path) -> None:
+    sides = ("--reference", pair.clean, "--distorted", pair.coded, "--restored", pair.restored)
+    code = "from carfilter.commands.evaluate import main; main()"
+    command = [sys.executable, "-c", code, *sides, "--no-vmaf", "--cache", tmp_path / "cache"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run(
+        [*command, "--json", tmp_path / "e.json"], stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (run.returncode, run.stderr) == (1, "")
+    assert json.loads((tmp_path / "e.json").read_text())["tables"]
 
 
 def test_a_page_on_stdout_is_nothing_but_the_page(pair: Pair, tmp_path: Path) -> None:

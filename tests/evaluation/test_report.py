@@ -71,6 +71,8 @@ def test_the_page_names_no_folder_of_this_machine(page: Path) -> None:
 def test_the_command_keeps_sentences_and_drops_folders() -> None:
     shown = command_line(["/some/where/clips", "--note", "Set V of models/README.md chose."])
     assert shown == "carfilter-eval clips --note 'Set V of models/README.md chose.'"
+    shown = command_line(["/home/me/my clips/a.mp4", "--weights=/home/me/x.pt", "--note=One/two."])
+    assert shown == "carfilter-eval a.mp4 --weights=x.pt --note=One/two."
 
 
 def test_text_from_outside_is_escaped(page: Path) -> None:

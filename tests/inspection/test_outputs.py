@@ -118,3 +118,28 @@ def test_two_outputs_never_share_a_file(clip: Path) -> None:
     for pair in (("--json", one, "--html", one), ("--json", one, "--csv", link)):
         assert "would be written twice; give each output its own name" in refused(clip, *pair)
     assert not one.exists()
+
+
+@pytest.mark.parametrize("beside", [(), ("broken.mp4",)], ids=["one file", "two files"])
+def test_a_reader_of_stdout_that_leaves_costs_no_file(
+    clip: Path, weights: Path, beside: tuple[str, ...]
+) -> None:
+    for name in beside:
+        clip.with_name(name).write_bytes(b"no video")
+    files = {option: clip.with_name(f"out.{option}") for option in ("csv", "html")}
+    written = {k: file for k, file in files.items() if k == "csv" or not beside}
+    reader, writer = os.pipe()
+    os.close(reader)
+    for stdout in ((), ("--json", "-")):
+        command = [*COMMAND, clip.name, *beside, "--weights", weights, *stdout]
+        command += [word for k, file in written.items() for word in (f"--{k}", file)]
+        run = subprocess.run(
+            command, cwd=clip.parent, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+        assert run.returncode == 1
+        assert "Traceback" not in run.stderr
+        assert ("broken.mp4" in run.stderr) == bool(beside)
+        for file in written.values():
+            assert "in.mp4" in file.read_text()
+            file.unlink()
+    os.close(writer)

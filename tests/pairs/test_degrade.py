@@ -337,6 +337,24 @@ def test_pieces_of_small_photographs_are_small() -> None:
         assert bool((clip[0] != clip[-1]).any()) == (side > 3)
 
 
+def test_pieces_are_of_photographs_that_were_named(tmp_path: Path) -> None:
+    from PIL import Image
+
+    rng, photos = np.random.default_rng(2), tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a", "b"):
+        pixels = rng.integers(0, 256, (64, 96), np.uint8)
+        Image.fromarray(pixels).save(photos / f"{name}.png")
+    (photos / "held_out.png").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    options = ["--variants", "mixed", "--per-photo", "1", "--photo-camera", "still"]
+    named = [str(photos / "a.png"), str(photos / "b.png")]
+    for seed in range(3):  # none to three pieces are drawn
+        command = [*named, str(out), *options, "--photo-frames", "2", "--seed", str(seed), "-y"]
+        result = CliRunner().invoke(degrade_main, command)
+        assert result.exit_code == 0, result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -362,6 +380,24 @@ def test_what_no_encode_has_is_refused_by_the_name_of_the_option(
 ) -> None:
     arguments = [str(clean_folder), str(tmp_path / "out"), "--variants", "plain"]
     result = CliRunner().invoke(degrade_main, [*arguments, *options.split()])
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--codec hevc --size source", "the paper's variants are H.264; give --variants plain"),
+        ("-crf 20,30", "-crf is of plain variants alone; give --variants plain with it"),
+        ("--variants mixed --crf 20", "-crf is of plain variants alone"),
+    ],
+)
+def test_what_the_variants_would_not_have_is_refused(
+    clean_folder: Path, tmp_path: Path, options: str, said: str
+) -> None:
+    arguments = [str(clean_folder), str(tmp_path / "out"), *options.split()]
+    result = CliRunner().invoke(degrade_main, arguments)
     assert result.exit_code == 2
     assert said in result.stderr
     assert not (tmp_path / "out").exists()
@@ -469,6 +505,19 @@ def test_a_foreign_manifest_costs_no_file_elsewhere(clean_folder: Path, tmp_path
     arguments = [str(clean_folder), str(out), "--variants", "plain", "-crf", "40", "-y"]
     assert CliRunner().invoke(degrade_main, arguments).exit_code == 0
     assert mine.exists()
+
+
+def test_a_run_that_makes_nothing_leaves_the_manifest_of_what_is_there(
+    clean_folder: Path, tmp_path: Path
+) -> None:
+    out, broken = tmp_path / "out", tmp_path / "broken.mkv"
+    broken.write_bytes(b"no video at all")
+    options = [str(out), "--variants", "plain", "-crf", "40", "-y"]
+    assert CliRunner().invoke(degrade_main, [str(clean_folder), *options]).exit_code == 0
+    before = (out / "manifest.json").read_bytes()
+    assert CliRunner().invoke(degrade_main, [str(broken), *options]).exit_code == 1
+    assert (out / "manifest.json").read_bytes() == before
+    assert (out / "packs/street.crf40.npz").exists()
 
 
 @pytest.mark.parametrize(("clips", "words"), [(1, "the only clip"), (3, "all 3 clips")])

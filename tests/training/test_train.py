@@ -608,6 +608,18 @@ def test_a_model_is_not_called_as_its_course_is(packs: Path, tmp_path: Path, end
     assert not list(tmp_path.iterdir())
 
 
+def test_scores_of_codecs_on_other_scales_are_not_averaged(packs: Path, tmp_path: Path) -> None:
+    clip, other = packs.parent.parent / "texture.mkv", tmp_path / "hevc"
+    options = ["--variants", "plain", "--codec", "h264,hevc", "-crf", "30"]
+    assert CliRunner().invoke(degrade_main, [str(clip), str(other), *options]).exit_code == 0
+    save_weights(tmp_path / "a.pt", build_network("fast", {"channels": 4, "body": 1}))
+    command = [str(other), str(tmp_path / "a.pt"), "--score-only", "--every", "4"]
+    result = CliRunner().invoke(train_main, command)
+    assert result.exit_code == 0, result.stderr
+    shown = re.findall(r"^\W+((?:hevc )?30)\W", result.stdout, re.MULTILINE)
+    assert shown == ["30", "hevc 30"] * 2  # with and without QP
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_training_saves_and_says_by_what(
     packs: Path, tmp_path: Path, number: int
