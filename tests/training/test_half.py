@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from carfilter.training import loop
+from carfilter.training import state as states
 from carfilter.training.dataset import Crops
 from carfilter.training.loop import train_step
 from carfilter.training.recipe import Recipe
@@ -22,7 +22,7 @@ def crops() -> Crops:
 def test_gradients_are_scaled_and_a_step_that_overflows_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loop, "training_precision", lambda _: torch.float16)
+    monkeypatch.setattr(states, "training_precision", lambda _: torch.float16)
     recipe = Recipe(model="fast", channels=16, tail_first=0)
     state = new_state(recipe, torch.device("cpu"))
     assert state.scaler.is_enabled()
