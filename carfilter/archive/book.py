@@ -76,6 +76,11 @@ def _completed(text: str) -> dict[str, Any]:
     return values
 
 
+def _stretch(options: str) -> tuple[float | None, float | None]:
+    source = _completed(options)["source"]
+    return source["start_seconds"], source["end_seconds"]
+
+
 class Book:
     """The rows of the database and the only place where they change."""
 
@@ -152,7 +157,7 @@ class Book:
             outcome.frames,
             outcome.damaged,
         )
-        row.video_seconds = row.video_seconds or outcome.seconds
+        row.video_seconds = outcome.seconds or row.video_seconds
         row.seconds, row.verdict = outcome.work_seconds, _verdict(outcome)
         self.state.save(row)
         _place(part, found.target, overwrite=overwrite)
@@ -176,6 +181,14 @@ class Book:
         row.status, row.part, row.verdict = PENDING, "", ""
         row.attempts, row.interrupted = max(row.attempts - 1, 0), row.interrupted + 1
         self.state.save(row)
+
+    def length_of(self, found: Found) -> float | None:
+        """Return the video seconds noted of a file, where it and its stretch are the same."""
+        row = self.rows.get(found.key)
+        if row is None or (row.size, row.mtime_ns) != (found.size, found.mtime_ns):
+            return None
+        same = bool(row.options) and _stretch(row.options) == _stretch(self.settings.options)
+        return row.video_seconds if same else None
 
     def row(self, found: Found) -> Row:
         """Return the row of a file, a new one where there is none."""

@@ -28,12 +28,11 @@ def probe_lengths(
     lengths: dict[str, float] = {}
     unknown = []
     for found in files:
-        row = book.rows.get(found.key)
-        same = row is not None and (row.size, row.mtime_ns) == (found.size, found.mtime_ns)
-        if same and row is not None and row.video_seconds is not None:
-            lengths[found.key] = row.video_seconds
-        else:
+        known = book.length_of(found)
+        if known is None:
             unknown.append(found)
+        else:
+            lengths[found.key] = known
 
     def take(job: Job, outcome: Outcome) -> None:
         if outcome.seconds is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -85,7 +85,8 @@ class Naming:
 
 
 def text_of(path: str | Path) -> str:
-    """Return a path as text that every database, terminal and page can hold, no two alike."""
+    """Return a path as text that every database, terminal and page can hold; where two are alike,
+    scan() refuses one."""
     text = os.fsencode(path).decode("utf-8", "surrogateescape")
     if text.isprintable() and "\\" not in text:
         return text
@@ -140,9 +141,20 @@ def scan(in_dir: Path, out_dir: Path, naming: Naming) -> Scan:
         target = out_dir / relative.with_name(naming.target_name(relative.name))
         size, claims = status.st_size, _claims(path)
         result.videos.append(Found(key, path, target, size, status.st_mtime_ns, claims))
+    _leave_one_of_a_name(result)
     result.videos.sort(key=lambda found: found.key)
     result.left.sort()
     return result
+
+
+def _leave_one_of_a_name(result: Scan) -> None:
+    """Fail files whose names differ from others' in bytes alone that are no text."""
+    count = Counter(found.key for found in result.videos)
+    for found in [f for f in result.videos if count[f.key] > 1]:
+        if any("\udc80" <= one <= "\udcff" for one in str(found.source)):
+            result.videos.remove(found)
+            reason = "its name reads like another's; rename it"
+            result.unreadable.append((f"{found.key} (no UTF-8)", reason))
 
 
 def _walk(in_dir: Path, result: Scan) -> Iterator[os.DirEntry[str]]:

@@ -190,6 +190,7 @@ class Restoring:
             self._blame(found, f"cannot get its name ({error.strerror})", again=True)
             return
         totals, self._failures = self.totals, 0
+        self._forgive(found.key)
         totals.done += 1
         totals.frames += outcome.frames
         totals.video_seconds += outcome.seconds or 0.0
@@ -222,10 +223,18 @@ class Restoring:
     def refuse(self, found: Found, reason: str) -> None:
         """Note a file as failed for good."""
         self.book.blame(found, reason, again=False)
+        self._forgive(found.key)
         self.totals.failed += 1
         self.totals.failures.append((found.key, reason))
         text, values = f"{found.key}: {reason}", {"reason": reason}
         self.observe(Event(FAILED, text, found.key, values=values))
+
+    def _forgive(self, key: str) -> None:
+        """Count a file as failed no more: while an archive is watched, a whole one may follow."""
+        failures = self.totals.failures
+        left = [failure for failure in failures if failure[0] != key]
+        self.totals.failed -= len(failures) - len(left)
+        failures[:] = left
 
     def _break_off(self) -> None:
         """End what is in work; it is done again by the next run, as if it had not begun."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from carfilter.errors import CarfilterError
 
@@ -149,16 +149,31 @@ class State:
         try:
             self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
             self._db.execute("PRAGMA query_only = 1" if read_only else "PRAGMA synchronous = FULL")
+            self._check_schema()
             if not read_only:
                 self._db.execute("PRAGMA journal_mode = DELETE")
                 self._db.executescript(_SCHEMA)
             version = self.about("version") or _VERSION
         except sqlite3.Error as error:
-            raise CarfilterError(
-                f"{path}: cannot be used ({error}); move it away, or give another --state"
-            ) from error
+            raise self._unusable(str(error)) from error
         if version != _VERSION:
             raise CarfilterError(f"{path}: made by another version; give another --state")
+
+    def _check_schema(self) -> None:
+        """Refuse another program's database, before anything is written to it."""
+        known = {
+            table: {row[1] for row in self._db.execute(f"PRAGMA table_info({table})")}
+            for (table,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            if table in ("about", "files")
+        }
+        for table, columns in (("about", ("key", "value")), ("files", _COLUMNS)):
+            if not known.get(table, {*columns}) >= {*columns}:
+                raise self._unusable(f"its table {table!r} is of another program")
+
+    def _unusable(self, reason: str) -> CarfilterError:
+        return CarfilterError(
+            f"{self.path}: cannot be used ({reason}); move it away, or give another --state"
+        )
 
     @classmethod
     def copy_of(cls, path: Path) -> State:
@@ -181,8 +196,8 @@ class State:
 
     def about(self, key: str) -> str:
         """Return a note on the whole archive, or ""."""
-        found = self._db.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
-        return str(found[0]) if found else ""
+        found = self._read("SELECT value FROM about WHERE key = ?", key)
+        return str(found[0][0]) if found else ""
 
     def note(self, **notes: str) -> None:
         """Write notes on the whole archive."""
@@ -210,9 +225,19 @@ class State:
         )
 
     def rows(self) -> dict[str, Row]:
-        """Return every file by its path."""
-        found = self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM files ORDER BY path")
+        """Return every file by its path.
+
+        Raises:
+            CarfilterError: the database is damaged.
+        """
+        found = self._read(f"SELECT {', '.join(_COLUMNS)} FROM files ORDER BY path")
         return {values[0]: Row(*values) for values in found}
+
+    def _read(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._unusable(str(error)) from error
 
     def save(self, *rows: Row) -> None:
         """Write rows, all or none."""

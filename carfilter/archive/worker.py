@@ -19,11 +19,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from carfilter.archive.verify import check_result
 from carfilter.errors import CarfilterError, DeviceError, MediaError, NotAVideoError
 from carfilter.inspection.inspect import InspectOptions, inspect
 from carfilter.inspection.inspection import Inspection
+from carfilter.media.conform import is_quarter_turn, upright
+from carfilter.media.frames import display_matrix
 from carfilter.media.options import SourceOptions
 from carfilter.media.source import Decoded, open_source
 from carfilter.process import limit_threads, prepare_process
@@ -34,6 +39,10 @@ from carfilter.run.options import FilterOptions
 from carfilter.run.pipeline import filter_video
 from carfilter.run.sidecar import sidecar_of
 from carfilter.unfinished import check_name, written_whole
+
+if TYPE_CHECKING:
+    import av
+    import numpy.typing as npt
 
 PROBE, INSPECT, SAMPLE, RESTORE, THUMBNAILS = "probe", "inspect", "sample", "restore", "thumbnails"
 _HASH_BYTES = 8 << 20
@@ -228,19 +237,25 @@ def _thumbnails(job: Job, _: Setup, report: Report) -> Outcome:
     begin = job.options.source.start_seconds or 0.0
     shown = _write_thumbnail(job.source, job.thumbnails[0], job.start_seconds)
     # A container may round time to the millisecond; a little earlier finds the same frame.
-    _write_thumbnail(job.target, job.thumbnails[1], max(shown - begin - 0.002, 0.0))
+    at, is_pair = max(shown - begin - 0.002, 0.0), job.options.compare
+    _write_thumbnail(job.target, job.thumbnails[1], at, is_pair=is_pair)
     return Outcome(job.key)
 
 
-def _write_thumbnail(path: Path, image: Path, seconds: float) -> float:
-    """Write the first frame at or after `seconds`, or the last one; return its time."""
+def _write_thumbnail(path: Path, image: Path, seconds: float, *, is_pair: bool = False) -> float:
+    """Write the first frame at or after `seconds`, as a player shows it; return its time.
+
+    Args:
+        is_pair: its right half is the picture.
+    """
     options = SourceOptions(start_seconds=seconds, audio=False, subtitles=False, data=False)
     source = open_source(path, options)
     try:
         event = next((e for e in source.events() if isinstance(e, Decoded)), None)
         if event is None:
             raise MediaError(f"{path}: no frame at {seconds:.1f} s")
-        pixels = event.frame.to_ndarray(format="rgb24")
+        pixels = _shown(event.frame)
+        pixels = pixels[:, pixels.shape[1] // 2 :] if is_pair else pixels
         width, height = min(_THUMBNAIL[0], pixels.shape[1]), min(_THUMBNAIL[1], pixels.shape[0])
         top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
         piece = pixels[top : top + height, left : left + width].copy()
@@ -249,6 +264,14 @@ def _write_thumbnail(path: Path, image: Path, seconds: float) -> float:
         return seconds + float((event.frame.pts or 0) * source.time_base)
     finally:
         source.close()
+
+
+def _shown(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
+    """Return RGB [H, W, 3], turned as the frame says, if by right angles."""
+    matrix = display_matrix(frame)
+    if matrix is not None and is_quarter_turn(matrix):
+        frame = upright(frame.reformat(format="yuv444p"), matrix)
+    return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
 
 
 _ACTIONS: dict[str, Callable[[Job, Setup, Report], Outcome]] = {

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+import av
+import numpy as np
 import pytest
 
 from archives import (
@@ -276,6 +278,60 @@ def test_watching_takes_a_file_only_when_it_is_complete(tmp_path: Path) -> None:
     assert len(read_content(out / "segment.ts").planes) == 24
 
 
+def test_a_file_that_was_whole_in_the_end_is_no_failure(tmp_path: Path) -> None:
+    """A recorder that pauses for longer than the settling time leaves half a file for a while."""
+    archive, out = make_archive(tmp_path / "in", 1), tmp_path / "out"
+    content = make_clip(tmp_path / "late.mp4", frames=24).read_bytes()
+    stop, failed = threading.Event(), threading.Event()
+    (archive / "late.mp4").write_bytes(content[: len(content) // 2])
+
+    def note(event: Event) -> None:
+        if event.path == "late.mp4" and event.kind == FAILED:
+            failed.set()
+        if event.path == "late.mp4" and event.kind == DONE:
+            stop.set()
+
+    def record() -> None:
+        if failed.wait(60):
+            (archive / "late.mp4").write_bytes(content)
+        threading.Timer(60, stop.set).start()
+
+    recorder = threading.Thread(target=record)
+    recorder.start()
+    options = replace(PLAIN, watch=True, settle_seconds=0.5, jobs=1, retries=0)
+    totals = clean_archive(archive, out, options, note, stop)
+    recorder.join()
+    assert failed.is_set()
+    assert (totals.done, totals.failed, totals.failures) == (2, 0, [])
+    assert len(read_content(out / "late.mp4").planes) == 24
+
+
+@pytest.mark.parametrize("way", ["compare", "turned"])
+def test_the_pair_of_pictures_is_of_the_same_piece(tmp_path: Path, way: str) -> None:
+    archive, page = tmp_path / "in", tmp_path / "page.html"
+    archive.mkdir()
+    make_clip(tmp_path / "plain.mp4", size=(128, 64), options={"qp": "1"})
+    with av.open(str(tmp_path / "plain.mp4")) as plain, av.open(str(archive / "a.mp4"), "w") as out:
+        video = out.add_stream_from_template(plain.streams.video[0])
+        if way == "turned":
+            quarter = [0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30]
+            video.set_display_matrix(quarter)
+        for packet in plain.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                out.mux(packet)
+    target = TargetOptions(upright=way == "turned", encoder=(("qp", "1"),))
+    chosen = replace(PLAIN.filter, target=target, compare=way == "compare")
+    clean(archive, tmp_path / "out", replace(PLAIN, report=page, filter=chosen))
+    after, before = sorted((tmp_path / "page_files").iterdir())
+    pictures = []
+    for path in (before, after):
+        with av.open(str(path)) as opened:
+            pictures.append(next(opened.decode(video=0)).to_ndarray(format="gray").astype(int))
+    assert pictures[0].shape == pictures[1].shape == ((128, 64) if way == "turned" else (64, 128))
+    assert np.abs(pictures[0] - pictures[1]).mean() < 8
+
+
 def test_the_report_shows_verdicts_and_a_pair_of_pictures(tmp_path: Path) -> None:
     archive, out = make_archive(tmp_path / "in", 1), tmp_path / "out"
     (archive / "<script>.mp4").write_text("no video")
@@ -449,6 +505,17 @@ def test_a_sidecar_belongs_to_the_result_beside_it(tmp_path: Path) -> None:
         archive, out, replace(PLAIN, filter=replace(COPY, target=coarser, sidecar=True))
     )
     assert any("2 results of earlier runs have no .json" in event.text for event in seen)
+
+
+def test_of_names_that_read_alike_one_fails_and_says_so(tmp_path: Path) -> None:
+    archive, out = tmp_path / "in", tmp_path / "out"
+    archive.mkdir()
+    clip = make_clip(tmp_path / "clip.mp4")
+    for name in ("a\x80.mp4", os.fsdecode(b"a\x80.mp4")):
+        (archive / name).write_bytes(clip.read_bytes())
+    totals, _ = clean(archive, out)
+    assert (totals.done, totals.failed) == (1, 1)
+    assert "its name reads like another's; rename it" in totals.failures[0][1]
 
 
 def test_names_that_print_alike_are_two_files(tmp_path: Path) -> None:

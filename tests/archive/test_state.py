@@ -1,5 +1,6 @@
 """What the database promises: one writer, recovery from any moment, redo of what has changed."""
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from carfilter.archive.state import (
 )
 from carfilter.archive.worker import Outcome
 from carfilter.errors import CarfilterError
-from carfilter.media.options import TargetOptions
+from carfilter.media.options import SourceOptions, TargetOptions
 from carfilter.restore.restorer import RestoreOptions
 from carfilter.run.options import FilterOptions
 from carfilter.run.sidecar import sidecar_of
@@ -105,6 +106,44 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s.sqlite").write_bytes(b"no database, but long enough to look at" * 100)
     with pytest.raises(CarfilterError, match="another --state"):
         State(tmp_path / "s.sqlite")
+
+
+def test_a_database_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as foreign:
+        foreign.execute("CREATE TABLE files (id INTEGER, blob BLOB)")
+    before = path.read_bytes()
+    with pytest.raises(CarfilterError, match=r"'files' is of another program\); move it away, or"):
+        State(path)
+    assert path.read_bytes() == before
+
+
+def test_a_database_whose_pages_are_damaged_is_told_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    state = open_state(path)
+    state.save(*(Row(path=f"{number:05d}.mp4") for number in range(2000)))
+    state.close()
+    content = bytearray(path.read_bytes())
+    content[3 * 4096 :] = b"\xff" * (len(content) - 3 * 4096)  # behind the pages of "about"
+    path.write_bytes(content)
+    with pytest.raises(CarfilterError, match=r"cannot be used .*; move it away, or give another"):
+        open_state(path).rows()
+
+
+def test_a_length_is_known_of_the_same_stretch_alone(tmp_path: Path) -> None:
+    found = make_found(tmp_path)
+    second = describe_options(FilterOptions(source=SourceOptions(end_seconds=1.0)))
+    book = open_book(tmp_path, Settings("weights", second))
+    part = book.begin(found, None)
+    part.write_bytes(b"result")
+    book.accept(found, part, Outcome(found.key, target_size=6, frames=25, seconds=1.0))
+    assert book.length_of(found) == 1.0
+    whole = open_book(tmp_path, Settings("weights", describe_options(FilterOptions())))
+    assert whole.length_of(found) is None
+    part = whole.begin(found, 1.0)  # of an estimate that was wrong
+    part.write_bytes(b"result")
+    whole.accept(found, part, Outcome(found.key, target_size=6, frames=100, seconds=4.0))
+    assert whole.length_of(found) == 4.0
 
 
 def test_reading_a_state_that_is_not_there_makes_none(tmp_path: Path) -> None:
