@@ -19,18 +19,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from carfilter.archive.verify import check_result
 from carfilter.errors import CarfilterError, DeviceError, MediaError, NotAVideoError
 from carfilter.inspection.inspect import InspectOptions, inspect
 from carfilter.inspection.inspection import Inspection
-from carfilter.media.conform import is_quarter_turn, upright
-from carfilter.media.frames import display_matrix
 from carfilter.media.options import SourceOptions
 from carfilter.media.source import Decoded, open_source
+from carfilter.media.stills import shown
 from carfilter.process import limit_threads, prepare_process
 from carfilter.restore.weights import Model, load_weights
 from carfilter.run.account import Run
@@ -39,10 +35,6 @@ from carfilter.run.options import FilterOptions
 from carfilter.run.pipeline import filter_video
 from carfilter.run.sidecar import sidecar_of
 from carfilter.unfinished import check_name, written_whole
-
-if TYPE_CHECKING:
-    import av
-    import numpy.typing as npt
 
 PROBE, INSPECT, SAMPLE, RESTORE, THUMBNAILS = "probe", "inspect", "sample", "restore", "thumbnails"
 _HASH_BYTES = 8 << 20
@@ -254,7 +246,7 @@ def _write_thumbnail(path: Path, image: Path, seconds: float, *, is_pair: bool =
         event = next((e for e in source.events() if isinstance(e, Decoded)), None)
         if event is None:
             raise MediaError(f"{path}: no frame at {seconds:.1f} s")
-        pixels = _shown(event.frame)
+        pixels = shown(event.frame)
         pixels = pixels[:, pixels.shape[1] // 2 :] if is_pair else pixels
         width, height = min(_THUMBNAIL[0], pixels.shape[1]), min(_THUMBNAIL[1], pixels.shape[0])
         top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
@@ -264,14 +256,6 @@ def _write_thumbnail(path: Path, image: Path, seconds: float, *, is_pair: bool =
         return seconds + float((event.frame.pts or 0) * source.time_base)
     finally:
         source.close()
-
-
-def _shown(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
-    """Return RGB [H, W, 3], turned as the frame says, if by right angles."""
-    matrix = display_matrix(frame)
-    if matrix is not None and is_quarter_turn(matrix):
-        frame = upright(frame.reformat(format="yuv444p"), matrix)
-    return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
 
 
 _ACTIONS: dict[str, Callable[[Job, Setup, Report], Outcome]] = {

@@ -10,7 +10,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from carfilter.media.frames import replace_luma
+from carfilter.media.conform import is_quarter_turn, upright
+from carfilter.media.frames import display_matrix, replace_luma
 from carfilter.pictures import Luma
 
 _QUALITIES = (95, 90, 85, 80, 70, 60)
@@ -25,6 +26,14 @@ def rgb_of(frame: av.VideoFrame, luma: Luma | None = None) -> Rgb:
     if luma is not None:
         replace_luma(frame, luma)
     return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+
+
+def shown(frame: av.VideoFrame) -> Rgb:
+    """Return a frame as RGB, turned as it says, if by right angles."""
+    matrix = display_matrix(frame)
+    if matrix is not None and is_quarter_turn(matrix):
+        frame = upright(frame.reformat(format="yuv444p"), matrix)
+    return rgb_of(frame)
 
 
 def scaled_rgb(frame: av.VideoFrame, most: int) -> Rgb:
