@@ -52,6 +52,7 @@ class CodecWatch:
     Args:
         name: of the source, as messages call it.
         open_again: opens the source once more, with options for FFmpeg.
+        live: goes on at the first key frame where the first codec returns.
     """
 
     def __init__(
@@ -59,15 +60,17 @@ class CodecWatch:
         video: av.VideoStream,
         name: str,
         open_again: Callable[[dict[str, str]], av.container.InputContainer],
+        *,
+        live: bool = False,
     ) -> None:
         self._video, self._name, self._open_again = video, name, open_again
-        self._codec = codec_number(video)
+        self._codec, self._live = codec_number(video), live
         self._skips = self._has_begun = self._has_changed = False
         self._place: int | None = None  # of the last packet in the file, in bytes
 
     def packets(self, packet: av.Packet[Any]) -> Sequence[av.Packet[Any]]:
         """Return what is to be decoded when this packet has been read."""
-        if self._has_changed:
+        if self._has_changed and not self._returns(packet):
             return ()
         if codec_number(self._video) in (self._codec, 0):
             if self._skips and not self._has_begun:
@@ -81,11 +84,24 @@ class CodecWatch:
         self._has_changed = True
         last = self._last_packets()
         beside = "" if last else ", and perhaps the picture before,"
-        self._warn(f"its video changes to another codec in mid-stream; what follows{beside} is")
+        until = (
+            ", up to where the first one returns (start again to record the other)," * self._live
+        )
+        self._warn(
+            f"its video changes to another codec in mid-stream; what follows{until or beside} is"
+        )
         return last or (packet,)
 
+    def _returns(self, packet: av.Packet[Any]) -> bool:
+        if not self._live or not packet.is_keyframe or codec_number(self._video) != self._codec:
+            return False
+        logger.warning("%s: its video is of the first codec again and goes on", self._name)
+        self._has_changed = False
+        return True
+
     def _warn(self, what: str) -> None:
-        logger.warning("%s: %s left out; cut the file there to restore all", self._name, what)
+        remedy = "" if self._live else "; cut the file there to restore all"
+        logger.warning("%s: %s left out%s", self._name, what, remedy)
 
     def _last_packets(self) -> Sequence[av.Packet[Any]]:
         """Read the last packets of the old codec once more, as they stand in the file.

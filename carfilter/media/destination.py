@@ -33,6 +33,11 @@ _FRAGMENTED = "frag_keyframe+delay_moov+default_base_moof"
 _MANY_FILES = ("hls", "dash", "smoothstreaming", "hds", "webm_chunk", "webm_dash_manifest", "tee")
 _LISTS = (".m3u8", ".mpd")
 _OF_THE_DISK = {errno.EIO, errno.EROFS, errno.EACCES, errno.ENOENT, errno.ESTALE}
+_OF_THE_NETWORK = {
+    *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT),
+    *(errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EIO),
+}
+_NO_PROTOCOL = (av.error.ProtocolNotFoundError, av.error.HTTPError)
 
 
 @dataclass
@@ -147,6 +152,8 @@ class Destination:
         if number == errno.EBADF:
             return f"{name}: is closed; open it, or give a file"
         reason = getattr(error, "strerror", None) or str(error)
+        if is_url(self.path) and (number in _OF_THE_NETWORK or isinstance(error, _NO_PROTOCOL)):
+            return f"{name}: cannot be sent to ({reason}); check the address and that it is up"
         if number in _OF_THE_DISK:
             return f"{name}: cannot be written ({reason}); check the disk and the permissions"
         return (

@@ -167,7 +167,7 @@ class Source:
         cut.shift = self.shift_seconds
         clock, times = Clock(self.container, self.video), self._frame_times()
         wanted = [self.video, *(s for s in self.copied if s.type != "attachment")]
-        watch = CodecWatch(self.video, self.name, self.opened_again)
+        watch = CodecWatch(self.video, self.name, self.opened_again, live=self.options.live)
         beside = CopiedWatch(self.copied, self.name)
         for packet in self.packets(wanted):
             if packet.stream_index == self.video.index:

@@ -23,6 +23,7 @@ from carfilter.media.destination import Destination, choose_destination
 from carfilter.media.encoder import COUNT_PICTURES, add_video, open_encoder
 from carfilter.media.libav.stream import side_data_kinds
 from carfilter.media.losses import Losses
+from carfilter.media.opening import is_url
 from carfilter.media.options import TargetOptions
 from carfilter.media.routes import M2TS, Route, plan_routes
 from carfilter.media.selection import is_picture
@@ -250,6 +251,8 @@ class Target:
         try:
             yield
         except BrokenPipeError as error:
+            if is_url(self.destination.path):  # a link that broke, and no reader who has enough
+                raise MediaError(self.destination.why_not_written(error, "")) from error
             raise DownstreamClosedError("the reader of the output has gone") from error
         except (av.error.FFmpegError, OSError) as error:
             name = self.container.format.name

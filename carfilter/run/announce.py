@@ -88,7 +88,9 @@ def report_losses(run: Run, source: Source) -> None:
         )
     if run.passed:
         logger.warning(
-            "%d frames passed unrestored: the network did not keep up with the source", run.passed
+            "%d frames passed unrestored: %s did not keep up with the source",
+            run.passed,
+            _slow_stage(run),
         )
     if run.repaired:
         logger.warning(
@@ -97,6 +99,14 @@ def report_losses(run: Run, source: Source) -> None:
         )
     if run.damaged:
         logger.warning("%d damaged frames or packets; what came of them was concealed", run.damaged)
+
+
+def _slow_stage(run: Run) -> str:
+    """Name what frames of a live source waited for; its decoder mostly waits for the source."""
+    busy = run.busy_seconds
+    if busy.get("encode", 0.0) > busy.get("network", 0.0):
+        return "the encoder, or what reads the output,"
+    return "the network"
 
 
 def provenance(model: Model | None, strength: float) -> str:

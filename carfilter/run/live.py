@@ -21,16 +21,20 @@ from carfilter.restore.restorer import Restorer
 
 logger = logging.getLogger("carfilter")
 
-_LATE_SECONDS = 0.5  # a frame that waited longer for its turn is not restored
+_LATE_SECONDS = 0.5  # a frame whose turn comes later than that is not restored
 _CAUGHT_UP_SECONDS = 0.1
+_WINDOW_SECONDS = 15.0  # what comes in blocks, as HLS does, has one more often than that
 _SPELL_SECONDS = 1.0  # frames pass unrestored for so long at least
-_HOPELESS_SECONDS = 10.0  # of passing frames that still come late: the encoder is too slow
+_HOPELESS_SECONDS = 10.0  # on the clock, of passing frames that still come late
 
 Stage: TypeAlias = Callable[[Iterable[Event]], Iterable[Event]]
 
 
 class Pace:
     """Decide which frames pass unrestored, and count them.
+
+    A frame is late by the pace of the video: of what comes in blocks the last frame is due a block
+    later than the first. The pace is that of the frame that came last, by its own time, of late.
 
     Args:
         is_full: says whether decoded frames have no more room to wait in; the next would be lost.
@@ -39,7 +43,9 @@ class Pace:
     def __init__(self, is_full: Callable[[], bool]) -> None:
         self.passed = 0  # frames
         self._is_full = is_full
-        self._until = self._since = 0.0  # the present spell, in seconds of the video
+        self._until = 0.0  # the end of the present spell at the earliest, in seconds of the video
+        self._since = 0.0  # its beginning on the clock, time.monotonic()
+        self._paces: deque[tuple[float, float]] = deque()  # arrivals, and how far behind the video
         self._warned = self._given_up = False
 
     def give_up(self, passed: int) -> None:
@@ -49,26 +55,37 @@ class Pace:
 
     def falls_behind(self, event: Decoded) -> bool:
         """Say whether a spell of unrestored frames has to begin with this one."""
-        if not self._given_up and _age(event) <= _LATE_SECONDS and not self._is_full():
+        late = self._lateness(event) > _LATE_SECONDS or self._is_full()
+        if not late and not self._given_up:
             return False
         self.passed += 1
-        self._since = _seconds(event)
-        self._until = self._since + _SPELL_SECONDS
+        self._since, self._until = time.monotonic(), _seconds(event) + _SPELL_SECONDS
         return True
 
     def passes(self, event: Decoded) -> bool:
         """Say whether a frame belongs to the spell; the first that does not ends it."""
-        at, late = _seconds(event), _age(event) > _CAUGHT_UP_SECONDS or self._is_full()
-        if at >= self._until and not late and not self._given_up:
+        late = self._lateness(event) > _CAUGHT_UP_SECONDS or self._is_full()
+        if _seconds(event) >= self._until and not late and not self._given_up:
             return False
         self.passed += 1
-        if late and at - self._since > _HOPELESS_SECONDS and not self._warned:
+        lasts = time.monotonic() - self._since
+        if late and lasts > _HOPELESS_SECONDS and not self._warned and not self._given_up:
             self._warned = True
             logger.warning(
-                "even unrestored frames come late: the encoder does not keep up with the source;"
-                " use -preset ultrafast, another -c:v or a smaller picture"
+                "even unrestored frames come late: the encoder, or what reads the output, does not"
+                " keep up with the source; use -preset ultrafast, another -c:v or a smaller picture"
             )
         return True
+
+    def _lateness(self, event: Decoded) -> float:
+        """Return by how many seconds a frame's turn comes after it was due."""
+        at = _seconds(event)
+        while self._paces and self._paces[-1][1] <= event.arrived - at:
+            self._paces.pop()
+        self._paces.append((event.arrived, event.arrived - at))
+        while self._paces[0][0] < event.arrived - _WINDOW_SECONDS:
+            self._paces.popleft()
+        return time.monotonic() - at - self._paces[0][1]
 
 
 def keep_up(
@@ -103,10 +120,6 @@ def warm_up(restorer: Restorer, size: tuple[int, int], depth: int) -> None:
     luma: Luma = np.zeros(size, np.uint8) if depth == 8 else np.zeros(size, np.uint16)
     black = Picture(luma, depth, uniform_qp(luma.shape, 0))
     deque(restorer.restore([black]), maxlen=0)
-
-
-def _age(event: Decoded) -> float:
-    return time.monotonic() - event.arrived
 
 
 def _seconds(event: Decoded) -> float:

@@ -67,7 +67,9 @@ class Stages:
         if self.restorer is None and not self.keep_decoded:
             return decode
         if self.live:
-            self._pace = Pace(decode.is_nearly_full)
+            # The server of a playlist keeps what is not read yet; no other source does.
+            keeps = "hls" in self.source.container.format.name
+            self._pace = Pace(lambda: not keeps and decode.is_nearly_full())
             restored = keep_up(decode, self._restored, self._unrestored, self._pace)
         else:
             restored = self._restored(decode)
