@@ -60,7 +60,8 @@ def feed(clip: Path, url: str, form: str, *options: str, loops: int = -1) -> Ite
 def carfilter(*arguments: object, env: dict[str, str] | None = None) -> Iterator[Process]:
     """Run the command; its stderr is a pipe."""
     command = [*COMMAND, *map(str, arguments)]
-    with ended(subprocess.Popen(command, stderr=subprocess.PIPE, env=env)) as process:
+    # Unbuffered: select() does not see lines that lie in a buffer already.
+    with ended(subprocess.Popen(command, 0, stderr=subprocess.PIPE, env=env)) as process:
         yield process
 
 
