@@ -74,11 +74,11 @@ class Prefetch(Generic[T]):
         """Stop the thread; True if it has ended, False if it still sits in a blocking call."""
         with self._change:
             self._closed = True
-            self._error = None  # raised by now; its traceback would keep all that the thread used
             self._queue.clear()
             self._change.notify_all()
         is_stuck = self._stuck is not None and self._stuck()
         self._thread.join(_STOP_SECONDS if is_stuck else _JOIN_SECONDS)
+        self._error = None  # raised by now; its traceback would keep all that the thread used
         return not self._thread.is_alive()
 
     def _gives_up(self, waiting_since: float) -> bool:

@@ -308,11 +308,11 @@ def check_ends(given: dict[str, Any]) -> None:
     """Refuse -t beside -to, and ends that leave nothing."""
     if given["duration"] is not None and given["end"] is not None:
         raise click.UsageError("-t and -to exclude each other")
-    start = given["start"] or 0.0
+    start = max(given["start"] or 0.0, 0.0)
     if given["duration"] is not None and given["duration"] <= 0:
         raise click.UsageError("-t has to be more than zero")
     if given["end"] is not None and given["end"] <= start:
-        raise click.UsageError("-to has to lie behind -ss, or behind zero")
+        raise click.UsageError("-to has to lie behind -ss and behind zero")
 
 
 def filter_options(given: dict[str, Any]) -> "FilterOptions":

@@ -262,7 +262,7 @@ def bd_rate_table(evaluation: Evaluation) -> Table | None:
             means.append((label, mean))
             if missing:
                 left_out.append(f"{label} {missing}")
-    if not any(mean for _, mean in means):
+    if not left_out and not any(mean for _, mean in means):
         return None
     rows = tuple((name, tuple(Cell(mean.get(name)) for _, mean in means)) for name in names)
     notes = [

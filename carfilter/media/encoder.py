@@ -40,6 +40,8 @@ _X264_AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
 _CHOOSES_CODE = re.compile(r"(^|:)(asm|cpu-independent)(=|:|$)")
 _CODE_FIELDS = ("libx264", "mpeg2video", "mpeg4", "prores_ks")
 _BOTTOM_FIRST = (3, 5)  # AV_FIELD_BB, AV_FIELD_BT
+# Its decoder does not tell: by lines, bottom first, or top (AV_FIELD_TT); 720 come progressive.
+_DV_FIELDS = {480: 3, 576: 3, 1080: 2}
 _KEEP_FIELDS = ("ffv1", "rawvideo", "utvideo", "mjpeg")  # each picture by itself, nothing predicted
 # Without any, NVENC aims at FFmpeg's 2 Mb/s whatever the size. As for libx264: a quality, no rate.
 _NVENC = {"rc": "vbr", "cq": "19", "b": "0"}
@@ -98,7 +100,8 @@ def add_video(
     settings = _with_defaults(codec, dict(given), options)
     context.options = _encoder_options(context, codec, settings, verbose=options.verbose_encoder)
     _keep_chroma_location(context, source)
-    field_order = _BOTTOM_FIRST[0] if decoder.name == "dvvideo" else decoder.field_order
+    is_dv = decoder.name == "dvvideo"
+    field_order = _DV_FIELDS.get(decoder.height, 0) if is_dv else decoder.field_order
     if field_order > 1:
         _code_interlaced(context, field_order)
     copy_tags(source.video, stream)

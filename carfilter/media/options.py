@@ -40,9 +40,10 @@ class SourceOptions:
         for name, seconds in (("start", self.start_seconds), ("end", self.end_seconds)):
             if seconds is not None and not math.isfinite(seconds):
                 raise ImpossibleValueError(f"{name}_seconds has to be finite, not {seconds}")
-        if self.end_seconds is not None and self.end_seconds <= (self.start_seconds or 0.0):
+        begin = max(self.start_seconds or 0.0, 0.0)
+        if self.end_seconds is not None and self.end_seconds <= begin:
             raise ImpossibleValueError(
-                "-to (end_seconds) has to lie behind -ss (start_seconds), or behind zero"
+                "-to (end_seconds) has to lie behind -ss (start_seconds) and behind zero"
             )
 
     @property

@@ -196,7 +196,10 @@ class _Session(Source):
         Of the first session nobody asks, so of that nothing is held back.
         """
         packets = self._packets(streams)
-        burst = list(islice(packets, 1)) if self._is_first else _collected(packets)
+        if self._is_first:
+            burst = list(islice(packets, 1))
+        else:
+            burst = _collected(packets, self.video.index)
         stamps = [stamp for stamp in map(packet_seconds, burst) if stamp is not None]
         if stamps:
             starts = [_start_seconds(stream) for stream in streams] if self._is_first else []
@@ -319,15 +322,19 @@ def _open_session(
     return _Session(opened, options.end_seconds, before)
 
 
-def _collected(packets: Iterator[av.Packet[Any]]) -> list[av.Packet[Any]]:
-    """Return what can be read without waiting, within bounds, and the packet that ends it."""
-    burst, size = list[Any](), 0
+def _collected(packets: Iterator[av.Packet[Any]], video: int) -> list[av.Packet[Any]]:
+    """Return what can be read without waiting, within bounds, and the packet that ends it.
+
+    One of the video, whose number is given, is among them: it tells whether a session goes on.
+    """
+    burst, size, has_video = list[Any](), 0, False
     began = asked = time.monotonic()
     for packet in packets:
         burst.append(packet)
         size, answered = size + packet.size, time.monotonic()
+        has_video = has_video or packet.stream_index == video
         waited, lasted = answered - asked > _BLOCKED_SECONDS, answered - began > _BURST_SECONDS
-        if waited or lasted or size > _BURST_BYTES:
+        if (has_video and (waited or lasted)) or size > _BURST_BYTES:
             break
         asked = answered
     return burst

@@ -48,7 +48,7 @@ _LOSES_TEXT = ("mpeg", "vcd", "svcd", "vob", "dvd", "gxf")
 _LOST_THERE = {"subrip", "srt", "text", "webvtt", "ass", "ssa", "mov_text", "pgssub", "dvbsub"}
 # Their muxers want a picture, and before all else.
 _PICTURE_FIRST = ("mxf", "gxf")
-_WITH_TIMECODE = {"mov", "mp4", "matroska", "nut", "mxf"}
+_WITH_TIMECODE = {"mov", "mp4", "matroska", "webm", "nut", "mxf"}
 _NAMES = {
     "an .mkv": "matroska",
     "a .mov": "mov",

@@ -33,8 +33,8 @@ Stage: TypeAlias = Callable[[Iterable[Event]], Iterable[Event]]
 class Pace:
     """Decide which frames pass unrestored, and count them.
 
-    A frame is late by the pace of the video: of what comes in blocks the last frame is due a block
-    later than the first. The pace is that of the frame that came last, by its own time, of late.
+    A frame is late by the pace of the video: of what comes in blocks, the last frame is due a block
+    later than the first. The frame that came furthest behind its own time, of late, sets the pace.
 
     Args:
         is_full: says whether decoded frames have no more room to wait in; the next would be lost.

@@ -190,8 +190,8 @@ def check_apart(pairs: Pairs, valid: Pairs, folder: Path) -> None:
     for about in valid.about:
         if about["clean_check"] in trained:
             raise CarfilterError(
-                f"{folder}: {about['clip']} is trained on as well, which scores would flatter; give"
-                " --valid other clips, outside of PAIRS_DIR"
+                f"{folder}: {about['clip']} is trained on as well, which would flatter the scores;"
+                " give --valid other clips, outside of PAIRS_DIR"
             )
 
 

@@ -38,7 +38,7 @@ def _append(path: Path, row: dict[str, Any]) -> None:
 def _write(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
     """Write a whole file, which a kill leaves as it was."""
     with written_whole(path) as part, part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")  # cells beyond the columns
         writer.writeheader()
         writer.writerows(rows)
 

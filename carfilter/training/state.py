@@ -137,6 +137,6 @@ def save(out: Path, state: State, recipe: Recipe, scores: dict[str, float] | Non
 def diverged(out: Path) -> CarfilterError:
     """Return the error of a run that does not come back from where it is."""
     return CarfilterError(
-        f"{out}: the loss is no number any more; give a lower --lr, anew or to --init with what"
-        " was saved"
+        f"{out}: has diverged, the loss is no number any more; give a lower --lr, anew or to --init"
+        " with what was saved"
     )

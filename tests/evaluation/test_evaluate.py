@@ -180,16 +180,20 @@ def test_bd_rate_of_curves_that_cannot_be_compared_is_unknown(quality: list[floa
     assert bd_rate(rates, [28.0, 31.0, 33.0], rates, quality) is None
 
 
-def test_rows_of_bd_rates_are_compared_over_the_same_clips(scene: Scene) -> None:
-    def fitful(coded: Clip, clean: Clip) -> Clip:
-        """Good, but not where the second clip is coded best."""
+def fitful(scene: Scene, name: str) -> methods.Method:
+    """Return a row that is good, but not where one clip is coded best."""
+    luma = read_clip(scene.clips[name]).luma
+
+    def restore(coded: Clip, clean: Clip) -> Clip:
         error = coded.luma.astype(int) - clean.luma
-        best = np.array_equal(clean.luma, street) and np.abs(error).mean() < 8
+        best = np.array_equal(clean.luma, luma) and np.abs(error).mean() < 8
         return replace(coded, luma=(clean.luma + error * (9 if best else 0.9)).astype(np.uint8))
 
-    street = read_clip(scene.clips["street"]).luma
-    rows = [methods.decode(), methods.network(scene.model)]
-    rows.append(replace(rows[0], name="fitful", key="fitful", restore=fitful))
+    return replace(methods.decode(), name=f"not {name}", key=name, restore=restore)
+
+
+def test_rows_of_bd_rates_are_compared_over_the_same_clips(scene: Scene) -> None:
+    rows = [methods.decode(), methods.network(scene.model), fitful(scene, "street")]
     done = evaluate(scene.clips, rows, [measures.quality()], scene.settings)
     gate = [clip for clip in done.clips if clip.name == "gate"]
     both, alone = (tables.bd_rate_table(replace(done, clips=c)) for c in (done.clips, gate))
@@ -198,6 +202,13 @@ def test_rows_of_bd_rates_are_compared_over_the_same_clips(scene: Scene) -> None
     assert both.rows == alone.rows
     assert "Clips left out: PSNR 1, SSIM 1 of 2." in both.notes
     assert len(alone.notes) == 1
+
+
+def test_a_table_of_bd_rates_that_no_clip_is_in_says_so(scene: Scene) -> None:
+    rows = [methods.decode(), fitful(scene, "street"), fitful(scene, "gate")]
+    table = tables.bd_rate_table(evaluate(scene.clips, rows, [measures.quality()], scene.settings))
+    assert table is not None
+    assert "Clips left out: PSNR 2, SSIM 2 of 2." in table.notes
 
 
 # Baselines ---------------------------------------------------------------------------------------

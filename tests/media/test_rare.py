@@ -43,15 +43,23 @@ def remuxed(
     return target
 
 
-def professional(path: Path, codec: str, *, sound: bool = True) -> Path:
-    """Write 10 frames of 720x576, and 48 kHz sound, as the old tape formats want them."""
+def professional(
+    path: Path,
+    codec: str,
+    *,
+    sound: bool = True,
+    size: tuple[int, int] = (720, 576),
+    rate: int = 25,
+    pix_fmt: str = "yuv420p",
+) -> Path:
+    """Write 10 frames, and 48 kHz sound, as the old tape formats want them."""
     with av.open(str(path), "w") as container:
-        video = container.add_stream(codec, rate=25)
-        video.width, video.height, video.pix_fmt = 720, 576, "yuv420p"
+        video = container.add_stream(codec, rate=rate)
+        (video.width, video.height), video.pix_fmt = size, pix_fmt
         audio = container.add_stream("pcm_s16le", rate=48000, layout="stereo") if sound else None
         for number in range(10):
-            frame = draw_frame(number, (720, 576), "yuv420p")
-            frame.pts, frame.time_base = number, Fraction(1, 25)
+            frame = draw_frame(number, size, pix_fmt)
+            frame.pts, frame.time_base = number, Fraction(1, rate)
             container.mux(video.encode(frame))
             if audio is not None:
                 silence = np.zeros((1, 2 * 1920), np.int16)
@@ -97,6 +105,22 @@ def test_raw_dv_comes_at_its_rate_and_keeps_its_fields(tmp_path: Path) -> None:
         assert made.streams.video[0].average_rate == 25
     assert len(frames) == 10
     assert all(frame.interlaced_frame for frame in frames)
+
+
+@pytest.mark.parametrize(
+    ("size", "rate", "fields"), [((1440, 1080), 25, "top"), ((960, 720), 50, "none")]
+)
+def test_dv_in_high_definition_has_the_fields_of_its_pictures(
+    tmp_path: Path, size: tuple[int, int], rate: int, fields: str
+) -> None:
+    kind = {"sound": False, "size": size, "rate": rate, "pix_fmt": "yuv422p"}
+    source = professional(tmp_path / "in.mov", "dvvideo", **kind)
+    through(source, tmp_path / "out.mp4", video_codec="libx264")
+    with av.open(str(tmp_path / "out.mp4")) as made:
+        frames = list(made.decode(video=0))
+        order = made.streams.video[0].codec_context.field_order
+    assert all(frame.interlaced_frame == (fields == "top") for frame in frames)
+    assert order == (2 if fields == "top" else 1)
 
 
 def test_sound_of_mxf_goes_into_mxf(tmp_path: Path) -> None:

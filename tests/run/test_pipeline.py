@@ -392,11 +392,11 @@ def test_a_time_without_end_is_an_error_of_ours(name: str, seconds: float) -> No
         SourceOptions(**{f"{name}_seconds": seconds})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("start", "end"), [(1.0, 0.5), (1.0, 1.0), (None, 0.0)])
+@pytest.mark.parametrize(("start", "end"), [(1.0, 0.5), (1.0, 1.0), (None, 0.0), (-2.0, -1.0)])
 def test_times_that_leave_nothing_are_refused_as_the_command_does(
     start: float | None, end: float
 ) -> None:
-    with pytest.raises(ImpossibleValueError, match=r"^-to .*has to lie behind -ss .*, or behind"):
+    with pytest.raises(ImpossibleValueError, match=r"^-to .*has to lie behind -ss .* and behind"):
         SourceOptions(start_seconds=start, end_seconds=end)
 
 

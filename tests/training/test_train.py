@@ -385,6 +385,14 @@ def test_a_foreign_course_is_neither_continued_nor_lost(
     assert invoke(packs, out, "--steps", 2, *small, "--resume") == (0, f"wrote {out}\n")
 
 
+def test_a_course_with_rows_longer_than_its_header_goes_on(packs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.pt"
+    assert invoke(packs, out, *BRIEF, "--steps", 1)[0] == 0
+    course = out.with_suffix(".csv")
+    course.write_text(course.read_text().rstrip() + ",a note\n")
+    assert invoke(packs, out, *BRIEF, "--steps", 2, "--resume") == (0, f"wrote {out}\n")
+
+
 def test_a_pipe_holds_no_model_and_stays_a_pipe(packs: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.pt")
     code, message = invoke(packs, tmp_path / "a.pt", "--steps", 1, "-y")
