@@ -67,38 +67,45 @@ class Pairs(Dots):
 class Tiles:
     """For tiles.h: 64 inputs of 16 outputs in 1,024 bytes, in which four inputs lie together.
 
-    A position of 48 channels takes 64 bytes, in the order that the packs of tiles.h leave:
-    quarters of four channels of each group of 16, then four zeros.
+    A position takes 32 bytes of as many channels, and 64 of 48, in the order that the packs of
+    tiles.h leave: quarters of four channels of each group of 16, and then zeros.
     """
 
-    channels = (48,)
+    channels = (32, 48)
     taken = 0
-    _PLACES = tuple(16 * (c % 16 // 4) + 4 * (c // 16) + c % 4 for c in range(48))
 
     def head(self, weight: Bytes, inputs: int) -> Bytes:
         """Kernel rows x 64 bytes of three neighbouring positions x groups of outputs."""
-        rows = _by_row(weight, inputs)
-        return self._packed(np.pad(rows, ((0, 0), (0, -rows.shape[1] % 64), (0, 0))))
+        return self._packed(_by_row(weight, inputs))
 
     def body(self, weight: Bytes) -> Bytes:
-        """Kernel rows x columns x groups of outputs."""
+        """The same of a layer between two others."""
         return self._packed(self._placed(weight).reshape(3, -1, len(weight)))
 
     def tail(self, weight: Bytes) -> Bytes:
         """A tile for each kernel row, whose outputs are columns x channels."""
-        split = self._placed(weight).reshape(3, 3, 16, 4, 4)
-        return split.transpose(0, 2, 1, 4, 3).reshape(-1)
+        columns = _filled(self._placed(weight), axis=2)
+        return columns.reshape(3, 3, 16, 4, 4).transpose(0, 2, 1, 4, 3).reshape(-1)
 
     def _placed(self, weight: Bytes) -> Bytes:
-        """int8 [out, 48, 3, 3] to [3, 3, 64, out]."""
-        placed = np.zeros((3, 3, 64, len(weight)), np.int8)
-        placed[:, :, self._PLACES] = weight.transpose(2, 3, 1, 0)
+        """int8 [out, C, 3, 3] to [3, 3, bytes of a position, out]."""
+        channels = np.arange(weight.shape[1])
+        size = 32 if len(channels) == 32 else 64
+        placed = np.zeros((3, 3, size, len(weight)), np.int8)
+        places = size // 4 * (channels % 16 // 4) + 4 * (channels // 16) + channels % 4
+        placed[:, :, places] = weight.transpose(2, 3, 1, 0)
         return placed
 
     def _packed(self, rows: Bytes) -> Bytes:
-        """int8 [3, bytes, 48] to flat tiles."""
-        split = rows.reshape(3, -1, 16, 4, rows.shape[-1] // 16, 16)
+        """int8 [3, bytes, out] to flat tiles."""
+        split = _filled(rows, axis=1).reshape(3, -1, 16, 4, rows.shape[-1] // 16, 16)
         return split.transpose(0, 1, 4, 2, 5, 3).reshape(-1)
+
+
+def _filled(weights: Bytes, axis: int) -> Bytes:
+    """Return weights of more inputs that are zero, so that they fill tiles."""
+    more = -weights.shape[axis] % 64
+    return np.pad(weights, [(0, more if i == axis else 0) for i in range(weights.ndim)])
 
 
 def widened(weight: Bytes, *, outputs: int, inputs: int) -> Bytes:

@@ -11,12 +11,28 @@
 #include <unistd.h>
 
 enum {
-    BLOCK = 16,      /* positions that a tile holds */
-    GROUPS = 3,      /* of 16 channels */
-    CELL = 64,       /* bytes of a position: 48 channels, and 16 that are zero */
-    TILE = 1024,     /* bytes of 64 x 16 weights */
-    TAIL_TILE = 768, /* of 64 x 12 */
+    HELD = 16,                       /* positions that a tile holds */
+    GROUPS = CHANNELS / 16,          /* of channels, as many as a tile of weights has outputs */
+    TILES = CHANNELS == 32 ? 2 : 1,  /* of positions, whose sums are kept at a time */
+    BLOCK = TILES * HELD,            /* positions of these */
+    CELL = CHANNELS == 32 ? 32 : 64, /* bytes of a position: of 48 channels 16 more that are zero */
+    BODY_TAPS = (3 * CELL + 63) / 64,
+    SUMS = HELD * 16,                /* of a tile */
+    TILE = 1024,                     /* bytes of 64 x 16 weights */
+    TAIL_TILE = 768,                 /* of 64 x 12 */
 };
+
+/* Tiles by number, after those of the sums. A product waits for the one before it that adds to the
+ * same sums, for as long as three of them take: so at least three sums. And no tile more than need
+ * be: a core whose other hyperthread computes with tiles too has few to rename, and takes twice as
+ * long with eight. */
+#if CHANNELS == 32
+#define POSITIONS 4
+#define WEIGHTS 5
+#else
+#define POSITIONS 3
+#define WEIGHTS 4
+#endif
 
 typedef struct {
     uint8_t palette, start_row, reserved[14];
@@ -33,15 +49,13 @@ EXPORTED int NAMED(carfilter_rows_start)(void) {
     return syscall(SYS_arch_prctl, request_permission, tile_data) == 0 ? 0 : -1;
 }
 
-/* Three sums, a tile of positions and one of weights: no more, since a core whose other hyperthread
- * computes with tiles too has few to rename, and takes twice as long with eight. */
 static void configure(int outputs) {
     TileConfig config __attribute__((aligned(64)));
     memset(&config, 0, sizeof config);
     config.palette = 1;
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i <= WEIGHTS; i++) {
         config.rows[i] = 16;
-        config.bytes[i] = i == 3 ? 64 : 4 * outputs;
+        config.bytes[i] = i == POSITIONS ? 64 : 4 * outputs;
     }
     STORED();
     _tile_loadconfig(&config);
@@ -57,7 +71,7 @@ static void end(void) {
 
 typedef struct {
     __m512 scale[GROUPS], bias[GROUPS], skip, rescale;
-    __m512i pick[GROUPS]; /* makes each byte of a group, in finish()'s order, a number */
+    __m512i pick[TILES * GROUPS]; /* makes each byte of a group, in finish()'s order, a number */
 } Finish;
 
 INLINE __m512 values(const int32_t *sums, __m512 scale, __m512 bias) {
@@ -65,68 +79,143 @@ INLINE __m512 values(const int32_t *sums, __m512 scale, __m512 bias) {
     return _mm512_add_ps(worth, bias);
 }
 
-/* Bring sums [GROUPS][BLOCK][16] of some positions to uint8, which is the ReLU as well. In each
- * quarter of a position lie four channels of each group, then four zeros: how packs leave them. */
+/* What packs and stores take as 64 bytes: quarters of a position's groups, or of two positions'. */
+#if CHANNELS == 32
+INLINE __m512i in_quarters(const uint8_t *cells) {
+    const __m512i turn = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);
+    return _mm512_permutexvar_epi64(turn, _mm512_loadu_si512(cells));
+}
+
+INLINE void put_quarters(const __m512i *codes, uint8_t *cells) {
+    const __m512i turn = _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
+    const __m512i one = _mm512_packs_epi32(codes[0], codes[1]);
+    const __m512i two = _mm512_packs_epi32(codes[2], codes[3]);
+    const __m512i both = _mm512_permutexvar_epi64(turn, _mm512_packus_epi16(one, two));
+    _mm512_storeu_si512(cells, both);
+}
+#else
+INLINE __m512i in_quarters(const uint8_t *cells) {
+    return _mm512_load_si512(cells);
+}
+
+INLINE void put_quarters(const __m512i *codes, uint8_t *cells) {
+    const __m512i ab = _mm512_packs_epi32(codes[0], codes[1]);
+    const __m512i c0 = _mm512_packs_epi32(codes[2], _mm512_setzero_si512());
+    _mm512_store_si512(cells, _mm512_packus_epi16(ab, c0));
+}
+#endif
+
+/* Bring sums [TILES][GROUPS][HELD][16] of some positions to uint8, which is the ReLU as well. In each
+ * quarter of a position lie four channels of each group, then what is zero: how packs leave them. */
 INLINE void finish(
     const int32_t *sums, const Finish *by, uint8_t *out, const uint8_t *skip, int from, int to
 ) {
-    const __m512i none = _mm512_setzero_si512();
-    UNROLL for (int at = from; at < to; at++) {
-        const int32_t *row = sums + at * 16;
-        __m512 value[GROUPS];
-        UNROLL for (int g = 0; g < GROUPS; g++)
-            value[g] = values(row + g * BLOCK * 16, by->scale[g], by->bias[g]);
-        if (skip) {
-            const __m512i all = _mm512_load_si512(skip + at * CELL);
-            UNROLL for (int g = 0; g < GROUPS; g++) {
-                const __m512i one = _mm512_shuffle_epi8(all, by->pick[g]);
-                value[g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(one), by->skip, value[g]);
+    UNROLL for (int at = from; at < to; at += TILES) {
+        __m512i codes[TILES * GROUPS];
+        const __m512i all = skip ? in_quarters(skip + at * CELL) : _mm512_setzero_si512();
+        UNROLL for (int i = 0; i < TILES * GROUPS; i++) {
+            const int g = i % GROUPS, position = at + i / GROUPS;
+            const int32_t *tile = sums + (position / HELD * GROUPS + g) * SUMS;
+            __m512 value = values(tile + position % HELD * 16, by->scale[g], by->bias[g]);
+            if (skip) {
+                const __m512i one = _mm512_shuffle_epi8(all, by->pick[i]);
+                value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(one), by->skip, value);
             }
+            codes[i] = _mm512_cvtps_epi32(_mm512_mul_ps(value, by->rescale));
         }
-        const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(value[0], by->rescale));
-        const __m512i b = _mm512_cvtps_epi32(_mm512_mul_ps(value[1], by->rescale));
-        const __m512i c = _mm512_cvtps_epi32(_mm512_mul_ps(value[2], by->rescale));
-        const __m512i ab = _mm512_packs_epi32(a, b), c0 = _mm512_packs_epi32(c, none);
-        _mm512_store_si512(out + at * CELL, _mm512_packus_epi16(ab, c0));
+        put_quarters(codes, out + at * CELL);
     }
 }
 
-/* Convolve a row of `width` positions of `cell` bytes to 48 channels.
+#if CHANNELS == 32
+/* Begin the sums of a block with an offset, the same in each position. */
+INLINE void begin_sums(const int32_t *offset) {
+    if (offset) {
+        _tile_loadd(0, offset, 0);
+        _tile_loadd(1, offset + 16, 0);
+        _tile_loadd(2, offset, 0);
+        _tile_loadd(3, offset + 16, 0);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+}
+
+/* Add the products of a tap: positions `cell` bytes apart, by weights of each group. */
+INLINE void add_products(const uint8_t *in, int cell, const int8_t *weights) {
+    _tile_loadd(WEIGHTS, weights, 64);
+    _tile_loadd(POSITIONS, in, cell);
+    _tile_dpbusd(0, POSITIONS, WEIGHTS);
+    _tile_loadd(POSITIONS, in + HELD * cell, cell);
+    _tile_dpbusd(2, POSITIONS, WEIGHTS);
+    _tile_loadd(WEIGHTS, weights + TILE, 64);
+    _tile_dpbusd(3, POSITIONS, WEIGHTS);
+    _tile_loadd(POSITIONS, in, cell);
+    _tile_dpbusd(1, POSITIONS, WEIGHTS);
+}
+
+INLINE void store_sums(int32_t *sums) {
+    _tile_stored(0, sums, 64);
+    _tile_stored(1, sums + SUMS, 64);
+    _tile_stored(2, sums + 2 * SUMS, 64);
+    _tile_stored(3, sums + 3 * SUMS, 64);
+}
+#else
+/* Begin the sums of a block with an offset, the same in each position. */
+INLINE void begin_sums(const int32_t *offset) {
+    if (offset) {
+        _tile_loadd(0, offset, 0);
+        _tile_loadd(1, offset + 16, 0);
+        _tile_loadd(2, offset + 32, 0);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+    }
+}
+
+/* Add the products of a tap: positions `cell` bytes apart, by weights of each group. */
+INLINE void add_products(const uint8_t *in, int cell, const int8_t *weights) {
+    _tile_loadd(POSITIONS, in, cell);
+    _tile_loadd(WEIGHTS, weights, 64);
+    _tile_dpbusd(0, POSITIONS, WEIGHTS);
+    _tile_loadd(WEIGHTS, weights + TILE, 64);
+    _tile_dpbusd(1, POSITIONS, WEIGHTS);
+    _tile_loadd(WEIGHTS, weights + 2 * TILE, 64);
+    _tile_dpbusd(2, POSITIONS, WEIGHTS);
+}
+
+INLINE void store_sums(int32_t *sums) {
+    _tile_stored(0, sums, 64);
+    _tile_stored(1, sums + SUMS, 64);
+    _tile_stored(2, sums + 2 * SUMS, 64);
+}
+#endif
+
+/* Convolve a row of `width` positions of `cell` bytes.
  *
  * in: three rows, each from the position left of the first. taps: tiles that three neighbouring
- * positions make, `step` bytes apart. The sums of a block are finished while the next one is
- * computed, a share with each tap. */
+ * positions make, 64 bytes apart. The sums of a block are finished while the next one is computed, a
+ * share with each tap. */
 INLINE void convolve_blocks(
     const int8_t *weights, const Finish *by, const int32_t *offset, const uint8_t *const in[3],
-    uint8_t *out, const uint8_t *skip, int width, int taps, int step, int cell
+    uint8_t *out, const uint8_t *skip, int width, int taps, int cell
 ) {
-    int32_t sums[2][GROUPS * BLOCK * 16] __attribute__((aligned(64)));
-    const int parts = 3 * taps, share = (BLOCK + parts - 1) / parts;
+    int32_t sums[2][TILES * GROUPS * SUMS] __attribute__((aligned(64)));
+    const int parts = 3 * taps, share = (BLOCK / TILES + parts - 1) / parts * TILES;
     int turn = 0;
     STORED();
     for (int x = 0; x < width; x += BLOCK, turn ^= 1) {
         const int8_t *w = weights;
         const int32_t *before = sums[turn ^ 1];
         int part = 0;
-        if (offset) { /* the same in each position */
-            _tile_loadd(0, offset, 0);
-            _tile_loadd(1, offset + 16, 0);
-            _tile_loadd(2, offset + 32, 0);
-        } else {
-            _tile_zero(0);
-            _tile_zero(1);
-            _tile_zero(2);
-        }
+        begin_sums(offset);
         UNROLL for (int row = 0; row < 3; row++) {
             const uint8_t *a = in[row] + (int64_t)x * cell;
-            UNROLL for (int tap = 0; tap < taps; tap++, part++, a += step, w += GROUPS * TILE) {
-                _tile_loadd(3, a, cell);
-                _tile_loadd(4, w, 64);
-                _tile_dpbusd(0, 3, 4);
-                _tile_loadd(4, w + TILE, 64);
-                _tile_dpbusd(1, 3, 4);
-                _tile_loadd(4, w + 2 * TILE, 64);
-                _tile_dpbusd(2, 3, 4);
+            UNROLL for (int tap = 0; tap < taps; tap++, part++, w += GROUPS * TILE) {
+                add_products(a + 64 * tap, cell, w);
                 if (x && part * share < BLOCK) {
                     const int to = (part + 1) * share < BLOCK ? (part + 1) * share : BLOCK;
                     finish(before, by, out - BLOCK * CELL, skip ? skip - BLOCK * CELL : 0,
@@ -134,9 +223,7 @@ INLINE void convolve_blocks(
                 }
             }
         }
-        _tile_stored(0, sums[turn], 64);
-        _tile_stored(1, sums[turn] + BLOCK * 16, 64);
-        _tile_stored(2, sums[turn] + 2 * BLOCK * 16, 64);
+        store_sums(sums[turn]);
         out += BLOCK * CELL;
         skip = skip ? skip + BLOCK * CELL : 0;
     }
@@ -158,7 +245,7 @@ static int count_taps(const Network *network) {
     return (3 * network->inputs + 63) / 64;
 }
 
-/* Convolve a row of positions to 48 channels.
+/* Convolve a row of positions to CHANNELS.
  *
  * in: three rows, each from the position left of the first. skip: what is added to the layer. */
 static void convolve(
@@ -175,22 +262,24 @@ static void convolve(
     for (int g = 0; g < GROUPS; g++) {
         by.scale[g] = _mm512_loadu_ps(scale + 16 * g);
         by.bias[g] = _mm512_loadu_ps(bias + 16 * g);
+    }
+    for (int i = 0; i < TILES * GROUPS; i++) {
         const __m512i first = _mm512_set4_epi32(3, 2, 1, 0);
         const __m512i zeros = _mm512_set1_epi32((int)0x80808000);
-        by.pick[g] = _mm512_or_si512(_mm512_add_epi32(first, _mm512_set1_epi32(4 * g)), zeros);
+        by.pick[i] = _mm512_or_si512(_mm512_add_epi32(first, _mm512_set1_epi32(4 * i)), zeros);
     }
     const int8_t *weights = weights_of(network, layer);
     const int32_t *offset = network->offset;
     const int cell = network->inputs;
     /* Each with constants, by which the compiler unrolls. */
     if (!layer && count_taps(network) == 1)
-        convolve_blocks(weights, &by, offset, in, out, 0, width, 1, 64, cell);
+        convolve_blocks(weights, &by, offset, in, out, 0, width, 1, cell);
     else if (!layer)
-        convolve_blocks(weights, &by, offset, in, out, 0, width, 2, 64, cell);
+        convolve_blocks(weights, &by, offset, in, out, 0, width, 2, cell);
     else if (!skip)
-        convolve_blocks(weights, &by, 0, in, out, 0, width, 3, CELL, CELL);
+        convolve_blocks(weights, &by, 0, in, out, 0, width, BODY_TAPS, CELL);
     else
-        convolve_blocks(weights, &by, 0, in, out, skip, width, 3, CELL, CELL);
+        convolve_blocks(weights, &by, 0, in, out, skip, width, BODY_TAPS, CELL);
 }
 
 /* The tail: sums of each of the three columns of its kernel, [position][column][4 channels]. */
@@ -200,23 +289,23 @@ static void sum_tail(
     const int8_t *weights = weights_of(network, network->layers - 1);
     configure(12);
     STORED();
-    for (int x = 0; x < width + 2; x += 3 * BLOCK) {
+    for (int x = 0; x < width + 2; x += 3 * HELD) {
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         for (int row = 0; row < 3; row++) {
             const uint8_t *a = in[row] + (int64_t)x * CELL;
-            _tile_loadd(4, weights + row * TAIL_TILE, 48);
-            _tile_loadd(3, a, CELL);
-            _tile_dpbusd(0, 3, 4);
-            _tile_loadd(3, a + BLOCK * CELL, CELL);
-            _tile_dpbusd(1, 3, 4);
-            _tile_loadd(3, a + 2 * BLOCK * CELL, CELL);
-            _tile_dpbusd(2, 3, 4);
+            _tile_loadd(WEIGHTS, weights + row * TAIL_TILE, 48);
+            _tile_loadd(POSITIONS, a, CELL);
+            _tile_dpbusd(0, POSITIONS, WEIGHTS);
+            _tile_loadd(POSITIONS, a + HELD * CELL, CELL);
+            _tile_dpbusd(1, POSITIONS, WEIGHTS);
+            _tile_loadd(POSITIONS, a + 2 * HELD * CELL, CELL);
+            _tile_dpbusd(2, POSITIONS, WEIGHTS);
         }
         _tile_stored(0, sums + x * 12, 48);
-        _tile_stored(1, sums + (x + BLOCK) * 12, 48);
-        _tile_stored(2, sums + (x + 2 * BLOCK) * 12, 48);
+        _tile_stored(1, sums + (x + HELD) * 12, 48);
+        _tile_stored(2, sums + (x + 2 * HELD) * 12, 48);
     }
     configure(16);
 }
