@@ -196,16 +196,31 @@ class _Session(Source):
         Of the first session nobody asks, so of that nothing is held back.
         """
         packets = self._packets(streams)
-        if self._is_first:
-            burst = list(islice(packets, 1))
-        else:
-            burst = _collected(packets, self.video.index)
+        burst = list(islice(packets, 1)) if self._is_first else self._collected(packets)
         stamps = [stamp for stamp in map(packet_seconds, burst) if stamp is not None]
         if stamps:
             starts = [_start_seconds(stream) for stream in streams] if self._is_first else []
             self.first_seconds = min([*stamps, *(start for start in starts if start is not None)])
             self.began = time.monotonic() - float(max(stamps) - self.first_seconds)
         yield from chain(burst, packets)
+
+    def _collected(self, packets: Iterator[av.Packet[Any]]) -> list[av.Packet[Any]]:
+        """Return what can be read without waiting, within bounds, and the packet that ends it.
+
+        One of the video is among them, which tells whether the session goes on where the one before
+        was; then how old the packets are is not asked.
+        """
+        burst, size = list[Any](), 0
+        began = asked = time.monotonic()
+        for packet in packets:
+            burst.append(packet)
+            size, answered = size + packet.size, time.monotonic()
+            waited, lasted = answered - asked > _BLOCKED_SECONDS, answered - began > _BURST_SECONDS
+            is_compared = self._before is None
+            if self.goes_on or size > _BURST_BYTES or (is_compared and (waited or lasted)):
+                break
+            asked = answered
+        return burst
 
     def _packets(self, streams: list[av.stream.Stream]) -> Iterator[av.Packet[Any]]:
         """Note the packets of the video, and end where it changes its codec: a new session decodes
@@ -320,24 +335,6 @@ def _open_session(
     # -t counts over all sessions, so none of them may apply it.
     opened = open_source(source, replace(options, end_seconds=None, live=True))
     return _Session(opened, options.end_seconds, before)
-
-
-def _collected(packets: Iterator[av.Packet[Any]], video: int) -> list[av.Packet[Any]]:
-    """Return what can be read without waiting, within bounds, and the packet that ends it.
-
-    One of the video, whose number is given, is among them: it tells whether a session goes on.
-    """
-    burst, size, has_video = list[Any](), 0, False
-    began = asked = time.monotonic()
-    for packet in packets:
-        burst.append(packet)
-        size, answered = size + packet.size, time.monotonic()
-        has_video = has_video or packet.stream_index == video
-        waited, lasted = answered - asked > _BLOCKED_SECONDS, answered - began > _BURST_SECONDS
-        if (has_video and (waited or lasted)) or size > _BURST_BYTES:
-            break
-        asked = answered
-    return burst
 
 
 def _start_seconds(stream: av.stream.Stream) -> Fraction | None:
