@@ -68,6 +68,30 @@ def test_a_playlist_that_ends_ends_the_recording_and_repeats_nothing(tmp_path: P
     assert b"passed unrestored" not in text
 
 
+@pytest.mark.slow
+def test_what_a_playlist_has_after_an_outage_is_given_at_once(tmp_path: Path) -> None:
+    clip, folder = make_clip(tmp_path / "in.mp4", frames=125, options={"g": "25"}), tmp_path / "hls"
+    folder.mkdir()
+    cut = ("-c", "copy", "-f", "hls", "-hls_time", "1", "-hls_list_size", "0")
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-i", str(clip), *cut, folder / "whole.m3u8"]
+    subprocess.run(command, check=True)
+    lines = (folder / "whole.m3u8").read_text().splitlines()
+    playlist = folder / "live.m3u8"
+    playlist.write_text("\n".join(lines[: lines.index("whole2.ts") + 1]) + "\n")
+    arguments = (tmp_path / "out.mkv", "--strength", "0")
+    with served(folder) as address, carfilter("--live", f"{address}/live.m3u8", *arguments) as run:
+        wait_for(run, b"strength 0")
+        time.sleep(2)
+        playlist.unlink()
+        wait_for(run, b"gone (")
+        playlist.write_text("\n".join(lines[: lines.index("whole4.ts") + 1]) + "\n")
+        wait_for(run, b"back after")
+        time.sleep(2)
+        code, text = stop(run, signal.SIGINT)
+    assert code == 130, text
+    assert len(read_content(tmp_path / "out.partial.mkv").planes) >= 120
+
+
 def test_what_came_before_a_pause_is_kept(tmp_path: Path) -> None:
     """Nothing is held back until it is known how old it is."""
     clip, pipe = make_clip(tmp_path / "in.ts", frames=50), tmp_path / "camera.ts"
