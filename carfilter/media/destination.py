@@ -169,6 +169,8 @@ def choose_destination(path: str | Path, source: Path, options: TargetOptions) -
         MediaError: it exists, is the source, or cannot be written.
     """
     overwrite = options.overwrite
+    if not str(path):
+        raise MediaError("no output is named; give a file, a URL, or - for stdout")
     if options.format in _MANY_FILES or (
         options.format is None and Path(path).suffix.lower() in _LISTS
     ):

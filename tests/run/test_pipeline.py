@@ -400,7 +400,9 @@ def test_times_that_leave_nothing_are_refused_as_the_command_does(
         SourceOptions(start_seconds=start, end_seconds=end)
 
 
-def test_a_source_without_a_name_is_said_to_have_none(tmp_path: Path) -> None:
+def test_what_has_no_name_is_said_to_have_none(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match=r"^no output is named; give a file"):
+        filter_video(make_clip(tmp_path / "in.mp4"), "", options=EXACT)
     with pytest.raises(MediaError, match=r"^no input is named; give a file"):
         filter_video("", tmp_path / "out.mkv", options=EXACT)
     with pytest.raises(MediaError, match=r"^no input is named"):
