@@ -123,7 +123,8 @@ def _on_time(seen: Inspection) -> Iterator[Finding]:
             WARNING, f"no picture for {shown}{f' and {more} more times' if more > 0 else ''}"
         )
     if times.missing:
-        yield Finding(NOTE, f"{times.missing} packets without a time: it will be set")
+        packets = "1 packet" if times.missing == 1 else f"{times.missing} packets"
+        yield Finding(NOTE, f"{packets} without a time: it will be set")
     by_frames = times.seconds_by_frames
     if by_frames is not None and times.seconds > 0 and not times.is_variable:
         apart = by_frames - times.seconds

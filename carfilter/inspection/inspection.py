@@ -33,7 +33,7 @@ class Times:
 class Coding:
     """How the pictures of the main video are coded."""
 
-    pictures: int  # packets
+    pictures: int
     types: Mapping[str, int]  # I, P, B, S; "" is not known without decoding
     key_frames: int
     key_seconds: tuple[float, float, float] | None  # least, mean, most between two of them

@@ -154,7 +154,7 @@ def _clock(seen: Inspection) -> str:
         _counted(len(times.gaps), "gap"),
     ]
     if times.missing:
-        parts.append(f"{times.missing} packets without a time")
+        parts.append(f"{_counted(times.missing, 'packet')} without a time")
     return ", ".join(parts)
 
 

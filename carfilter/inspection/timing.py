@@ -25,9 +25,8 @@ _Floats = npt.NDArray[np.float64]
 def times_of(survey: Survey, video: Stream) -> Times:
     """Return when the pictures come."""
     packets = survey.video
-    given = packets.seconds
-    seconds = np.sort(given[~np.isnan(given)])
-    intervals = np.diff(seconds)
+    seconds = np.sort(packets.seconds[~np.isnan(packets.seconds)])
+    begins, intervals = _intervals(packets)
     usual = float(np.median(intervals)) if len(intervals) else 0.0
     span = float(seconds[-1] - seconds[0]) + _last_duration(packets, usual) if len(seconds) else 0.0
     declared = video.average_rate or video.base_rate
@@ -39,12 +38,27 @@ def times_of(survey: Survey, video: Stream) -> Times:
         is_variable=_is_variable(intervals, usual, float(video.time_base)),
         shortest=float(intervals.min()) if len(intervals) else 0.0,
         longest=float(intervals.max()) if len(intervals) else 0.0,
-        gaps=tuple((float(seconds[at]), float(intervals[at])) for at in gaps),
+        gaps=tuple((float(begins[at]), float(intervals[at])) for at in gaps),
         jumps=survey.jumps,
         first_jump=survey.first_jump,
         cut_off=survey.cut_off,
         missing=int((np.isnan(packets.pts) & np.isnan(packets.dts)).sum()),
     )
+
+
+def _intervals(packets: VideoPackets) -> tuple[_Floats, _Floats]:
+    """Return where pictures begin and how long after them the next one does, both in seconds.
+
+    Where some have no pts of their own, as in MPEG-PS, between those that were decoded one after
+    the other and have a dts; few others can be told apart there.
+    """
+    dts = np.array(packets.dts)
+    if packets.are_timed.all() or np.isnan(dts).all():
+        seconds = np.sort(packets.seconds)
+        return seconds[:-1], np.diff(seconds)
+    steps = np.diff(dts)
+    is_told = steps > 0
+    return packets.seconds[:-1][is_told], steps[is_told]
 
 
 def _last_duration(packets: VideoPackets, usual: float) -> float:
@@ -67,9 +81,7 @@ def coding_of(packets: VideoPackets, times: Times) -> Coding:
     sizes = np.array(packets.sizes, np.float64)
     kinds = np.array(packets.types)
     keys = np.flatnonzero(np.frombuffer(bytes(packets.keys), np.uint8))
-    at = packets.seconds[keys]
-    apart = np.diff(at[~np.isnan(at)])
-    steps = np.diff(keys)
+    apart, steps = _between(packets, keys)
     return Coding(
         pictures=len(packets),
         types=dict(Counter(packets.types)),
@@ -84,6 +96,17 @@ def coding_of(packets: VideoPackets, times: Times) -> Coding:
             kind: float(sizes[kinds == kind].mean()) for kind in sorted(set(packets.types))
         },
     )
+
+
+def _between(packets: VideoPackets, keys: npt.NDArray[np.intp]) -> tuple[_Floats, _Floats]:
+    """Return the seconds and the pictures, as they are shown, from each key frame to the next."""
+    seconds, timed = packets.seconds, packets.are_timed
+    places = np.arange(len(packets))  # as they are coded, where it is not known of all
+    if timed.all():
+        places = np.argsort(np.argsort(seconds, kind="stable"), kind="stable")
+    apart, both = np.diff(seconds[keys]), timed[keys][1:] & timed[keys][:-1]
+    apart = apart[both] if both.any() else apart  # of those alone whose times were not filled in
+    return apart[~np.isnan(apart)], np.diff(np.sort(places[keys]))
 
 
 def _spread(values: Any) -> tuple[float, float, float] | None:

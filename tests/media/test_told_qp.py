@@ -1,6 +1,7 @@
 """What streams of other codecs than H.264 tell of their QP, and that it reaches the filter."""
 
 import logging
+import time
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -351,6 +352,19 @@ def read_damaged(reader_of: type[AvcQp | HevcQp], packets: list[bytes], rng: Ran
         for packet in (bytes(data), rng.choice(packets)):
             told = reader.read(packet)
             assert told is None or 0 <= told[1] <= 51
+
+
+@pytest.mark.parametrize(
+    ("reader_of", "header"),
+    [(AvcQp, b"\x67\x64\x00\x1f"), (HevcQp, b"\x42\x01\x01" + b"\x01" * 12)],
+)
+def test_a_parameter_set_of_a_megabyte_is_refused_at_once(
+    reader_of: type[AvcQp | HevcQp], header: bytes
+) -> None:
+    begun = time.process_time()
+    assert reader_of().read(b"\x00\x00\x01" + header + bytes(1 << 20)) is None
+    assert reader_of().read(b"\x00\x00\x01" + header + b"\x55" * (1 << 20)) is None
+    assert time.process_time() - begun < 2
 
 
 def test_damaged_h264_tells_nothing_and_breaks_nothing(tmp_path: Path) -> None:

@@ -47,6 +47,17 @@ class _Picture:
     redundant: bool
 
 
+@dataclass(frozen=True)
+class _Slice:
+    """What the first slice of a packet begins with."""
+
+    kind: int  # slice_type, modulo 5
+    picture: _Picture
+    sequence: _Sequence
+    frame_number: int
+    field: int  # 1 of a top one, 2 of a bottom one; 0 of a frame
+
+
 @dataclass
 class AvcQp:
     """Reads the QP of each picture from its packet.
@@ -58,11 +69,12 @@ class AvcQp:
     extradata: bytes = b""
     _sequences: dict[int, _Sequence] = field(default_factory=dict)
     _pictures: dict[int, _Picture] = field(default_factory=dict)
+    _first_field: tuple[int, int] = (0, 0)  # its parity and frame_num, until the second comes
 
     def __post_init__(self) -> None:
         units, self._length_bytes = avcc_units(self.extradata)
         for unit in units:
-            self._note(unit)
+            self.note(unit)
 
     def read(self, data: bytes) -> tuple[str, int] | None:
         """Return I, P or B and the QP, 0..51 at any depth, of the first slice in a packet; None
@@ -71,7 +83,7 @@ class AvcQp:
             if len(unit) < 2 or unit[0] >> 7:  # forbidden_zero_bit
                 continue
             if unit[0] & 31 not in _SLICES:
-                self._note(unit)
+                self.note(unit)
                 continue
             try:
                 return self._slice(Bits(unescaped(unit[1:_HEADER_BYTES])), unit[0])
@@ -79,7 +91,25 @@ class AvcQp:
                 return None
         return None
 
-    def _note(self, unit: bytes) -> None:
+    def is_second_field(self, unit: bytes) -> bool:
+        """Say whether a slice begins the second field of the frame whose first was given before;
+        in MPEG-TS and raw streams each has a packet of its own."""
+        if not any(sequence.has_fields for sequence in self._sequences.values()):
+            return False
+        try:
+            begun = self._begin(Bits(unescaped(unit[1:_HEADER_BYTES])))
+        except (EOFError, KeyError):
+            begun = None
+        if begun is None or not begun.field:
+            self._first_field = (0, 0)
+            return False
+        # Clause 7.4.1.2.4: of the other parity and the same frame_num.
+        is_second = self._first_field == (3 - begun.field, begun.frame_number)
+        self._first_field = (0, 0) if is_second else (begun.field, begun.frame_number)
+        return is_second
+
+    def note(self, unit: bytes) -> None:
+        """Keep what a parameter set tells."""
         kind = unit[0] & 31 if unit else 0
         if kind == _SPS:
             keep_set(self._sequences, _sequence, unit[1:])
@@ -87,35 +117,43 @@ class AvcQp:
             keep_set(self._pictures, _picture, unit[1:])
 
     def _slice(self, bits: Bits, header: int) -> tuple[str, int] | None:
+        begun = self._begin(bits)
+        if begun is None:
+            return None
+        picture, idr = begun.picture, header & 31 == _IDR
+        _skip_order(bits, begun, idr=idr)
+        if begun.kind in (_P, _B, _SP):
+            _skip_prediction(bits, picture, begun.sequence, two_lists=begun.kind == _B)
+        if header >> 5:  # nal_ref_idc
+            _skip_marking(bits, idr=idr)
+        if picture.cabac and begun.kind in (_P, _B, _SP):
+            bits.unsigned()  # cabac_init_idc
+        qp = picture.qp + bits.signed()
+        return _TYPES[begun.kind], min(max(qp, 0), 51)
+
+    def _begin(self, bits: Bits) -> _Slice | None:
+        """Read which picture a slice is of."""
         bits.unsigned()  # first_mb_in_slice
         slice_type = bits.unsigned()
         if slice_type > 9:
             return None
-        slice_type %= 5
         picture = self._pictures[bits.unsigned()]
         sequence = self._sequences[picture.sequence]
-        idr = header & 31 == _IDR
-        _skip_order(bits, picture, sequence, idr=idr)
-        if slice_type in (_P, _B, _SP):
-            _skip_prediction(bits, picture, sequence, two_lists=slice_type == _B)
-        if header >> 5:  # nal_ref_idc
-            _skip_marking(bits, idr=idr)
-        if picture.cabac and slice_type in (_P, _B, _SP):
-            bits.unsigned()  # cabac_init_idc
-        qp = picture.qp + bits.signed()
-        return _TYPES[slice_type], min(max(qp, 0), 51)
+        bits.take(2 * sequence.planes_apart)  # colour_plane_id
+        number = bits.take(sequence.frame_number_bits)
+        parity = 0
+        if sequence.has_fields and bits.flag():  # field_pic_flag
+            parity = 1 + bits.take(1)  # bottom_field_flag
+        return _Slice(slice_type % 5, picture, sequence, number, parity)
 
 
-def _skip_order(bits: Bits, picture: _Picture, sequence: _Sequence, *, idr: bool) -> None:
-    """Read which picture it is, and when it is shown."""
-    bits.take(2 * sequence.planes_apart + sequence.frame_number_bits)
-    is_field = sequence.has_fields and bits.flag()
-    if is_field:
-        bits.take(1)  # bottom_field_flag
+def _skip_order(bits: Bits, begun: _Slice, *, idr: bool) -> None:
+    """Read when it is shown."""
+    picture, sequence = begun.picture, begun.sequence
     if idr:
         bits.unsigned()  # idr_pic_id
     bits.take(sequence.order_bits)
-    both = picture.field_orders and not is_field
+    both = picture.field_orders and not begun.field
     # delta_pic_order_cnt_bottom, or both of delta_pic_order_cnt
     for _ in range(bool(sequence.order_bits and both) + sequence.order_deltas * (1 + both)):
         bits.signed()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import av
 
 Told = TypeVar("Told")
 
 _START = b"\x00\x00\x01"
+_MOST_ZEROS = 32  # before the first one of a code: no number has more bits
 
 
 def split_units(data: bytes, length_bytes: int) -> Iterator[bytes]:
@@ -67,6 +70,13 @@ def _counted_units(extradata: bytes, at: int, count: int) -> tuple[list[bytes], 
     return found, at
 
 
+def new_extradata(packet: av.Packet[Any]) -> bytes | None:
+    """Return the extradata of a packet and those after it, where they are not those before."""
+    if not packet.has_sidedata("new_extradata"):
+        return None
+    return bytes(packet.get_sidedata("new_extradata"))
+
+
 def unescaped(data: bytes) -> bytes:
     """Return a unit without the bytes that keep start codes apart: H.264 and H.265, 7.4.1."""
     return data.replace(b"\x00\x00\x03", b"\x00\x00")
@@ -79,14 +89,17 @@ class Bits:
     """
 
     def __init__(self, data: bytes) -> None:
-        self._value = int.from_bytes(data, "big")
-        self._left = 8 * len(data)
+        self._data, self._at = data, 0  # bits that were taken
 
     def take(self, count: int) -> int:
-        self._left -= count
-        if self._left < 0:
+        begin, end = self._at, self._at + count
+        last = (end + 7) // 8
+        if last > len(self._data):
             raise EOFError
-        return self._value >> self._left & (1 << count) - 1
+        self._at = end
+        # Of the bytes around them alone: of a damaged set there may be a million.
+        value = int.from_bytes(self._data[begin // 8 : last], "big")
+        return value >> (8 * last - end) & (1 << count) - 1
 
     def flag(self) -> bool:
         return bool(self.take(1))
@@ -96,6 +109,8 @@ class Bits:
         zeros = 0
         while not self.take(1):
             zeros += 1
+            if zeros > _MOST_ZEROS:
+                raise EOFError
         return (1 << zeros) - 1 + self.take(zeros)
 
     def signed(self) -> int:

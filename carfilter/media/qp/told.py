@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from functools import partial
 from math import log2
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import av
 import numpy as np
@@ -23,6 +23,7 @@ from carfilter.media.qp.av1 import Av1Qp
 from carfilter.media.qp.avc import AvcQp
 from carfilter.media.qp.hevc import HevcQp
 from carfilter.media.qp.jpeg import jpeg_step
+from carfilter.media.qp.nal import new_extradata
 from carfilter.pictures import MACROBLOCK, QpMap, uniform_qp
 
 # AVVideoBlockParams: five 32-bit integers, https://ffmpeg.org/doxygen/trunk/video__enc__params_8h.html
@@ -54,6 +55,11 @@ _INDICES = (0, 8, 20, 45, 95, 150, 255)
 _STEPS = (7, 15, 27, 52, 102, 255, 1828)
 
 
+Header: TypeAlias = Callable[[bytes], "tuple[str, float] | None"]
+"""Returns the type (I, P, B) and the QP of the picture in a packet, or None for what it cannot
+read; such a picture has the QP of the one before."""
+
+
 class ToldQp(Protocol):
     """What reads the QP of a stream."""
 
@@ -72,15 +78,13 @@ def told_qp_of(decoder: av.VideoCodecContext) -> ToldQp | None:
 def header_qp_of(decoder: av.VideoCodecContext) -> HeaderQp | None:
     """Return what reads the QP in the stream's headers, whatever decodes it; None of others."""
     codec = decoder.codec.canonical_name
-    if codec == "h264":
-        return HeaderQp(partial(_of_avc, AvcQp(decoder.extradata or b"")))
-    if codec == "hevc":
-        return HeaderQp(partial(_of_hevc, decoder, HevcQp(decoder.extradata or b"")))
-    if codec == "av1":
-        return HeaderQp(partial(_of_av1, Av1Qp(decoder.extradata or b"")))
-    if codec == "mjpeg":
-        return HeaderQp(_of_jpeg)
-    return None
+    readers: dict[str, Callable[[bytes], Header]] = {
+        "h264": lambda extradata: partial(_of_avc, AvcQp(extradata)),
+        "hevc": lambda extradata: partial(_of_hevc, decoder, HevcQp(extradata)),
+        "av1": lambda extradata: partial(_of_av1, Av1Qp(extradata)),
+        "mjpeg": lambda _: _of_jpeg,
+    }
+    return HeaderQp(readers[codec], decoder.extradata or b"") if codec in readers else None
 
 
 def exports_qp(decoder: av.VideoCodecContext) -> bool:
@@ -170,18 +174,19 @@ class HeaderQp:
     pictures of a pyramid may have each other's QP.
 
     Args:
-        header: returns a picture's type (I, P, B) and QP, or None for what it cannot read; such a
-            picture has the QP of the one before.
+        reader: makes what reads the packets that follow some extradata.
     """
 
-    def __init__(self, header: Callable[[bytes], tuple[str, float] | None]) -> None:
-        self._header = header
+    def __init__(self, reader: Callable[[bytes], Header], extradata: bytes) -> None:
+        self._reader, self._header = reader, reader(extradata)
         self._by_pts: dict[int, float] = {}  # of the pictures still to come
         self._untimed: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_MOST_WAITING))
         self._last: float | None = None
 
     def note(self, packet: av.Packet[Any]) -> None:
         """Read the header of a packet on its way to the decoder."""
+        if (extradata := new_extradata(packet)) is not None:
+            self._header = self._reader(extradata)
         told = self._header(bytes(packet)) if packet.size else None
         if told is None:
             return

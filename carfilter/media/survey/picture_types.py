@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 
+from carfilter.media.qp.avc import AvcQp
 from carfilter.media.qp.nal import Bits, hvcc_units, split_units
 
 _H264_TYPES = "PBIPI"  # slice_type % 5 of Recommendation H.264, table 7-6; SP as P, SI as I
@@ -20,8 +21,12 @@ _KEY_OR_NOT = ("vp8", "vp9", "av1")  # they know no B pictures, and their packet
 _SLICE_BYTES = 32  # more than what comes before the type; no zeros that need escapes are in it
 
 
-def reader_of(stream: av.VideoStream) -> PictureTypes:
-    """Return what reads the picture types of a stream's packets, in their order."""
+def reader_of(stream: av.VideoStream, extradata: bytes | None = None) -> PictureTypes:
+    """Return what reads the picture types of a stream's packets, in their order.
+
+    Args:
+        extradata: of the packets to come, where it is another than the stream began with.
+    """
     context = stream.codec_context
     codec = context.codec
     if codec.intra_only or not codec.lossy:
@@ -29,7 +34,7 @@ def reader_of(stream: av.VideoStream) -> PictureTypes:
     readers = {"h264": H264Types, "hevc": HevcTypes}
     reader = readers.get(codec.canonical_name)
     if reader is not None:
-        return reader(context.extradata or b"")
+        return reader((context.extradata if extradata is None else extradata) or b"")
     if codec.canonical_name in ("mpeg1video", "mpeg2video"):
         return StartCodeTypes(b"\x00\x00\x01\x00", _mpeg2_type)
     if codec.canonical_name == "mpeg4":
@@ -42,7 +47,13 @@ class PictureTypes:
 
     Args:
         kind: I of codecs without prediction, "" of unknown ones.
+
+    Attributes:
+        is_second_field: whether the packet read last holds the second field of a picture, which
+            counts with that of the first.
     """
+
+    is_second_field = False
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
@@ -90,11 +101,15 @@ class H264Types(PictureTypes):
         # ISO/IEC 14496-15, 5.3.3.1: avcC begins with 1 and holds the bytes of a length, less one.
         has_lengths = len(extradata) > 4 and extradata[0] == 1
         self._length_bytes = (extradata[4] & 3) + 1 if has_lengths else 0
+        self._headers = AvcQp(extradata)
 
     def read(self, packet: av.Packet[Any]) -> str:
         """Return the type of the first slice."""
+        self.is_second_field = False
         for unit in split_units(bytes(packet), self._length_bytes):
+            self._headers.note(unit)
             if unit and unit[0] & 0x1F in (1, 5):
+                self.is_second_field = self._headers.is_second_field(unit)
                 return _type_in_h264(Bits(unit[1:_SLICE_BYTES]))
         return ""
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from carfilter.media.clock import Clock, FrameTimes
 from carfilter.media.frames import side_data
 from carfilter.media.options import SourceOptions
+from carfilter.media.qp.nal import new_extradata
 from carfilter.media.source import Decoded, Source, open_source
 from carfilter.media.survey.picture_types import reader_of
 from carfilter.media.survey.stream import Contents, Stream, described
@@ -30,6 +31,7 @@ _SAMPLED_PIXELS = 200 << 20  # about a hundred pictures of 1080p, a second or le
 _FEWEST, _MOST = 4, 60  # packets of a run
 _TIMED = 24  # packets of which decoding is timed
 _FAR_SECONDS, _FAR_PICTURES = 10.0, 32  # of a pts from its dts; decoders reorder 16 at most
+_INTRA = 1  # AVPictureType
 _NAN = float("nan")
 
 
@@ -49,16 +51,29 @@ class VideoPackets:
         return len(self.sizes)
 
     @property
-    def seconds(self) -> npt.NDArray[np.float64]:
-        """Time of each packet: its pts, else its dts, else nan; of raw streams, which know none,
-        as they follow each other. A pts far from its dts is damaged: pictures wait for a few others
-        only, however far apart these are."""
+    def are_timed(self) -> npt.NDArray[np.bool_]:
+        """Whether each has a pts, and none far from its dts, which is damaged: pictures wait for a
+        few others only, however far apart these are."""
         pts, dts = np.array(self.pts), np.array(self.dts)
         steps = np.diff(dts[~np.isnan(dts)])
         usual = float(np.median(steps)) if len(steps) else 0.0
-        is_wild = np.isnan(pts) | (np.abs(pts - dts) > max(_FAR_SECONDS, _FAR_PICTURES * usual))
-        known: npt.NDArray[np.float64] = np.where(is_wild, dts, pts)
-        return np.arange(len(known), dtype=float) * self.step if np.isnan(known).all() else known
+        is_far = np.abs(pts - dts) > max(_FAR_SECONDS, _FAR_PICTURES * usual)
+        timed: npt.NDArray[np.bool_] = ~np.isnan(pts) & ~is_far
+        return timed
+
+    @property
+    def seconds(self) -> npt.NDArray[np.float64]:
+        """Time of each packet: its pts, or one between those around it; where no packet has any,
+        its dts, or nan; of raw streams, which know none, as they follow each other."""
+        index, dts = np.arange(len(self), dtype=float), np.array(self.dts)
+        timed = self.are_timed
+        if not timed.any():
+            return index * self.step if np.isnan(dts).all() else dts
+        pts = np.array(self.pts)[timed]
+        filled: npt.NDArray[np.float64] = np.interp(index, index[timed], pts)
+        first, last = index[timed][[0, -1]]
+        filled += self.step * (np.minimum(index - first, 0) + np.maximum(index - last, 0))
+        return filled
 
     def note(self, packet: av.Packet[Any], kind: str) -> None:
         """Add a packet whose picture is of that type."""
@@ -69,6 +84,11 @@ class VideoPackets:
         self.sizes.append(packet.size)
         self.keys.append(packet.is_keyframe)
         self.types.append(kind)
+
+    def join(self, packet: av.Packet[Any]) -> None:
+        """Add a packet of the second field of the last picture."""
+        self.durations[-1] += float((packet.duration or 0) * as_fraction(packet.time_base))
+        self.sizes[-1] += packet.size
 
 
 @dataclass(frozen=True)
@@ -119,14 +139,21 @@ class Survey:
                 self.corrupt += packet.is_corrupt
             if packet.stream_index != source.video.index or not packet.size:
                 continue
-            if packet.is_keyframe and length and seen * _PLACES >= place * self.size:
-                yield from runs.end()
-                runs.begin(len(self.video), length)
-                place = seen * _PLACES // self.size + 1
-            elif not length and not len(self.video):
-                runs.begin(0, None)
-            self.video.note(packet, types.read(packet))
-            yield from runs.give(packet)
+            if (extradata := new_extradata(packet)) is not None:
+                types = reader_of(source.video, extradata)
+            kind = types.read(packet)
+            is_second = types.is_second_field
+            if is_second:
+                self.video.join(packet)
+            else:
+                if packet.is_keyframe and length and seen * _PLACES >= place * self.size:
+                    yield from runs.end()
+                    runs.begin(len(self.video), length)
+                    place = seen * _PLACES // self.size + 1
+                elif not length and not len(self.video):
+                    runs.begin(0, None)
+                self.video.note(packet, kind)
+            yield from runs.give(packet, goes_on=is_second)
             seen = sum(content.bytes for content in contents)
         yield from runs.end()
         self.jumps, self.first_jump = clock.jumps, clock.first_jump
@@ -159,37 +186,43 @@ class _Runs:
         self._times = FrameTimes(source.time_base, max(round(step), 1))
         self.step = float(1 / (source.rate or Fraction(25)))  # seconds of a picture
         self._number = 0  # of the next picture, where pictures know no times
-        self._left: int | None = 0
+        self._left: int | None = 0  # pictures
+        self._is_open = False
         self._run, self._packet, self._first = -1, 0, False
         self.packets: list[av.Packet[Any]] = []  # the first ones of the run
-        self._from: int | None = None  # pts of the key frame that a run in mid-file began with
+        self._from: int | None = None  # pts of the packet that the run began with
+        self._recovers = False  # it is no key frame, but from it on the picture is built up anew
 
     def begin(self, packet: int, length: int | None) -> None:
-        """Take the next `length` packets, or all, the first of which has that number."""
+        """Take the packets of the next `length` pictures, or all; the first has that number."""
         self._left, self._packet, self._run, self._first = length, packet, self._run + 1, True
         self.packets, self._number = [], packet
+        self._is_open, self._recovers = True, False
         self._source.qp_anew()
 
-    def give(self, packet: av.Packet[Any]) -> Iterator[Sampled]:
-        """Decode a packet, if it belongs to a run."""
-        if self._left == 0:
+    def give(self, packet: av.Packet[Any], *, goes_on: bool = False) -> Iterator[Sampled]:
+        """Decode a packet, if it belongs to a run.
+
+        Args:
+            goes_on: with the picture of the one before.
+        """
+        if not goes_on and self._left == 0:
+            yield from self.end()
+        if not self._is_open:
             return
-        if self._first:
-            self._from = packet.pts if self._packet else None
-            self._first = False
+        if self._left is not None:
+            self._left -= not goes_on
+        if not self.packets:
+            self._from = packet.pts
         if len(self.packets) < _TIMED:
             self.packets.append(packet)
         yield from self._decode(packet)
-        if self._left is not None:
-            self._left -= 1
-            if self._left == 0:
-                yield from self._drain()
 
     def end(self) -> Iterator[Sampled]:
         """Give what the decoder still holds of the run."""
-        if self._left != 0 and self._run >= 0:
+        if self._is_open:
             yield from self._drain()
-        self._left = 0
+        self._left, self._is_open = 0, False
 
     def _drain(self) -> Iterator[Sampled]:
         yield from self._decode(None)
@@ -200,12 +233,28 @@ class _Runs:
         damaged = report.damaged
         for decoded in self._source.decode(packet):
             pts = self._times.best_effort(decoded.frame)
-            if self._from is not None and pts is not None and pts < self._from:
-                report.damaged = damaged  # it lacks the pictures before the run, not the file
+            if self._lacks_pictures(decoded, pts):
+                report.damaged = damaged
                 continue
+            damaged = report.damaged
             seconds = self._number * self.step if pts is None else pts * self._base
             self._number += 1
             yield Sampled(decoded, self._run, self._packet, seconds)
+
+    def _lacks_pictures(self, decoded: Decoded, pts: int | None) -> bool:
+        """Say whether what a picture lacks are those before the run, which the file has.
+
+        Where none is whole from its beginning on, as with periodic intra refresh, a run begins with
+        one from which on the picture is built up anew.
+        """
+        if not self._packet:
+            return False
+        if self._from is not None and pts is not None and pts < self._from:
+            return True
+        if self._first:
+            self._first, self._recovers = False, decoded.frame_type != _INTRA
+        self._recovers = self._recovers and decoded.is_damaged
+        return self._recovers
 
 
 def open_survey(path: Path, options: SourceOptions | None = None, *, full: bool = False) -> Survey:
@@ -245,12 +294,8 @@ def read_runs(path: Path, runs: Sequence[Around], *, vectors: bool = False) -> I
     context = source.video.codec_context
     if vectors and source.is_h264:
         context.options = {**context.options, "export_side_data": "venc_params+mvs"}
-    clock, decoder, wanted, number = (
-        Clock(source.container, source.video),
-        _Runs(source),
-        [*runs],
-        0,
-    )
+    clock, decoder = Clock(source.container, source.video), _Runs(source)
+    types, wanted, number = reader_of(source.video), [*runs], -1
     try:
         for packet in source.packets(list(source.container.streams)):
             if packet.stream_index >= len(source.container.streams):
@@ -258,13 +303,19 @@ def read_runs(path: Path, runs: Sequence[Around], *, vectors: bool = False) -> I
             clock.correct(packet)
             if packet.stream_index != source.video.index or not packet.size:
                 continue
-            if wanted and number == wanted[0].first:
-                run = wanted.pop(0)
-                decoder.begin(number, run.last - run.first + 1)
-            yield from decoder.give(packet)
-            number += 1
-            if not wanted and number > runs[-1].last:
-                break
+            if (extradata := new_extradata(packet)) is not None:
+                types = reader_of(source.video, extradata)
+            types.read(packet)
+            is_second = types.is_second_field
+            if not is_second:
+                number += 1
+                if number > runs[-1].last:
+                    break
+                if wanted and number == wanted[0].first:
+                    yield from decoder.end()
+                    run = wanted.pop(0)
+                    decoder.begin(number, run.last - run.first + 1)
+            yield from decoder.give(packet, goes_on=is_second)
         yield from decoder.end()
     finally:
         source.close()
