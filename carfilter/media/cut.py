@@ -11,6 +11,7 @@ import av.error
 
 from carfilter.media.clock import MPEG, Clock
 from carfilter.media.opening import OpenAgain
+from carfilter.media.qp.avc import AvcQp
 from carfilter.media.selection import is_picture
 from carfilter.media.ticks import as_fraction, packet_seconds, shift_packet
 
@@ -106,16 +107,33 @@ class Cut:
 
     def _meets_key(self, begin: Fraction) -> bool:
         """Say whether reading on from here meets a key frame that is shown not later than `begin`:
-        pictures that are shown before their key frame cannot be decoded without the one before."""
+        pictures that are shown before their key frame cannot be decoded without the one before.
+
+        With periodic intra refresh it is two of them, for from the first on the picture is only
+        built up, and whole at the next.
+        """
+        is_built_up = False
         for packet in self.container.demux(self.video):
             at = packet_seconds(packet)
             if at is None or at > begin or self._is_behind(packet):
                 return False
             if packet.is_keyframe:
-                if packet.pts is None:
-                    return at + self._most_reordered() <= begin
-                return packet.pts * as_fraction(packet.time_base) <= begin
+                late = self._most_reordered() if packet.pts is None else Fraction(0)
+                shown = at if packet.pts is None else packet.pts * as_fraction(packet.time_base)
+                if shown + late > begin:
+                    return False
+                if is_built_up or self._is_whole(packet):
+                    return True
+                is_built_up = True
         return False
+
+    def _is_whole(self, packet: av.Packet[Any]) -> bool:
+        """Say whether a key frame is one, and not a picture of H.264 from which on one is built up,
+        which FFmpeg marks alike."""
+        if self.video.codec_context.codec.canonical_name != "h264":
+            return True
+        told = AvcQp(self.video.codec_context.extradata or b"").read(bytes(packet))
+        return told is None or told[0] == "I"
 
     def _is_behind(self, packet: av.Packet[Any]) -> bool:
         """Say whether a packet lies behind where reading comes to the start: what was spliced to a

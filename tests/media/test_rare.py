@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 
 from carfilter import filter_video
 from carfilter.errors import MediaError
+from carfilter.media.frames import copy_luma
 from carfilter.media.options import SourceOptions, TargetOptions
+from carfilter.media.source import Decoded, open_source
 from carfilter.restore.restorer import RestoreOptions
 from carfilter.run.account import Run
 from carfilter.run.options import FilterOptions
@@ -72,6 +75,11 @@ def professional(
     return path
 
 
+def decoded_of(path: Path, options: SourceOptions) -> list[Decoded]:
+    with closing(open_source(path, options)) as source:
+        return [event for event in source.events() if isinstance(event, Decoded)]
+
+
 def with_captions(packet: av.Packet[Any]) -> av.Packet[Any]:
     """Put a closed caption before a picture (ANSI/SCTE 128, 8.1: cc_data in an SEI message)."""
     data = b"\xb5\x00\x31GA94\x03\x41\xff\xfc\x94\x20\xff"
@@ -80,6 +88,18 @@ def with_captions(packet: av.Packet[Any]) -> av.Packet[Any]:
     made.pts, made.dts, made.time_base = packet.pts, packet.dts, packet.time_base
     made.is_keyframe, made.duration = packet.is_keyframe, packet.duration
     return made
+
+
+@pytest.mark.parametrize("name", ["in.mp4", "in.ts", "in.mkv"])
+def test_ss_into_a_picture_that_is_built_up_gives_a_whole_one(tmp_path: Path, name: str) -> None:
+    """Periodic intra refresh has no key frame but the first."""
+    params = "intra-refresh=1:keyint=12:scenecut=0"
+    source = make_clip(tmp_path / name, frames=60, size=(320, 192), options={"x264-params": params})
+    whole = [copy_luma(decoded.frame) for decoded in decoded_of(source, SourceOptions())]
+    options = SourceOptions(start_seconds=1.8)
+    cut = [copy_luma(decoded.frame) for decoded in decoded_of(source, options)]
+    assert len(cut) == 15
+    assert all(np.array_equal(a, b) for a, b in zip(cut, whole[45:], strict=True))
 
 
 def test_numbered_pictures_are_refused_before_any_work(tmp_path: Path) -> None:
