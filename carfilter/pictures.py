@@ -44,14 +44,21 @@ class Picture:
     references: tuple["Picture | None", ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the shape.
+        """Check the shapes.
 
         Raises:
-            ImpossibleValueError: the luma is no plane, or one without pixels.
+            ImpossibleValueError: the luma is no plane, or one without pixels, or the QPs are not
+                those of its macroblocks.
         """
         if self.luma.ndim != 2 or not self.luma.size:
             raise ImpossibleValueError(
                 f"luma has to be a plane [H, W] with pixels, not of shape {self.luma.shape}"
+            )
+        blocks = tuple(-(-side // MACROBLOCK) for side in self.luma.shape)
+        if self.qp is not None and self.qp.shape != blocks:
+            raise ImpossibleValueError(
+                f"the QPs have to be one for each macroblock, {blocks}, not of shape"
+                f" {self.qp.shape}"
             )
 
 

@@ -140,6 +140,7 @@ class Reuse:
         """
         stream = ((picture, self._boxes(picture)) for picture in pictures)
         last: Luma | None = None
+        self._repeats.clear()  # of pictures that an earlier run began and nobody waited for
         self._next = next(stream, None)
         while self._next is not None:
             for last in self._whole(self._changed_ones(stream)):

@@ -281,3 +281,13 @@ def test_samples_are_moved_as_pixel_unshuffle_moves_them(factor: int) -> None:
     cells = _cells(luma, factor)
     assert torch.equal(cells, F.pixel_unshuffle(luma[:, None], factor))
     assert torch.equal(_planes(cells.to(torch.float32), factor), luma.to(torch.float32))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (37, 1), (16, 2)])
+@pytest.mark.parametrize("name", ["fast", "best"])
+def test_a_picture_of_a_cell_in_width_is_restored(
+    rng: np.random.Generator, name: str, size: tuple[int, int]
+) -> None:
+    given = [Picture(rng.integers(0, 256, size, dtype=np.uint8)) for _ in range(3)]
+    restorer = Restorer(load_weights(name), RestoreOptions("cpu", "int8"), size)
+    assert [luma.shape for luma in restorer.restore(given)] == [size] * 3

@@ -173,6 +173,13 @@ def test_what_is_no_plane_with_pixels_is_refused(shape: tuple[int, ...]) -> None
         Picture(np.zeros(shape, np.uint8))
 
 
+def test_qps_that_are_not_those_of_the_macroblocks_are_refused() -> None:
+    luma = np.zeros((40, 48), np.uint8)
+    for shape in ((2, 3), (3, 4), (9,)):
+        with pytest.raises(CarfilterError, match=r"one for each macroblock, \(3, 3\), not"):
+            Picture(luma, qp=np.zeros(shape, np.int16))
+
+
 @pytest.mark.parametrize("kind", [CarfilterError, ValueError])
 @pytest.mark.parametrize(
     ("options", "sentence"),

@@ -132,6 +132,27 @@ def test_a_frozen_camera_costs_one_picture_and_its_results_come_at_once(
     assert restorer.saved == pytest.approx(0.98)
 
 
+def test_a_run_after_one_that_was_left_in_the_middle_repeats_nothing_of_it() -> None:
+    def whole(pictures: Iterable[Picture]) -> Iterator[Luma]:
+        """Hold two pictures back, as a card does."""
+        held: list[Picture] = []
+        for picture in pictures:
+            held.append(picture)
+            if len(held) > 2:
+                yield held.pop(0).luma
+        yield from (picture.luma for picture in held)
+
+    def shown(levels: Iterable[int]) -> Iterator[Picture]:
+        return settle(Picture(np.full((32, 32), level, np.uint8)) for level in levels)
+
+    reuse = Reuse(whole, None, 0, doubtful=False, patience=16)
+    left = reuse.restore(shown((1, 2, 3, 3, 3, 3, 4, 5, 6)))
+    assert [int(next(left)[0, 0]) for _ in range(2)] == [1, 2]
+    left.close()
+    levels = [10, 20, 30, 40, 50]
+    assert [int(luma[0, 0]) for luma in reuse.restore(shown(levels))] == levels
+
+
 def test_an_unchanged_macroblock_keeps_the_qp_it_was_coded_with(rng: np.random.Generator) -> None:
     luma = rng.integers(0, 256, (32, 48), dtype=np.uint8)
     later = luma.copy()

@@ -281,6 +281,8 @@ def _planes(cells: Tensor, factor: int) -> Tensor:
         return F.pixel_shuffle(cells, factor)[:, 0]
     # The two samples of a cell's row move as one number, see _cells().
     count, _, height, width = cells.shape
-    rows = cells.permute(0, 2, 3, 1).contiguous().view(torch.int64)
-    planes = rows.transpose(2, 3).contiguous().view(torch.float32)
+    # Flat in between: of what is one cell wide contiguous() leaves strides that view() refuses.
+    flat = cells.permute(0, 2, 3, 1).contiguous().flatten().view(torch.int64)
+    rows = flat.view(count, height, width, 2)
+    planes = rows.transpose(2, 3).contiguous().flatten().view(torch.float32)
     return planes.view(count, height * 2, width * 2)
