@@ -48,6 +48,7 @@ class Destination:
     overwrite: bool
     part: Path | None = None  # where the file grows; None for all that is written directly
     segments: Segments | None = None
+    muxer: tuple[tuple[str, str], ...] = ()  # as the user gave it, once it is open
 
     def open(self, options: TargetOptions, *, trial: bool = False) -> av.container.OutputContainer:
         """Open it for the muxer.
@@ -59,6 +60,7 @@ class Destination:
         Raises:
             MediaError: there is no such container.
         """
+        self.muxer = options.muxer
         muxer, form, open_file = dict(options.muxer), options.format or "", None
         name = str(self.path) if self.part is None else f"file:{self.part}"
         # Else Matroska and Ogg number their files at random, and no two are alike.
@@ -156,8 +158,10 @@ class Destination:
             return f"{name}: cannot be sent to ({reason}); check the address and that it is up"
         if number in _OF_THE_DISK:
             return f"{name}: cannot be written ({reason}); check the disk and the permissions"
+        given = " and ".join(f"-{option} {value}" for option, value in self.muxer)
         return (
-            f"{name}: the {format_name} format refuses what it is given ({reason}); use an .mkv"
+            f"{name}: the {format_name} format refuses what it is given ({reason});"
+            f" {f'correct {given}, ' if given else ''}use an .mkv"
             " target, or leave out what it cannot hold (-an, -sn, -dn, flags that it has not)"
         )
 

@@ -194,6 +194,9 @@ def test_what_a_muxer_refuses_is_not_blamed_on_the_disk(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "the ogv format refuses what it is given" in result.stderr
     assert "disk" not in result.stderr
+    result = call(clip, tmp_path / "out.mp4", "-movflags", "+slowstart", "-loglevel", "error")
+    assert result.exit_code == 1
+    assert "; correct -movflags +slowstart, use an .mkv target" in result.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["in.mkv"]
     assert call(clip, tmp_path / "out.mkv", "-c:v", "mpeg4").exit_code == 0
 
