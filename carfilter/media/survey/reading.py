@@ -87,7 +87,8 @@ class VideoPackets:
 
     def join(self, packet: av.Packet[Any]) -> None:
         """Add a packet of the second field of the last picture."""
-        self.durations[-1] += float((packet.duration or 0) * as_fraction(packet.time_base))
+        base = float(as_fraction(packet.time_base)) if packet.time_base else 0.0
+        self.durations[-1] += (packet.duration or 0) * base
         self.sizes[-1] += packet.size
 
 
