@@ -71,7 +71,7 @@ class Destination:
             muxer, form, name = {}, "", Path(self.path).name
         elif is_stdout(self.path):
             name, form = f"pipe:{_own_stdout()}", options.format or "nut"
-        if (form or Path(name).suffix[1:]) in ("mp4", "mov") and self._is_pipe:
+        if (form or Path(name).suffix[1:]) in ("mp4", "mov") and (self._is_pipe or is_url(name)):
             muxer.setdefault("movflags", _FRAGMENTED)  # a plain one needs to seek back
         if form in ("matroska", "webm") or name.endswith((".mkv", ".mka", ".webm")):
             # Its first cluster can hold the negative timestamps of AAC priming; by default the

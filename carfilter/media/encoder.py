@@ -106,6 +106,7 @@ def add_video(
         _code_interlaced(context, field_order)
     copy_tags(source.video, stream)
     _forget_lost_alpha(stream, source)
+    _tell_lost_alpha(source, context.format)
     return stream
 
 
@@ -125,6 +126,22 @@ def _new_stream(
         raise MediaError(cannot_hold(container, "-c:v", codec)) from error
     assert isinstance(stream, av.VideoStream)
     return stream
+
+
+def _tell_lost_alpha(source: Source, written: av.VideoFormat | None) -> None:
+    decoded = source.video.codec_context.format
+    if decoded is None or written is None or not _has_alpha(decoded) or _has_alpha(written):
+        return
+    logger.warning(
+        "%s: its alpha is lost, since %s has none; to keep it give -pix_fmt %s with an .mkv target",
+        source.name,
+        written.name,
+        "yuva444p" if decoded.is_rgb else decoded.name,
+    )
+
+
+def _has_alpha(pix_fmt: av.VideoFormat) -> bool:
+    return any(component.is_alpha for component in pix_fmt.components)
 
 
 def _forget_lost_alpha(stream: av.VideoStream, source: Source) -> None:
@@ -224,7 +241,9 @@ def _default_codec(container: av.container.OutputContainer, pix_fmt: str, *, is_
     if name in ("rawvideo", "yuv4mpegpipe") or (is_pipe and name == "nut"):
         return "rawvideo"
     x264 = [f.name for f in av.Codec("libx264", "w").video_formats or ()]
-    if ("libx264" in holds or name in ("mpegts", "rtsp")) and set(_layouts(pix_fmt)) & set(x264):
+    if ("libx264" in holds or name in ("mpegts", "rtsp", "rtp_mpegts")) and set(
+        _layouts(pix_fmt)
+    ) & set(x264):
         return "libx264"
     if "matroska" in name and "ffv1" in holds:
         return "ffv1"

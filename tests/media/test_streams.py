@@ -340,6 +340,20 @@ def test_pictures_that_mpeg_has_no_name_for_are_refused(
     through(source, tmp_path / target, video_codec="mpeg2video")
 
 
+@pytest.mark.parametrize("pix_fmt", ["bgra", "yuva444p"])
+def test_alpha_that_the_asked_format_has_not_is_told_and_the_remedy_keeps_it(
+    tmp_path: Path, pix_fmt: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = make_clip(tmp_path / "in.mkv", codec="ffv1", pix_fmt=pix_fmt)
+    for asked, told in (("yuv444p", True), ("yuva444p", False)):
+        caplog.clear()
+        reading = SourceOptions(pix_fmt=asked)
+        options = FilterOptions(reading, TargetOptions(pix_fmt=asked), RestoreOptions(strength=0))
+        filter_video(source, tmp_path / f"{asked}.mkv", options=options)
+        assert ("its alpha is lost, since yuv444p has none" in caplog.text) == told
+        assert ("give -pix_fmt yuva444p with an .mkv target" in caplog.text) == told
+
+
 def test_alpha_stays_in_matroska_and_is_named_for_h264(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "in.mkv", codec="ffv1", pix_fmt="yuva420p")
     through(source, tmp_path / "out.mkv")
